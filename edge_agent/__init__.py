@@ -1,0 +1,1 @@
+"""How does a bundle answer a question here? Opens bundles, runs them, serves them over MQTT."""

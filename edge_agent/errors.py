@@ -1,0 +1,44 @@
+"""Everything that `edge_agent` raises.
+
+AgentError                root; its text is one line: what happened, the value, what to do
+├── BundleError           a bundle that will not be opened: hash, schema, path, link, missing or extra file
+├── RuntimeUnavailable    the runtime that was asked for cannot run this bundle on this machine
+└── RequestError          a question that this engine cannot answer; carries the failure code
+    └── ContextOverflow   prompt plus answer do not fit; carries the numbers
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Root of all errors of this package."""
+
+
+class BundleError(AgentError):
+    """A bundle that must not be opened."""
+
+
+class RuntimeUnavailable(AgentError):
+    """The runtime cannot run this bundle here."""
+
+
+class RequestError(AgentError):
+    """A question that cannot be answered; `code` is the failure code its sender gets (`hub.wire.Code`)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ContextOverflow(RequestError):
+    """Prompt and answer do not fit into the context."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, context: int) -> None:
+        super().__init__(
+            "too_large",
+            f"{prompt_tokens} prompt tokens and {max_tokens} answer tokens do not fit into a context of {context}: "
+            "shorten the question, lower max_tokens, or serve with a larger --context",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+        self.context = context

@@ -1,0 +1,1 @@
+"""Runs the graphs of a bundle: ONNX Runtime sessions, caches, decoding."""

@@ -1,0 +1,35 @@
+"""Everything that `exporter` raises.
+
+ExportError               root; its text is one line: what happened, the value, what to do
+├── SourceError           the checkpoint cannot be opened or is not what it says
+├── ConversionError       this model cannot be carried into the graph, or the graph differs from PyTorch
+├── CalibrationError      the calibration or evaluation text is unusable
+├── OutputError           the bundle cannot be written where it was asked for
+└── GateRefused           no candidate is truthful (or small) enough: exit code 3
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Root of all errors of this package."""
+
+
+class SourceError(ExportError):
+    """The checkpoint cannot be opened."""
+
+
+class ConversionError(ExportError):
+    """The model cannot be carried, or its graph does not compute what PyTorch computes."""
+
+
+class CalibrationError(ExportError):
+    """Text that cannot be used for calibration or evaluation."""
+
+
+class OutputError(ExportError):
+    """The bundle cannot be written."""
+
+
+class GateRefused(ExportError):
+    """Nothing passed the accuracy gate."""

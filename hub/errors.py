@@ -1,0 +1,34 @@
+"""Everything that `hub` raises.
+
+HubError                  root; its text is one line: what happened, the value, what to do
+├── WireError             a payload that is not the message it should be; carries the failure code to send back
+├── LinkError             the broker cannot be reached, refused us, or took us over
+├── BrokerError           the embedded broker did not start
+└── StoreError            the records cannot be opened or read
+"""
+
+from __future__ import annotations
+
+
+class HubError(Exception):
+    """Root of all errors of this package."""
+
+
+class WireError(HubError):
+    """A payload that cannot be used; `code` is the failure code its sender gets (see `wire.Code`)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LinkError(HubError):
+    """The broker cannot be reached, refused the connection, or gave our name to somebody else."""
+
+
+class BrokerError(HubError):
+    """The embedded broker did not start."""
+
+
+class StoreError(HubError):
+    """The record store cannot be opened, written or read."""

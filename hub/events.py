@@ -1,0 +1,127 @@
+"""What happens to a hub, and what it wants done: the vocabulary of `hub/core.py`.
+
+Events are past tense, effects are commands; both are frozen values. The live service and the simulator speak
+them; nothing here knows of sockets or clocks. `receipt` and `ticket` are numbers that the shell and the core
+hand each other so that one can name "that ask" or "that publish" to the other.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hub import wire
+from hub.decision import Decision
+
+# --- events ---------------------------------------------------------------------------------------------
+
+
+class MessageReceived(msgspec.Struct, frozen=True, kw_only=True):
+    """A message arrived on one of our topics. `receipt` is set on asks, which must be acknowledged."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+    receipt: int | None = None
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expiry_s: int | None = None
+
+
+class PublishAccepted(msgspec.Struct, frozen=True):
+    """The broker acknowledged the QoS 1 publish that an effect named by `ticket`."""
+
+    ticket: int
+
+
+class LinkOpened(msgspec.Struct, frozen=True):
+    """Connected and subscribed: retained state is about to come."""
+
+
+class LinkClosed(msgspec.Struct, frozen=True):
+    """The broker is gone; publishes without PublishAccepted may be lost, receipts are void."""
+
+
+class TimePassed(msgspec.Struct, frozen=True):
+    """The time named by `Core.next_wake` has come."""
+
+
+Event = MessageReceived | PublishAccepted | LinkOpened | LinkClosed | TimePassed
+
+
+# --- effects --------------------------------------------------------------------------------------------
+
+
+class PublishWork(msgspec.Struct, frozen=True, kw_only=True):
+    """QoS 1 to `node/{node}/work`, expiring at the broker after the budget."""
+
+    node: str
+    work: wire.Work
+    ticket: int
+
+
+class PublishFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """QoS 1 to the asker: JSON, or plain text with the user property `error` where it asked in plain text."""
+
+    reply_to: str
+    failure: wire.Failure
+    correlation: bytes | None
+    plain: bool
+    ticket: int
+
+
+class PublishControl(msgspec.Struct, frozen=True, kw_only=True):
+    """QoS 0 to `node/{node}/control`."""
+
+    node: str
+    control: wire.Control
+
+
+class AcknowledgeAsk(msgspec.Struct, frozen=True):
+    """This ask needs no redelivery any more; the shell acknowledges in order of receipt."""
+
+    receipt: int
+
+
+class LogDecision(msgspec.Struct, frozen=True):
+    """One log line: every candidate's terms, and why the losers lost."""
+
+    decision: Decision
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One row per question. All durations in milliseconds on the hub's own clock or as the node measured them.
+
+    `total_ms` runs from receipt at the hub to Done at the hub. `network_ms` is what is left of it after
+    queue and compute at the node of the last attempt: travel, plus attempts that were lost.
+    """
+
+    device: str
+    id: str
+    hub: str
+    outcome: str  # "answered" or a failure code
+    node: str | None
+    bundle: str | None
+    model: str | None
+    task: str
+    attempts: int
+    duplicates: int
+    question_bytes: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    predicted_ms: float | None
+    total_ms: float
+    network_ms: float
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    decision: Decision | None
+
+
+class StoreRecord(msgspec.Struct, frozen=True):
+    """One question has ended; keep what is known of it."""
+
+    record: Record
+
+
+Effect = PublishWork | PublishFailure | PublishControl | AcknowledgeAsk | LogDecision | StoreRecord

@@ -1,0 +1,427 @@
+"""What crosses MQTT: every topic and every message, built and parsed here and nowhere else.
+
+Knows nothing of sockets, clocks or who is sending. Messages are frozen; a decoded one is valid and is
+trusted from there on. Unknown fields are ignored, a missing or wrong one raises `WireError`.
+Durations cross the wire in milliseconds, timestamps never do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from hub.errors import WireError
+
+PREFIX: Final = "edge/v1"
+DEFAULT_DEADLINE_MS: Final = 30_000.0
+MAX_QUESTION_BYTES: Final = 256 * 1024
+MAX_MESSAGE_BYTES: Final = 1024 * 1024  # anything larger is no message of ours
+ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text failure with its code
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAME_PATTERN: Final = re.compile(f"{_NAME}\\Z")
+
+Name = Annotated[str, Meta(pattern=f"^{_NAME}$", max_length=64)]
+QuestionId = Annotated[str, Meta(min_length=1, max_length=128)]
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+TopicKind = Literal["ask", "answer", "node_state", "work", "control", "report", "hub_state"]
+Code = Literal["invalid", "too_large", "unsupported", "no_node", "overloaded", "deadline", "internal"]
+CODES: Final[tuple[str, ...]] = (
+    "invalid",
+    "too_large",
+    "unsupported",
+    "no_node",
+    "overloaded",
+    "deadline",
+    "internal",
+)
+
+_SHAPES: Final[dict[TopicKind, tuple[str, str]]] = {
+    "ask": ("ask/", ""),
+    "answer": ("answer/", ""),
+    "node_state": ("node/", "/state"),
+    "work": ("node/", "/work"),
+    "control": ("node/", "/control"),
+    "report": ("node/", "/report"),
+    "hub_state": ("hub/", "/state"),
+}
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a device, node or hub: 1 to 64 of letters, digits, `.`, `_`, `-`."""
+    return _NAME_PATTERN.match(text) is not None
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One topic of ours: what it carries, and whose it is.
+
+    >>> str(Topic("work", "orin-1"))
+    'edge/v1/node/orin-1/work'
+    >>> Topic.parse("edge/v1/ask/kitchen")
+    Topic(kind='ask', name='kitchen')
+    >>> Topic.parse("edge/v1/ask/kitchen/door") is None
+    True
+    """
+
+    kind: TopicKind
+    name: str
+
+    def __str__(self) -> str:
+        before, after = _SHAPES[self.kind]
+        return f"{PREFIX}/{before}{self.name}{after}"
+
+    @classmethod
+    def parse(cls, topic: str) -> Topic | None:
+        """The topic behind `topic`, or None where it is none of ours."""
+        if not topic.startswith(PREFIX + "/"):
+            return None
+        rest = topic[len(PREFIX) + 1 :]
+        for kind, (before, after) in _SHAPES.items():
+            if rest.startswith(before) and rest.endswith(after):
+                name = rest[len(before) : len(rest) - len(after)]
+                if is_name(name):
+                    return cls(kind, name)
+        return None
+
+    @staticmethod
+    def all_of(kind: TopicKind) -> str:
+        """The MQTT filter for every topic of one kind.
+
+        >>> Topic.all_of("report")
+        'edge/v1/node/+/report'
+        """
+        before, after = _SHAPES[kind]
+        return f"{PREFIX}/{before}+{after}"
+
+
+def reply_topic(device: str, asked_for: str | None) -> str:
+    """Where the answer for `device` goes: its Response Topic if that lies under its own answer topic.
+
+    >>> reply_topic("kitchen", "edge/v1/answer/kitchen/7")
+    'edge/v1/answer/kitchen/7'
+    >>> reply_topic("kitchen", "edge/v1/node/orin-1/work")
+    'edge/v1/answer/kitchen'
+    """
+    own = str(Topic("answer", device))
+    if asked_for is None or not (asked_for == own or asked_for.startswith(own + "/")):
+        return own
+    return own if any(char in asked_for for char in "+#\0") else asked_for
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of everything that crosses the wire."""
+
+
+# --- from a device, and back to it ----------------------------------------------------------------------
+
+
+class ChatMessage(Message):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Question(Message):
+    """What a device asks. Exactly one of `question`, `messages`, `text` is set."""
+
+    id: QuestionId | None = None
+    question: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    text: str | None = None
+    task: str | None = None
+    model: str | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    deadline_ms: Annotated[float, Meta(gt=0, le=86_400_000)] | None = None
+    stream: bool = False
+    session: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        given = [field for field in ("question", "messages", "text") if getattr(self, field) is not None]
+        if len(given) != 1:
+            said = ", ".join(given) or "none"
+            raise ValueError(f"exactly one of question, messages, text is needed, got {said}")
+        if self.messages is not None and not self.messages:
+            raise ValueError("messages is empty: send at least one")
+        if not any(turn.strip() for turn in self.turns()):
+            raise ValueError(f"{given[0]} is empty")
+
+    def turns(self) -> tuple[str, ...]:
+        """The texts of the question, in order."""
+        if self.messages is not None:
+            return tuple(message.content for message in self.messages)
+        return (self.question if self.question is not None else self.text or "",)
+
+    @property
+    def size_chars(self) -> int:
+        """Characters of all turns: what a hub without a tokenizer can know of the prompt's length."""
+        return sum(len(turn) for turn in self.turns())
+
+
+class Tokens(Message):
+    """Token counts; `cached` of the `prompt` tokens were not computed again."""
+
+    prompt: Count = 0
+    cached: Count = 0
+    completion: Count = 0
+
+
+class Timing(Message):
+    """Where the node's milliseconds went; `compute` is `prefill` plus `decode` plus what lies between."""
+
+    queue: Milliseconds = 0.0
+    prefill: Milliseconds = 0.0
+    decode: Milliseconds = 0.0
+    compute: Milliseconds = 0.0
+
+
+class Answer(Message):
+    """The good outcome of a question. One of `text`, `labels`, `embedding` is set."""
+
+    id: str
+    node: str
+    bundle: str
+    finish: Literal["stop", "length"]
+    attempt: Count
+    text: str | None = None
+    labels: dict[str, float] | None = None
+    embedding: tuple[float, ...] | None = None
+    tokens: Tokens = Tokens()
+    timing_ms: Timing = Timing()
+
+
+class Chunk(Message):
+    """A piece of an answer under way; the Answer holds the whole text."""
+
+    id: str
+    attempt: Count
+    node: str
+    seq: Count
+    text: str
+
+
+class Problem(Message):
+    """Why a question failed."""
+
+    code: Code
+    message: str
+    retry_after_ms: Milliseconds | None = None
+
+
+class Failure(Message):
+    """The bad outcome of a question."""
+
+    id: str
+    error: Problem
+
+
+# --- from a node ----------------------------------------------------------------------------------------
+
+
+class Backlog(Message):
+    """Work a node has not finished: how many questions, and its own guess of the milliseconds left."""
+
+    questions: Count = 0
+    ms: Milliseconds = 0.0
+
+
+class ServedBundle(Message):
+    """One bundle that a node serves, and what an answer costs there (seeds; the hub learns better)."""
+
+    bundle: str
+    model: str
+    task: str
+    context: Count
+    fixed_ms: Milliseconds
+    prefill_ms_per_token: Milliseconds
+    decode_ms_per_token: Milliseconds
+    runtime: str = "cpu"
+
+
+class NodeState(Message):
+    """Retained: what a node is and has. As a will it says `offline` with the epoch it belongs to."""
+
+    epoch: Count
+    status: Literal["ready", "draining", "offline"]
+    bundles: tuple[ServedBundle, ...] = ()
+    backlog: Backlog = Backlog()
+    parallel: Annotated[int, Meta(ge=1, le=4096)] = 1
+
+
+class Pong(Message, tag_field="type", tag="pong"):
+    """Answer to a Ping; `hold_ms` is how long the node held it, to be subtracted from the round trip."""
+
+    hub: str
+    seq: Count
+    hold_ms: Milliseconds
+    backlog: Backlog = Backlog()
+
+
+class Done(Message, tag_field="type", tag="done"):
+    """A node's end of one piece of work; `outcome` is `answered`, `cancelled` or a failure code."""
+
+    hub: str
+    device: str
+    id: str
+    attempt: Count
+    bundle: str
+    outcome: Literal["answered", "cancelled"] | Code
+    message: str = ""
+    tokens: Tokens = Tokens()
+    timing_ms: Timing = Timing()
+    backlog: Backlog = Backlog()
+
+
+Report = Pong | Done
+
+
+# --- from a hub -----------------------------------------------------------------------------------------
+
+
+class Work(Message):
+    """One question for one node. `question.id` is set; `budget_ms` is what is left of its deadline."""
+
+    hub: Name
+    device: Name
+    question: Question
+    attempt: Count
+    budget_ms: Milliseconds
+    bundle: str
+    reply_to: str
+    correlation: bytes | None = None
+    plain: bool = False
+
+
+class Ping(Message, tag_field="type", tag="ping"):
+    """A node answers it with a Pong at once."""
+
+    hub: Name
+    seq: Count
+
+
+class Cancel(Message, tag_field="type", tag="cancel"):
+    """The answer is no longer wanted from this node."""
+
+    device: Name
+    id: str
+    attempt: Count
+
+
+class Drain(Message, tag_field="type", tag="drain"):
+    """Finish what is there, take nothing new; `on` false takes it back."""
+
+    on: bool = True
+
+
+Control = Ping | Cancel | Drain
+
+
+class HubState(Message):
+    """Retained: that a hub is there. As a will it says `offline`."""
+
+    epoch: Count
+    status: Literal["ready", "offline"]
+
+
+# --- bytes ----------------------------------------------------------------------------------------------
+
+_T = TypeVar("_T")
+_encoder = msgspec.json.Encoder()
+_question_decoder = msgspec.json.Decoder(Question)
+_node_state_decoder = msgspec.json.Decoder(NodeState)
+_report_decoder = msgspec.json.Decoder(Report)
+_work_decoder = msgspec.json.Decoder(Work)
+_control_decoder = msgspec.json.Decoder(Control)
+_hub_state_decoder = msgspec.json.Decoder(HubState)
+
+
+def encode(message: Message) -> bytes:
+    """The JSON bytes of any message."""
+    return _encoder.encode(message)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes, limit_bytes: int = MAX_MESSAGE_BYTES) -> _T:
+    if len(payload) > limit_bytes:
+        raise WireError("too_large", f"payload of {len(payload)} bytes, at most {limit_bytes} are taken")
+    try:
+        return decoder.decode(payload)
+    except RecursionError:
+        raise WireError("invalid", "nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise WireError("invalid", str(error)) from None
+
+
+def decode_question(payload: bytes) -> tuple[Question, bool]:
+    """The question in `payload`, and whether it came as plain text (so its answer goes back as such).
+
+    Raises WireError: `too_large` above MAX_QUESTION_BYTES, else `invalid`.
+    """
+    if payload.startswith(b"{"):
+        return _decode(_question_decoder, payload, MAX_QUESTION_BYTES), False
+    if len(payload) > MAX_QUESTION_BYTES:
+        raise WireError("too_large", f"question of {len(payload)} bytes, at most {MAX_QUESTION_BYTES} are taken")
+    try:
+        return Question(question=payload.decode("utf-8")), True
+    except UnicodeDecodeError:
+        raise WireError("invalid", "question is neither JSON nor UTF-8 text") from None
+    except ValueError as error:
+        raise WireError("invalid", str(error)) from None
+
+
+def decode_node_state(payload: bytes) -> NodeState:
+    """Raises WireError."""
+    return _decode(_node_state_decoder, payload)
+
+
+def decode_report(payload: bytes) -> Report:
+    """Raises WireError."""
+    return _decode(_report_decoder, payload)
+
+
+def decode_work(payload: bytes) -> Work:
+    """Raises WireError; a Work without a question id, or replying outside its device's topic, is invalid."""
+    work = _decode(_work_decoder, payload)
+    if work.question.id is None:
+        raise WireError("invalid", "work without a question id")
+    if reply_topic(work.device, work.reply_to) != work.reply_to:
+        raise WireError("invalid", f"reply topic {work.reply_to!r} is not under the answer topic of {work.device!r}")
+    return work
+
+
+def decode_control(payload: bytes) -> Control:
+    """Raises WireError."""
+    return _decode(_control_decoder, payload)
+
+
+def decode_hub_state(payload: bytes) -> HubState:
+    """Raises WireError."""
+    return _decode(_hub_state_decoder, payload)
+
+
+class _ReplyProbe(msgspec.Struct):
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    seq: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_probe_decoder = msgspec.json.Decoder(_ReplyProbe)
+_answer_decoder = msgspec.json.Decoder(Answer)
+_chunk_decoder = msgspec.json.Decoder(Chunk)
+_failure_decoder = msgspec.json.Decoder(Failure)
+
+
+def decode_reply(payload: bytes) -> Answer | Chunk | Failure:
+    """What came back on an answer topic; told apart by `error` and `seq`. Raises WireError."""
+    probe = _decode(_probe_decoder, payload)
+    if probe.error is not msgspec.UNSET:
+        return _decode(_failure_decoder, payload)
+    if probe.seq is not msgspec.UNSET:
+        return _decode(_chunk_decoder, payload)
+    return _decode(_answer_decoder, payload)
