@@ -36,8 +36,8 @@ class ContextOverflow(RequestError):
     def __init__(self, prompt_tokens: int, max_tokens: int, context: int) -> None:
         super().__init__(
             "too_large",
-            f"{prompt_tokens} prompt tokens and {max_tokens} answer tokens do not fit into a context of {context}: "
-            "shorten the question, lower max_tokens, or serve with a larger --context",
+            f"{prompt_tokens} prompt tokens and {max_tokens} answer tokens do not fit into a context of "
+            f"{context}: shorten the question, lower max_tokens, or serve with a larger --context",
         )
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens

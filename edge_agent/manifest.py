@@ -19,7 +19,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class ModelInfo(_Part):
+class ModelInfo(_Part, frozen=True):
     """Where the weights come from."""
 
     name: str
@@ -27,23 +27,23 @@ class ModelInfo(_Part):
     licence: str | None
     architecture: str
     parameters: int
-    context_length: int
+    context_length: Annotated[int, Meta(ge=1)]
 
 
-class CacheLayout(_Part):
+class CacheLayout(_Part, frozen=True):
     """The KV cache of a decoder graph.
 
-    Tensors `past_key_values.{i}.key|value` in, `present.{i}.key|value` out, for i below `layers`, each of shape
-    (batch, kv_heads, positions, head_dim), `dtype` elements. Past and present may be one buffer.
+    Tensors `past_key_values.{i}.key|value` in, `present.{i}.key|value` out, for i below `layers`, each of
+    shape (batch, kv_heads, positions, head_dim), `dtype` elements. Past and present may be one buffer.
     """
 
-    layers: int
-    kv_heads: int
-    head_dim: int
+    layers: Annotated[int, Meta(ge=1, le=4096)]
+    kv_heads: Annotated[int, Meta(ge=1, le=4096)]
+    head_dim: Annotated[int, Meta(ge=1, le=4096)]
     dtype: Literal["float32", "float16"]
 
 
-class Graph(_Part):
+class Graph(_Part, frozen=True):
     """One ONNX graph. Decoders of dialect `ort` take
 
     - `input_ids` int64 (batch, sequence),
@@ -61,8 +61,12 @@ class Graph(_Part):
     cache: CacheLayout | None = None
 
 
-class TokenizerInfo(_Part):
-    """Files of the tokenizer, relative to the bundle, and the ids that have a meaning."""
+class TokenizerInfo(_Part, frozen=True):
+    """Files of the tokenizer, relative to the bundle, and the tokens that have a meaning.
+
+    `path` is the file that the `tokenizers` library reads (`tokenizer/tokenizer.json`), `chat_template` a
+    file with a Jinja template (`tokenizer/chat_template.jinja`) or None.
+    """
 
     path: str
     chat_template: str | None
@@ -71,23 +75,23 @@ class TokenizerInfo(_Part):
     eos_token: str | None
 
 
-class GenerationDefaults(_Part):
+class GenerationDefaults(_Part, frozen=True):
     """Used where the question does not say."""
 
     stop_ids: tuple[int, ...]
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
+    max_tokens: Annotated[int, Meta(ge=1)] = 256
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
-class Sample(_Part):
+class Sample(_Part, frozen=True):
     """A prompt and the greedy token ids that this bundle gave when it was made."""
 
     prompt: str
     token_ids: tuple[int, ...]
 
 
-class Accuracy(_Part):
+class Accuracy(_Part, frozen=True):
     """What the gate measured, against the untouched reference, in percent and points of the metric."""
 
     metric: str
@@ -104,7 +108,7 @@ class Accuracy(_Part):
     text: str
 
 
-class Measured(_Part):
+class Measured(_Part, frozen=True):
     """What an answer costs, where that was measured. `estimated` marks figures of another device."""
 
     where: str
@@ -118,22 +122,22 @@ class Measured(_Part):
     estimated: bool = False
 
 
-class Pass(_Part):
+class Pass(_Part, frozen=True):
     """One thing that was done to the model, with its parameters."""
 
     name: str
     parameters: dict[str, Any]
 
 
-class BundleFile(_Part):
+class BundleFile(_Part, frozen=True):
     """One file of the bundle; `path` is relative, with forward slashes."""
 
     path: str
-    bytes: int
+    bytes: Annotated[int, Meta(ge=0)]
     sha256: Sha256
 
 
-class Engine(_Part):
+class Engine(_Part, frozen=True):
     """A prebuilt engine, or the recipe to build one on the device."""
 
     runtime: str
@@ -142,7 +146,7 @@ class Engine(_Part):
     recipe: dict[str, Any] | None = None
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True):
     """The whole of `manifest.json`."""
 
     schema: Literal[1]
