@@ -1,0 +1,58 @@
+# The whole of set-up, test and measurement. Everything goes into .venv, models and bundles, which git ignores.
+# PYTHON is used once, to make .venv; any CPython from 3.10 on with pip will do (an export needs 3.11).
+
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench models clean
+
+help:
+	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
+	@echo "make demo     from a checkpoint to an answer over MQTT, on the node that gives it soonest"
+	@echo "make test     all tests but those that need a GPU"
+	@echo "make check    ruff, mypy --strict, import-linter"
+	@echo "make bench    measure against llama.cpp, PyTorch and plain MQTT (compiles llama.cpp once: needs a C++ compiler)"
+	@echo "make models   fetch the model that demo, test and bench use"
+	@echo "make clean    remove .venv, builds and caches; models and bundles stay"
+
+setup: .venv/.setup
+
+# A stamp file, so that a second call does nothing and a changed requirement is installed.
+.venv/.setup: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and \
+	  "$(PYTHON) is Python %d.%d, edgefleet needs 3.10 or newer: make PYTHON=/path/to/python3.11" % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,agent,hub,dev]'
+	@touch $@
+
+.venv/.bench: .venv/.setup
+	@command -v c++ > /dev/null || { \
+	  echo "make bench compiles llama.cpp and finds no C++ compiler: install one (Debian: apt-get install g++)" >&2; \
+	  exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+models: $(MODEL)
+
+$(MODEL): | .venv/.setup
+	$(BIN)/python benchmarks/model.py models
+
+demo: setup models
+	$(BIN)/python demo/demo.py
+
+test: setup models
+	$(BIN)/pytest -m "not gpu"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+bench: .venv/.bench models
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
