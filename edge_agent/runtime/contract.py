@@ -1,0 +1,80 @@
+"""Does a graph take and give what its manifest says? Asked once, when a decoder is opened.
+
+Compares the names, element types and shapes that ONNX Runtime reports with the contract in
+`edge_agent.manifest.Graph`. Knows nothing of what the graph computes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.errors import BundleError
+from edge_agent.manifest import CacheLayout, Graph
+
+ANY: Final = "any"  # any number, fixed or not
+FREE: Final = "free"  # must not be fixed: it changes from run to run
+Shape = tuple[int | str, ...]
+
+_STEP_INPUTS: Final[dict[str, tuple[str, Shape]]] = {
+    "input_ids": ("tensor(int64)", (ANY, FREE)),
+    "seqlens_k": ("tensor(int32)", (ANY,)),
+    "logits_to_keep": ("tensor(int64)", (FREE,)),
+}
+_CACHE_TYPES: Final = {"float32": "tensor(float)", "float16": "tensor(float16)"}
+
+
+def decoder_contract(model_path: Path, session: Any, graph: Graph) -> tuple[CacheLayout, int]:
+    """The cache layout and the vocabulary of a decoder graph that keeps its contract.
+
+    Raises BundleError saying which tensor differs and how.
+    """
+    layout = graph.cache
+    if layout is None or graph.dialect != "ort":
+        raise BundleError(
+            f"{model_path}: a decoder of dialect 'ort' with a cache is needed, got {graph.dialect!r}"
+        )
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    _check_names(model_path, "inputs of graph and manifest", inputs, graph.inputs)
+    _check_names(model_path, "outputs of graph and manifest", outputs, graph.outputs)
+    halves = [f"{layer}.{half}" for layer in range(layout.layers) for half in ("key", "value")]
+    pasts, presents = [f"past_key_values.{name}" for name in halves], [f"present.{name}" for name in halves]
+    _check_names(model_path, "inputs of graph and contract", inputs, [*_STEP_INPUTS, *pasts])
+    _check_names(model_path, "outputs of graph and contract", outputs, ["logits", *presents])
+
+    for name, (kind, shape) in _STEP_INPUTS.items():
+        _check_value(model_path, inputs[name], kind, shape)
+    cache_shape: Shape = (ANY, layout.kv_heads, FREE, layout.head_dim)
+    for value in (*(inputs[name] for name in pasts), *(outputs[name] for name in presents)):
+        _check_value(model_path, value, _CACHE_TYPES[layout.dtype], cache_shape)
+    _check_value(model_path, outputs["logits"], "tensor(float)", (ANY, FREE, ANY))
+    vocabulary = outputs["logits"].shape[2]
+    if not isinstance(vocabulary, int):
+        raise BundleError(
+            f"{model_path}: the last dimension of logits is {vocabulary!r}, it must be a fixed number"
+        )
+    return layout, vocabulary
+
+
+def _check_names(
+    model_path: Path, what: str, found: dict[str, Any], needed: list[str] | tuple[str, ...]
+) -> None:
+    if odd := sorted(set(found) ^ set(needed)):
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise BundleError(f"{model_path}: {what} differ in {', '.join(odd[:3])}{more}")
+
+
+def _check_value(model_path: Path, value: Any, kind: str, shape: Shape) -> None:
+    fits = len(value.shape) == len(shape) and all(map(_dimension_fits, value.shape, shape))
+    if value.type != kind or not fits:
+        raise BundleError(
+            f"{model_path}: {value.name} is {value.type} {list(value.shape)}, "
+            f"it must be {kind} [{', '.join(map(str, shape))}]"
+        )
+
+
+def _dimension_fits(found: int | str | None, wanted: int | str) -> bool:
+    if wanted == FREE:
+        return not isinstance(found, int)
+    return wanted == ANY or not isinstance(found, int) or found == wanted
