@@ -120,14 +120,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- from a device, and back to it ----------------------------------------------------------------------
 
 
-class ChatMessage(Message):
+class ChatMessage(Message, frozen=True):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class Question(Message):
+class Question(Message, frozen=True):
     """What a device asks. Exactly one of `question`, `messages`, `text` is set."""
 
     id: QuestionId | None = None
@@ -166,7 +166,7 @@ class Question(Message):
         return sum(len(turn) for turn in self.turns())
 
 
-class Tokens(Message):
+class Tokens(Message, frozen=True):
     """Token counts; `cached` of the `prompt` tokens were not computed again."""
 
     prompt: Count = 0
@@ -174,7 +174,7 @@ class Tokens(Message):
     completion: Count = 0
 
 
-class Timing(Message):
+class Timing(Message, frozen=True):
     """Where the node's milliseconds went; `compute` is `prefill` plus `decode` plus what lies between."""
 
     queue: Milliseconds = 0.0
@@ -183,7 +183,7 @@ class Timing(Message):
     compute: Milliseconds = 0.0
 
 
-class Answer(Message):
+class Answer(Message, frozen=True):
     """The good outcome of a question. One of `text`, `labels`, `embedding` is set."""
 
     id: str
@@ -198,7 +198,7 @@ class Answer(Message):
     timing_ms: Timing = Timing()
 
 
-class Chunk(Message):
+class Chunk(Message, frozen=True):
     """A piece of an answer under way; the Answer holds the whole text."""
 
     id: str
@@ -208,7 +208,7 @@ class Chunk(Message):
     text: str
 
 
-class Problem(Message):
+class Problem(Message, frozen=True):
     """Why a question failed."""
 
     code: Code
@@ -216,7 +216,7 @@ class Problem(Message):
     retry_after_ms: Milliseconds | None = None
 
 
-class Failure(Message):
+class Failure(Message, frozen=True):
     """The bad outcome of a question."""
 
     id: str
@@ -226,14 +226,14 @@ class Failure(Message):
 # --- from a node ----------------------------------------------------------------------------------------
 
 
-class Backlog(Message):
+class Backlog(Message, frozen=True):
     """Work a node has not finished: how many questions, and its own guess of the milliseconds left."""
 
     questions: Count = 0
     ms: Milliseconds = 0.0
 
 
-class ServedBundle(Message):
+class ServedBundle(Message, frozen=True):
     """One bundle that a node serves, and what an answer costs there (seeds; the hub learns better)."""
 
     bundle: str
@@ -246,7 +246,7 @@ class ServedBundle(Message):
     runtime: str = "cpu"
 
 
-class NodeState(Message):
+class NodeState(Message, frozen=True):
     """Retained: what a node is and has. As a will it says `offline` with the epoch it belongs to."""
 
     epoch: Count
@@ -256,7 +256,7 @@ class NodeState(Message):
     parallel: Annotated[int, Meta(ge=1, le=4096)] = 1
 
 
-class Pong(Message, tag_field="type", tag="pong"):
+class Pong(Message, frozen=True, tag_field="type", tag="pong"):
     """Answer to a Ping; `hold_ms` is how long the node held it, to be subtracted from the round trip."""
 
     hub: str
@@ -265,7 +265,7 @@ class Pong(Message, tag_field="type", tag="pong"):
     backlog: Backlog = Backlog()
 
 
-class Done(Message, tag_field="type", tag="done"):
+class Done(Message, frozen=True, tag_field="type", tag="done"):
     """A node's end of one piece of work; `outcome` is `answered`, `cancelled` or a failure code."""
 
     hub: str
@@ -286,7 +286,7 @@ Report = Pong | Done
 # --- from a hub -----------------------------------------------------------------------------------------
 
 
-class Work(Message):
+class Work(Message, frozen=True):
     """One question for one node. `question.id` is set; `budget_ms` is what is left of its deadline."""
 
     hub: Name
@@ -300,14 +300,14 @@ class Work(Message):
     plain: bool = False
 
 
-class Ping(Message, tag_field="type", tag="ping"):
+class Ping(Message, frozen=True, tag_field="type", tag="ping"):
     """A node answers it with a Pong at once."""
 
     hub: Name
     seq: Count
 
 
-class Cancel(Message, tag_field="type", tag="cancel"):
+class Cancel(Message, frozen=True, tag_field="type", tag="cancel"):
     """The answer is no longer wanted from this node."""
 
     device: Name
@@ -315,7 +315,7 @@ class Cancel(Message, tag_field="type", tag="cancel"):
     attempt: Count
 
 
-class Drain(Message, tag_field="type", tag="drain"):
+class Drain(Message, frozen=True, tag_field="type", tag="drain"):
     """Finish what is there, take nothing new; `on` false takes it back."""
 
     on: bool = True
@@ -324,7 +324,7 @@ class Drain(Message, tag_field="type", tag="drain"):
 Control = Ping | Cancel | Drain
 
 
-class HubState(Message):
+class HubState(Message, frozen=True):
     """Retained: that a hub is there. As a will it says `offline`."""
 
     epoch: Count
@@ -337,9 +337,9 @@ _T = TypeVar("_T")
 _encoder = msgspec.json.Encoder()
 _question_decoder = msgspec.json.Decoder(Question)
 _node_state_decoder = msgspec.json.Decoder(NodeState)
-_report_decoder = msgspec.json.Decoder(Report)
+_report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _work_decoder = msgspec.json.Decoder(Work)
-_control_decoder = msgspec.json.Decoder(Control)
+_control_decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
 _hub_state_decoder = msgspec.json.Decoder(HubState)
 
 
@@ -348,7 +348,8 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes, limit_bytes: int = MAX_MESSAGE_BYTES) -> _T:
+def decode(decoder: msgspec.json.Decoder[_T], payload: bytes, limit_bytes: int = MAX_MESSAGE_BYTES) -> _T:
+    """Decode with a size limit; everything that can be wrong becomes a WireError."""
     if len(payload) > limit_bytes:
         raise WireError("too_large", f"payload of {len(payload)} bytes, at most {limit_bytes} are taken")
     try:
@@ -365,7 +366,7 @@ def decode_question(payload: bytes) -> tuple[Question, bool]:
     Raises WireError: `too_large` above MAX_QUESTION_BYTES, else `invalid`.
     """
     if payload.startswith(b"{"):
-        return _decode(_question_decoder, payload, MAX_QUESTION_BYTES), False
+        return decode(_question_decoder, payload, MAX_QUESTION_BYTES), False
     if len(payload) > MAX_QUESTION_BYTES:
         raise WireError("too_large", f"question of {len(payload)} bytes, at most {MAX_QUESTION_BYTES} are taken")
     try:
@@ -378,17 +379,17 @@ def decode_question(payload: bytes) -> tuple[Question, bool]:
 
 def decode_node_state(payload: bytes) -> NodeState:
     """Raises WireError."""
-    return _decode(_node_state_decoder, payload)
+    return decode(_node_state_decoder, payload)
 
 
 def decode_report(payload: bytes) -> Report:
     """Raises WireError."""
-    return _decode(_report_decoder, payload)
+    return decode(_report_decoder, payload)
 
 
 def decode_work(payload: bytes) -> Work:
     """Raises WireError; a Work without a question id, or replying outside its device's topic, is invalid."""
-    work = _decode(_work_decoder, payload)
+    work = decode(_work_decoder, payload)
     if work.question.id is None:
         raise WireError("invalid", "work without a question id")
     if reply_topic(work.device, work.reply_to) != work.reply_to:
@@ -398,12 +399,12 @@ def decode_work(payload: bytes) -> Work:
 
 def decode_control(payload: bytes) -> Control:
     """Raises WireError."""
-    return _decode(_control_decoder, payload)
+    return decode(_control_decoder, payload)
 
 
 def decode_hub_state(payload: bytes) -> HubState:
     """Raises WireError."""
-    return _decode(_hub_state_decoder, payload)
+    return decode(_hub_state_decoder, payload)
 
 
 class _ReplyProbe(msgspec.Struct):
@@ -419,9 +420,9 @@ _failure_decoder = msgspec.json.Decoder(Failure)
 
 def decode_reply(payload: bytes) -> Answer | Chunk | Failure:
     """What came back on an answer topic; told apart by `error` and `seq`. Raises WireError."""
-    probe = _decode(_probe_decoder, payload)
+    probe = decode(_probe_decoder, payload)
     if probe.error is not msgspec.UNSET:
-        return _decode(_failure_decoder, payload)
+        return decode(_failure_decoder, payload)
     if probe.seq is not msgspec.UNSET:
-        return _decode(_chunk_decoder, payload)
-    return _decode(_answer_decoder, payload)
+        return decode(_chunk_decoder, payload)
+    return decode(_answer_decoder, payload)

@@ -1,0 +1,362 @@
+"""What a node does with work: queue, recognise repeats, refuse what is late, cancel, report. Pure.
+
+`NodeCore.handle(event, now)` returns what is to be done; it reads no clock and touches no socket or thread.
+One question runs at a time; `now` is monotonic seconds. Failures are reported to the hub, which decides whether to
+try elsewhere; only an answer goes to the device.
+
+A question's life here:
+
+    (new) -> queued -> running -> answered   remembered, a repeat gets the same answer again
+                 \\          \\-> failed      reported, forgotten: a repeat is tried again
+                  \\-> cancelled, late        reported, forgotten
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import Final
+
+import msgspec
+
+from edge_agent.runtime.generation import Generation
+from hub import wire
+
+Key = tuple[str, str]  # device and question id: what makes two pieces of work the same
+CHUNK_INTERVAL_S: Final = 0.020
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a question could not be answered: a failure code and one line."""
+
+    code: wire.Code
+    message: str
+
+
+# --- events ---------------------------------------------------------------------------------------------
+
+
+class WorkReceived(msgspec.Struct, frozen=True):
+    """A hub sent a question."""
+
+    work: wire.Work
+
+
+class ControlReceived(msgspec.Struct, frozen=True):
+    """A hub pinged, cancelled or drained; `received_at` is when the message was read."""
+
+    control: wire.Control
+    received_at: float
+
+
+class TextProduced(msgspec.Struct, frozen=True):
+    """The running question has more text."""
+
+    key: Key
+    text: str
+
+
+class WorkFinished(msgspec.Struct, frozen=True):
+    """The worker is done with the running question."""
+
+    key: Key
+    result: Generation | Refusal
+
+
+class TimePassed(msgspec.Struct, frozen=True):
+    """The time named by `next_wake` has come."""
+
+
+Event = WorkReceived | ControlReceived | TextProduced | WorkFinished | TimePassed
+
+
+# --- effects --------------------------------------------------------------------------------------------
+
+
+class StartWork(msgspec.Struct, frozen=True):
+    """Give this to the worker, which is idle."""
+
+    key: Key
+    bundle: str
+    question: wire.Question
+
+
+class StopWork(msgspec.Struct, frozen=True):
+    """The running question is not wanted any more; WorkFinished still comes."""
+
+    key: Key
+
+
+class PublishAnswer(msgspec.Struct, frozen=True):
+    """To the device: JSON, or the bare text where it asked in plain text."""
+
+    work: wire.Work
+    answer: wire.Answer
+
+
+class PublishChunk(msgspec.Struct, frozen=True):
+    """To the device, QoS 0."""
+
+    work: wire.Work
+    chunk: wire.Chunk
+
+
+class PublishReport(msgspec.Struct, frozen=True):
+    """To the hubs: Done with QoS 1, Pong with QoS 0."""
+
+    report: wire.Report
+
+
+class PublishState(msgspec.Struct, frozen=True):
+    """What this node is has changed."""
+
+
+Effect = StartWork | StopWork | PublishAnswer | PublishChunk | PublishReport | PublishState
+
+
+class _Job:
+    """A question that is queued or running."""
+
+    def __init__(self, work: wire.Work, now: float) -> None:
+        self.work = work
+        self.received_at = now
+        self.deadline_at = now + work.budget_ms / 1000
+        self.started_at: float | None = None
+        self.unwanted: Refusal | None = None  # set when running and cancelled (code "") or late
+        self.pending_text = ""
+        self.chunks = 0
+        self.last_chunk_at = -1.0
+
+    @property
+    def key(self) -> Key:
+        assert self.work.question.id is not None
+        return self.work.device, self.work.question.id
+
+
+class NodeCore:
+    """The state of one node. `served` are the bundles by id, with the cost of an answer."""
+
+    def __init__(
+        self,
+        node: str,
+        served: dict[str, wire.ServedBundle],
+        *,
+        queue_limit: int = 256,
+        remembered_limit: int = 1024,
+    ) -> None:
+        self.node = node
+        self.draining = False
+        self._served = served
+        self._queue_limit = queue_limit
+        self._remembered_limit = remembered_limit
+        self._queue: collections.OrderedDict[Key, _Job] = collections.OrderedDict()
+        self._running: _Job | None = None
+        self._answered: collections.OrderedDict[Key, wire.Answer] = collections.OrderedDict()
+        self._expected_tokens = 32.0
+
+    # --- what the shell asks ----------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued or running."""
+        return self._running is None and not self._queue
+
+    def backlog(self, now: float) -> wire.Backlog:
+        """Unfinished questions, and a guess at the milliseconds they still need."""
+        left_ms = sum(self._cost_ms(job.work) for job in self._queue.values())
+        if self._running is not None:
+            assert self._running.started_at is not None
+            gone_ms = (now - self._running.started_at) * 1000
+            left_ms += max(self._cost_ms(self._running.work) - gone_ms, 0.0)
+        return wire.Backlog(questions=len(self._queue) + (self._running is not None), ms=left_ms)
+
+    def state(self, epoch: int, now: float) -> wire.NodeState:
+        """What this node says of itself."""
+        return wire.NodeState(
+            epoch=epoch,
+            status="draining" if self.draining else "ready",
+            bundles=tuple(self._served.values()),
+            backlog=self.backlog(now),
+        )
+
+    def next_wake(self) -> float | None:
+        """When the next deadline passes."""
+        jobs = [*self._queue.values()]
+        if self._running is not None and self._running.unwanted is None:
+            jobs.append(self._running)
+        return min((job.deadline_at for job in jobs), default=None)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What is to be done now that `event` has happened."""
+        effects: list[Effect] = []
+        if isinstance(event, WorkReceived):
+            effects += self._take(event.work, now)
+        elif isinstance(event, ControlReceived):
+            effects += self._control(event, now)
+        elif isinstance(event, TextProduced):
+            effects += self._stream(event, now)
+        elif isinstance(event, WorkFinished):
+            effects += self._finish(event, now)
+        effects += self._drop_late(now)
+        effects += self._start_next(now)
+        return effects
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _take(self, work: wire.Work, now: float) -> list[Effect]:
+        job = _Job(work, now)
+        known = self._find(job.key)
+        if known is not None and known.unwanted is None:
+            # A repeat: the newest sender and attempt get the answer, the place in the queue is kept.
+            known.work = work
+            known.deadline_at = job.deadline_at
+            return []
+        if known is None and (answer := self._answered.get(job.key)) is not None:
+            return self._answer(work, msgspec.structs.replace(answer, attempt=work.attempt), now)
+        if work.bundle not in self._served:
+            return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
+        if len(self._queue) >= self._queue_limit:
+            return [self._failed(work, Refusal("overloaded", f"{len(self._queue)} questions wait here"), now)]
+        self._queue[job.key] = job
+        return []
+
+    def _control(self, event: ControlReceived, now: float) -> list[Effect]:
+        control = event.control
+        if isinstance(control, wire.Ping):
+            hold_ms = max((now - event.received_at) * 1000, 0.0)
+            pong = wire.Pong(hub=control.hub, seq=control.seq, hold_ms=hold_ms, backlog=self.backlog(now))
+            return [PublishReport(pong)]
+        if isinstance(control, wire.Drain):
+            if self.draining == control.on:
+                return []
+            self.draining = control.on
+            return [PublishState()]
+        return self._cancel((control.device, control.id), control.attempt, now)
+
+    def _cancel(self, key: Key, attempt: int, now: float) -> list[Effect]:
+        queued = self._queue.get(key)
+        if queued is not None and queued.work.attempt <= attempt:
+            del self._queue[key]
+            return [self._done(queued.work, "cancelled", now)]
+        running = self._running
+        if running is not None and running.key == key and running.work.attempt <= attempt and not running.unwanted:
+            running.unwanted = Refusal("internal", "cancelled")
+            return [StopWork(key)]
+        return []
+
+    def _stream(self, event: TextProduced, now: float) -> list[Effect]:
+        job = self._running
+        if job is None or job.key != event.key or not job.work.question.stream or job.work.plain or job.unwanted:
+            return []
+        job.pending_text += event.text
+        if now - job.last_chunk_at < CHUNK_INTERVAL_S or not job.pending_text:
+            return []
+        chunk = wire.Chunk(
+            id=job.key[1], attempt=job.work.attempt, node=self.node, seq=job.chunks, text=job.pending_text
+        )
+        job.pending_text, job.last_chunk_at = "", now
+        job.chunks += 1
+        return [PublishChunk(job.work, chunk)]
+
+    def _finish(self, event: WorkFinished, now: float) -> list[Effect]:
+        job, self._running = self._running, None
+        assert job is not None
+        assert job.key == event.key
+        result = event.result
+        if isinstance(result, Refusal):
+            return [self._failed(job.work, result, now)]
+        if result.finish == "cancelled":
+            late = job.unwanted is not None and job.unwanted.code == "deadline"
+            return [self._done(job.work, "deadline" if late else "cancelled", now)]
+        assert job.started_at is not None
+        answer = wire.Answer(
+            id=job.key[1],
+            node=self.node,
+            bundle=job.work.bundle,
+            finish=result.finish,
+            attempt=job.work.attempt,
+            text=result.text,
+            tokens=result.tokens,
+            timing_ms=wire.Timing(
+                queue=round((job.started_at - job.received_at) * 1000, 3),
+                prefill=round(result.prefill_ms, 3),
+                decode=round(result.decode_ms, 3),
+                compute=round(result.compute_ms, 3),
+            ),
+        )
+        self._answered[job.key] = answer
+        while len(self._answered) > self._remembered_limit:
+            self._answered.popitem(last=False)
+        self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
+        return self._answer(job.work, answer, now)
+
+    def _drop_late(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for key, job in list(self._queue.items()):
+            if now >= job.deadline_at:
+                del self._queue[key]
+                waited_ms = (now - job.received_at) * 1000
+                effects.append(
+                    self._failed(job.work, Refusal("deadline", f"late after {waited_ms:.0f} ms in the queue"), now)
+                )
+        running = self._running
+        if running is not None and running.unwanted is None and now >= running.deadline_at:
+            running.unwanted = Refusal("deadline", "late while it was being answered")
+            effects.append(StopWork(running.key))
+        return effects
+
+    def _start_next(self, now: float) -> list[Effect]:
+        if self._running is not None or not self._queue:
+            return []
+        key, job = self._queue.popitem(last=False)
+        job.started_at = now
+        self._running = job
+        return [StartWork(key, job.work.bundle, job.work.question)]
+
+    def _find(self, key: Key) -> _Job | None:
+        if self._running is not None and self._running.key == key and key not in self._queue:
+            return self._running
+        return self._queue.get(key)
+
+    def _answer(self, work: wire.Work, answer: wire.Answer, now: float) -> list[Effect]:
+        done = self._done(work, "answered", now, tokens=answer.tokens, timing_ms=answer.timing_ms)
+        return [PublishAnswer(work, answer), done]
+
+    def _failed(self, work: wire.Work, refusal: Refusal, now: float) -> Effect:
+        return self._done(work, refusal.code, now, message=refusal.message)
+
+    def _done(
+        self,
+        work: wire.Work,
+        outcome: str,
+        now: float,
+        *,
+        message: str = "",
+        tokens: wire.Tokens = wire.Tokens(),  # noqa: B008 (frozen)
+        timing_ms: wire.Timing = wire.Timing(),  # noqa: B008 (frozen)
+    ) -> PublishReport:
+        assert work.question.id is not None
+        return PublishReport(
+            wire.Done(
+                hub=work.hub,
+                device=work.device,
+                id=work.question.id,
+                attempt=work.attempt,
+                bundle=work.bundle,
+                outcome=outcome,  # type: ignore[arg-type]  # one of wire.Code, "answered", "cancelled"
+                message=message,
+                tokens=tokens,
+                timing_ms=timing_ms,
+                backlog=self.backlog(now),
+            )
+        )
+
+    def _cost_ms(self, work: wire.Work) -> float:
+        """A guess from the bundle's own measurement: a token is about four characters of text."""
+        served = self._served[work.bundle]
+        completion_tokens = min(work.question.max_tokens or self._expected_tokens, self._expected_tokens)
+        prompt_tokens = 16 + work.question.size_chars / 4
+        return (
+            served.fixed_ms
+            + served.prefill_ms_per_token * prompt_tokens
+            + served.decode_ms_per_token * completion_tokens
+        )

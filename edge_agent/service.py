@@ -1,0 +1,127 @@
+"""A node on the fleet: joins the pure core, the worker thread and the MQTT link.
+
+One thread, the caller of `run`, drives MQTT and the core; the worker thread only computes and reports back. Knows
+nothing of how an answer is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from edge_agent import core
+from edge_agent.runtime.generation import Answerer
+from edge_agent.worker import Worker
+from hub import wire
+from hub.errors import WireError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.presence import Presence
+
+log = logging.getLogger(__name__)
+
+SESSION_EXPIRY_S: Final = 0  # work that was queued for a node that went away has been sent elsewhere by then
+
+
+class AgentService:
+    """Serves `answerers` (by bundle id) as node `name`. Raises LinkError for a malformed URL."""
+
+    def __init__(self, broker: str, name: str, answerers: Mapping[str, Answerer], *, queue_limit: int = 256) -> None:
+        served = {bundle: answerer.served for bundle, answerer in answerers.items()}
+        self.name = name
+        self.dropped = 0  # messages that were not what they should be
+        self._core = core.NodeCore(name, served, queue_limit=queue_limit)
+        self._stopping = False
+        self._loop = Loop()
+        self._worker = Worker(answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)))
+        self._presence = Presence(
+            wire.Topic("node_state", name),
+            time.time_ns() // 1_000_000,
+            publish=lambda epoch: self._publish_state(self._core.state(epoch, time.monotonic())),
+            call_later=lambda wait_s, call: self._loop.call_at(time.monotonic() + wait_s, call),
+        )
+        self._work_topic = str(wire.Topic("work", name))
+        self._control_topic = str(wire.Topic("control", name))
+        self._report_topic = str(wire.Topic("report", name))
+        self._link = Link(
+            BrokerUrl.parse(broker),
+            f"node-{name}",
+            Handlers(received=self._received, opened=self._opened),
+            subscriptions=[(self._presence.topic, 1), (self._work_topic, 1), (self._control_topic, 1)],
+            will=self._next_will,
+            session_expiry_s=SESSION_EXPIRY_S,
+        )
+        self._loop.add(self._link)
+
+    def run(self) -> None:
+        """Serve until `stop`. Raises LinkError when the broker refuses this node or gives its name away."""
+        try:
+            while not self._stopping:
+                wake_at = self._core.next_wake()
+                self._loop.run_once(math.inf if wake_at is None else max(wake_at - time.monotonic(), 0.0))
+                if wake_at is not None and time.monotonic() >= wake_at:
+                    self._handle(core.TimePassed())
+        finally:
+            if self._link.is_open:
+                self._publish_state(wire.NodeState(epoch=self._presence.epoch, status="offline"))
+            self._link.flush()
+            self._loop.close()
+            self._worker.close()
+
+    def stop(self) -> None:
+        """End `run`; from any thread or signal handler. What is unfinished is sent elsewhere by the hub."""
+        self._stopping = True
+        self._loop.call_soon(lambda: None)
+
+    # --- in the loop's thread ---------------------------------------------------------------------------
+
+    def _next_will(self) -> Will:
+        state = wire.NodeState(epoch=self._presence.next_epoch(), status="offline")
+        return Will(self._presence.topic, wire.encode(state))
+
+    def _opened(self) -> None:
+        log.info("node %s is at %s", self.name, self._link.url)
+        self._presence.opened()
+
+    def _publish_state(self, state: wire.NodeState) -> None:
+        self._link.publish(self._presence.topic, wire.encode(state), qos=1, retain=True)
+
+    def _received(self, message: Received) -> None:
+        try:
+            if message.topic == self._work_topic:
+                self._handle(core.WorkReceived(wire.decode_work(message.payload)))
+            elif message.topic == self._control_topic:
+                self._handle(core.ControlReceived(wire.decode_control(message.payload), time.monotonic()))
+            elif message.topic == self._presence.topic:
+                self._presence.received(message.payload)
+        except WireError as error:
+            self.dropped += 1
+            log.warning("dropped a message on %s (%d so far): %s", message.topic, self.dropped, error)
+
+    def _handle(self, event: core.Event) -> None:
+        for effect in self._core.handle(event, time.monotonic()):
+            self._do(effect)
+
+    def _do(self, effect: core.Effect) -> None:
+        if isinstance(effect, core.StartWork):
+            self._worker.start(effect)
+        elif isinstance(effect, core.StopWork):
+            self._worker.stop(effect.key)
+        elif isinstance(effect, core.PublishAnswer):
+            self._publish_answer(effect.work, effect.answer)
+        elif isinstance(effect, core.PublishChunk):
+            self._link.publish(
+                effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
+            )
+        elif isinstance(effect, core.PublishReport):
+            qos = 0 if isinstance(effect.report, wire.Pong) else 1
+            self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
+        else:
+            self._presence.changed()
+
+    def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
+        log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)
+        payload = (answer.text or "").encode() if work.plain else wire.encode(answer)
+        self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation)

@@ -1,0 +1,217 @@
+"""Asks a question over MQTT and gets exactly one outcome back, by its deadline: the asker other programs import.
+
+    with Asker("mqtt://127.0.0.1:1883", "kitchen") as asker:
+        outcome = asker.ask(Question(question="What is the capital of France?"))
+
+The question is repeated, with the same id and what is left of its budget, after a reconnect and after a silence;
+whatever comes twice is dropped. It knows nothing of hubs and nodes, only of the ask and answer topics.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from hub import wire
+from hub.errors import LinkError, WireError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+
+SILENCES_S: Final = (1.0, 2.0, 4.0)  # then the last one again and again
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The one terminal outcome of a question, and the asker's own clock.
+
+    `network_ms` is what neither queue nor compute at the node explains. `own_timer` marks a `deadline` failure
+    that came from no hub: nothing was heard in time.
+    """
+
+    reply: wire.Answer | wire.Failure
+    total_ms: float
+    own_timer: bool = False
+
+    @property
+    def network_ms(self) -> float:
+        """Milliseconds outside the answering node; all of them for a failure."""
+        if isinstance(self.reply, wire.Failure):
+            return self.total_ms
+        timing = self.reply.timing_ms
+        return max(self.total_ms - timing.queue - timing.compute, 0.0)
+
+
+class _Pending:
+    """A question under way, and when to do something about it next."""
+
+    def __init__(self, question: wire.Question, on_text: Callable[[int, str], None] | None, now: float) -> None:
+        self.question = question
+        self.on_text = on_text
+        self.future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
+        self.future.set_running_or_notify_cancel()  # a question under way cannot be taken back
+        self.asked_at = now
+        self.deadline_at = now + (question.deadline_ms or wire.DEFAULT_DEADLINE_MS) / 1000
+        self.repeats = 0
+        self.repeat_at = now
+        self.shown = (0, -1)  # attempt and sequence number of the last chunk that was shown
+
+    def next_wake(self) -> float:
+        return min(self.deadline_at, self.repeat_at)
+
+    def payload(self, now: float) -> tuple[bytes, int]:
+        """The question with what is left of its budget, and the Message Expiry that goes with it."""
+        left_ms = max((self.deadline_at - now) * 1000, 1.0)
+        question = msgspec.structs.replace(self.question, deadline_ms=left_ms)
+        return wire.encode(question), max(math.ceil(left_ms / 1000), 1)
+
+    def repeated(self, now: float) -> None:
+        self.repeat_at = now + SILENCES_S[min(self.repeats, len(SILENCES_S) - 1)]
+        self.repeats += 1
+
+    def show(self, chunk: wire.Chunk) -> None:
+        """One attempt is shown; a newer attempt starts over, an older one and gaps' latecomers are dropped."""
+        if self.on_text is not None and (chunk.attempt, chunk.seq) > self.shown:
+            self.shown = (chunk.attempt, chunk.seq)
+            self.on_text(chunk.attempt, chunk.text)
+
+
+class Asker:
+    """Asks for one device, from any thread. One background thread drives the connection.
+
+    Raises LinkError at once for a malformed URL; a broker that is away is waited for, question by question,
+    until the deadline.
+    """
+
+    def __init__(self, broker: str, device: str) -> None:
+        if not wire.is_name(device):
+            raise LinkError(f"{device!r} cannot name a device: use 1 to 64 letters, digits, '.', '_' or '-'")
+        self.device = device
+        self._pending: dict[str, _Pending] = {}
+        self._lock = threading.Lock()  # between `submit` and the end of the thread; all else is the thread's own
+        self._stopping = False
+        self._fatal: LinkError | None = None
+        self._loop = Loop()
+        self._link = Link(
+            BrokerUrl.parse(broker),
+            f"ask-{device}-{uuid.uuid4().hex[:12]}",
+            Handlers(received=self._received, opened=self._opened),
+            subscriptions=[(str(wire.Topic("answer", device)), 1)],
+        )
+        self._loop.add(self._link)
+        self._thread = threading.Thread(target=self._run, name=f"asker-{device}", daemon=True)
+
+    def __enter__(self) -> Asker:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End; questions still under way get their `deadline` failure now."""
+        self._loop.call_soon(self._stop)
+        self._thread.join()
+
+    def ask(self, question: wire.Question, *, on_text: Callable[[int, str], None] | None = None) -> Outcome:
+        """Ask and wait for the outcome. `on_text(attempt, text)` sees a streamed answer as it grows.
+
+        Raises LinkError when the broker refuses us for good.
+        """
+        return self.submit(question, on_text=on_text).result()
+
+    def submit(
+        self, question: wire.Question, *, on_text: Callable[[int, str], None] | None = None
+    ) -> concurrent.futures.Future[Outcome]:
+        """Ask without waiting; `on_text` is called in the asker's thread."""
+        if question.id is None:
+            question = msgspec.structs.replace(question, id=uuid.uuid4().hex)
+        pending = _Pending(question, on_text, time.monotonic())
+        assert question.id is not None
+        with self._lock:
+            if self._fatal is not None:
+                raise self._fatal
+            self._pending[question.id] = pending
+        self._loop.call_soon(lambda: self._tend(time.monotonic()))
+        return pending.future
+
+    # --- in the asker's thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                now = time.monotonic()
+                wake_at = min((pending.next_wake() for pending in list(self._pending.values())), default=now + 1.0)
+                self._loop.run_once(max(wake_at - now, 0.0))
+                self._tend(time.monotonic())
+        except LinkError as error:
+            with self._lock:
+                self._fatal = error
+            for pending in self._pending.values():
+                pending.future.set_exception(error)
+        finally:
+            self._loop.close()
+
+    def _stop(self) -> None:
+        for pending in list(self._pending.values()):
+            self._end_by_own_timer(pending, time.monotonic(), "the asker was closed")
+        self._stopping = True
+
+    def _tend(self, now: float) -> None:
+        for pending in list(self._pending.values()):
+            if now >= pending.deadline_at:
+                where = "" if self._link.is_open else f": {self._link.url} cannot be reached"
+                self._end_by_own_timer(pending, now, f"no answer within the deadline{where}")
+            elif now >= pending.repeat_at and self._link.is_open:
+                self._publish(pending, now)
+            elif now >= pending.repeat_at:
+                pending.repeat_at = math.inf  # `opened` asks again
+
+    def _publish(self, pending: _Pending, now: float) -> None:
+        payload, expiry_s = pending.payload(now)
+        assert pending.question.id is not None
+        pending.repeated(now)
+        self._link.publish(
+            str(wire.Topic("ask", self.device)),
+            payload,
+            qos=1,
+            correlation=pending.question.id.encode(),
+            response_topic=str(wire.Topic("answer", self.device)),
+            expiry_s=expiry_s,
+        )
+
+    def _opened(self) -> None:
+        now = time.monotonic()
+        for pending in list(self._pending.values()):
+            self._publish(pending, now)
+
+    def _received(self, message: Received) -> None:
+        try:
+            reply = wire.decode_reply(message.payload)
+        except WireError:
+            return  # a plain-text answer to another client of this device, or noise
+        pending = self._pending.get(reply.id)
+        if pending is None:
+            return
+        if isinstance(reply, wire.Chunk):
+            pending.show(reply)
+            return
+        self._end(pending, Outcome(reply=reply, total_ms=(time.monotonic() - pending.asked_at) * 1000))
+
+    def _end_by_own_timer(self, pending: _Pending, now: float, why: str) -> None:
+        assert pending.question.id is not None
+        failure = wire.Failure(id=pending.question.id, error=wire.Problem(code="deadline", message=why))
+        total_ms = (now - pending.asked_at) * 1000
+        self._end(pending, Outcome(reply=failure, total_ms=total_ms, own_timer=True))
+
+    def _end(self, pending: _Pending, outcome: Outcome) -> None:
+        assert pending.question.id is not None
+        del self._pending[pending.question.id]
+        pending.future.set_result(outcome)

@@ -1,0 +1,78 @@
+"""Who is in the fleet right now, as the broker's retained messages tell it; needs no hub."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Final
+
+import msgspec
+from rich.table import Table
+
+from hub import wire
+from hub.errors import LinkError, WireError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+
+QUIET_S: Final = 0.3  # retained messages come in one burst after the subscription
+
+
+def fetch_states(broker: str, limit_s: float = 5.0) -> dict[str, wire.NodeState]:
+    """Every node's retained state, by name. Raises LinkError when the broker does not answer in `limit_s`."""
+    states: dict[str, wire.NodeState] = {}
+    heard_at: list[float] = []
+
+    def received(message: Received) -> None:
+        topic = wire.Topic.parse(message.topic)
+        heard_at[:] = [time.monotonic()]
+        if topic is None or topic.kind != "node_state" or not message.payload:
+            return
+        try:
+            states[topic.name] = wire.decode_node_state(message.payload)
+        except WireError:
+            return  # not a state: not a node
+
+    loop = Loop()
+    url = BrokerUrl.parse(broker)
+    link = Link(
+        url,
+        f"nodes-{uuid.uuid4().hex[:12]}",
+        Handlers(received=received, opened=lambda: heard_at.append(time.monotonic())),
+        subscriptions=[(wire.Topic.all_of("node_state"), 1)],
+    )
+    loop.add(link)
+    end = time.monotonic() + limit_s
+    try:
+        while not heard_at or time.monotonic() - heard_at[-1] < QUIET_S:
+            if time.monotonic() > end and not heard_at:
+                raise LinkError(f"{url} did not answer within {limit_s:.0f} s: is a broker running there?")
+            loop.run_once(QUIET_S / 3)
+    finally:
+        loop.close()
+    return states
+
+
+def nodes_document(states: dict[str, wire.NodeState]) -> list[dict[str, Any]]:
+    """The `--json` document: one object per node, by name."""
+    return [{"node": name, **_plain(state)} for name, state in sorted(states.items())]
+
+
+def _plain(state: wire.NodeState) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(state)
+    return {"bundles": [], "backlog": {}, "parallel": state.parallel, **plain}
+
+
+def nodes_table(states: dict[str, wire.NodeState]) -> Table:
+    """One row per node and bundle."""
+    table = Table(title=f"{len(states)} nodes")
+    for column in ("node", "status", "bundle", "runtime"):
+        table.add_column(column)
+    for column in ("fixed ms", "prefill ms/token", "decode ms/token"):
+        table.add_column(column, justify="right")
+    for name, state in sorted(states.items()):
+        for served in state.bundles or (None,):
+            if served is None:
+                table.add_row(name, state.status, "-", "-", "-", "-", "-")
+                continue
+            costs = (served.fixed_ms, served.prefill_ms_per_token, served.decode_ms_per_token)
+            table.add_row(name, state.status, served.bundle, served.runtime, *(f"{cost:.2f}" for cost in costs))
+    return table

@@ -1,0 +1,185 @@
+"""What several test folders share: brokers, ports, waiting for a condition, and no silent skips."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hub.broker import EmbeddedBroker
+
+ROOT = Path(__file__).resolve().parent.parent
+GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_skipped: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    for item in items:
+        if item.get_closest_marker("broker") and not shutil.which("mosquitto", path=_path_with_sbin()):
+            item.add_marker(pytest.mark.skip(reason="Mosquitto is not installed (apt-get install mosquitto)"))
+        if item.get_closest_marker("model") and not GGUF.exists():
+            item.add_marker(pytest.mark.skip(reason=f"{GGUF.name} is not in models/ (make models)"))
+        if item.get_closest_marker("gpu") and not shutil.which("nvidia-smi"):
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and "gpu" not in report.keywords:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where EDGEFLEET_NO_SKIPS is set, a skip that is not for want of a GPU fails the run."""
+    if os.environ.get("EDGEFLEET_NO_SKIPS") and _skipped and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("EDGEFLEET_NO_SKIPS") and _skipped:
+        terminalreporter.write_line(f"EDGEFLEET_NO_SKIPS: {len(_skipped)} tests were skipped: failing", red=True)
+
+
+def _path_with_sbin() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+
+
+def eventually(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+    """Return as soon as `condition` holds; fail after `limit_s`."""
+    waiter = threading.Event()
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"did not happen within {limit_s} s"
+        waiter.wait(0.01)
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[..., None]:
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A port that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+class Mosquitto:
+    """A real Mosquitto on loopback with persistence, which a test may kill and start again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        self.url = f"mqtt://127.0.0.1:{port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        config = f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+        config += f"persistence_location {folder}/\nautosave_interval 1\n"
+        (folder / "mosquitto.conf").write_text(config)
+
+    def start(self) -> None:
+        program = shutil.which("mosquitto", path=_path_with_sbin())
+        assert program is not None
+        if os.geteuid() == 0:  # Mosquitto gives up root; its files must then be its own
+            shutil.chown(self.folder, "mosquitto")
+            for parent in [*self.folder.parents][:3]:
+                parent.chmod(0o755)
+        self._process = subprocess.Popen(
+            [program, "-c", str(self.folder / "mosquitto.conf")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self._listens)
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self._process is not None:
+            self._process.kill() if kill else self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
+            return True
+        assert self._process is None or self._process.poll() is None, "mosquitto ended at once"
+        return False
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Mosquitto]:
+    """A Mosquitto of the test's own."""
+    folder = tmp_path / "mosquitto"
+    folder.mkdir()
+    broker = Mosquitto(folder, free_port())
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(params=["embedded", pytest.param("mosquitto", marks=pytest.mark.broker)])
+def broker_url(request: pytest.FixtureRequest, free_port: Callable[[], int]) -> Iterator[str]:
+    """A broker of the test's own, once each kind that is supported."""
+    if request.param == "mosquitto":
+        yield request.getfixturevalue("mosquitto").url
+    else:
+        with EmbeddedBroker("127.0.0.1", free_port()) as broker:
+            yield broker.url
+
+
+class Running:
+    """Something with `run` and `stop`, run in a thread of its own; what it raised is kept."""
+
+    def __init__(self, service: object) -> None:
+        self.service = service
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.service.run()  # type: ignore[attr-defined]
+        except BaseException as error:  # shown by the test
+            self.error = error
+
+    def stop(self) -> None:
+        self.service.stop()  # type: ignore[attr-defined]
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "did not stop"
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[object], Running]]:
+    """Run services in threads; all are stopped at the end."""
+    started: list[Running] = []
+
+    def run(service: object) -> Running:
+        started.append(Running(service))
+        return started[-1]
+
+    yield run
+    for each in reversed(started):
+        each.stop()
+
+
+@pytest.fixture(scope="session")
+def bin_folder() -> Path:
+    """Where the commands of this environment lie."""
+    return Path(sys.executable).parent

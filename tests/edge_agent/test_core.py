@@ -1,0 +1,293 @@
+"""The node's pure core: stimulus in, instructions out."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edge_agent import core
+from edge_agent.runtime.generation import Generation
+from hub import wire
+
+SERVED = wire.ServedBundle(
+    bundle="b", model="m", task="text-generation", context=4096,
+    fixed_ms=1.0, prefill_ms_per_token=1.0, decode_ms_per_token=10.0,
+)  # fmt: skip
+
+
+def node(**options: int) -> core.NodeCore:
+    return core.NodeCore("n", {"b": SERVED}, **options)
+
+
+def work(question_id: str = "1", **changes: object) -> wire.Work:
+    defaults: dict[str, object] = {
+        "hub": "h",
+        "device": "kitchen",
+        "question": wire.Question(id=question_id, question="why?"),
+        "attempt": 1,
+        "budget_ms": 1000.0,
+        "bundle": "b",
+        "reply_to": "edge/v1/answer/kitchen",
+    }
+    return wire.Work(**{**defaults, **changes})  # type: ignore[arg-type]
+
+
+def generation(**changes: object) -> Generation:
+    defaults: dict[str, object] = {
+        "text": "because",
+        "token_ids": (1,),
+        "finish": "stop",
+        "tokens": wire.Tokens(prompt=5, completion=1),
+        "prefill_ms": 2.0,
+        "decode_ms": 3.0,
+        "compute_ms": 5.0,
+    }
+    return Generation(**{**defaults, **changes})  # type: ignore[arg-type]
+
+
+def dones(effects: list[core.Effect]) -> list[tuple[str, str, int]]:
+    """(id, outcome, attempt) of each Done among the effects."""
+    reports = [effect.report for effect in effects if isinstance(effect, core.PublishReport)]
+    return [(done.id, done.outcome, done.attempt) for done in reports if isinstance(done, wire.Done)]
+
+
+def answers(effects: list[core.Effect]) -> list[wire.Answer]:
+    return [effect.answer for effect in effects if isinstance(effect, core.PublishAnswer)]
+
+
+KEY = ("kitchen", "1")
+
+
+def test_answer_and_done() -> None:
+    """Work starts at once on an idle node; its answer goes to the device and its Done to the hub."""
+    agent = node()
+    assert agent.handle(core.WorkReceived(work()), 10.0) == [core.StartWork(KEY, "b", work().question)]
+    effects = agent.handle(core.WorkFinished(KEY, generation()), 10.5)
+    assert answers(effects)[0].text == "because"
+    assert answers(effects)[0].timing_ms == wire.Timing(queue=0.0, prefill=2.0, decode=3.0, compute=5.0)
+    assert dones(effects) == [("1", "answered", 1)]
+    assert agent.idle
+
+
+def test_one_at_a_time_in_order() -> None:
+    """The second question waits for the first; its queue time is reported."""
+    agent = node()
+    agent.handle(core.WorkReceived(work("1")), 0.0)
+    assert agent.handle(core.WorkReceived(work("2")), 0.1) == []
+    effects = agent.handle(core.WorkFinished(KEY, generation()), 0.4)
+    assert effects[-1] == core.StartWork(("kitchen", "2"), "b", work("2").question)
+    later = agent.handle(core.WorkFinished(("kitchen", "2"), generation()), 0.5)
+    assert answers(later)[0].timing_ms.queue == pytest.approx(300.0)
+
+
+def test_repeat_while_running_computes_once() -> None:
+    """A repeat of what runs starts nothing; the newest attempt and hub are the ones told."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    assert agent.handle(core.WorkReceived(work(attempt=2, hub="other")), 0.1) == []
+    effects = agent.handle(core.WorkFinished(KEY, generation()), 0.2)
+    assert dones(effects) == [("1", "answered", 2)]
+    assert answers(effects)[0].attempt == 2
+
+
+def test_repeat_after_the_answer_gets_the_same() -> None:
+    """A repeat of what was answered is answered again without computing."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    first = answers(agent.handle(core.WorkFinished(KEY, generation()), 0.1))[0]
+    effects = agent.handle(core.WorkReceived(work(attempt=3)), 0.2)
+    assert answers(effects) == [msgspec.structs.replace(first, attempt=3)]
+    assert dones(effects) == [("1", "answered", 3)]
+
+
+def test_same_id_of_another_device_is_another_question() -> None:
+    """Two devices may use the same id."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    agent.handle(core.WorkFinished(KEY, generation()), 0.1)
+    other = work(device="hall", reply_to="edge/v1/answer/hall")
+    assert agent.handle(core.WorkReceived(other), 0.2) == [core.StartWork(("hall", "1"), "b", other.question)]
+
+
+def test_late_in_the_queue() -> None:
+    """Work whose budget ends in the queue is reported as late and never computed."""
+    agent = node()
+    agent.handle(core.WorkReceived(work("1", budget_ms=5000.0)), 0.0)
+    agent.handle(core.WorkReceived(work("2", budget_ms=300.0)), 0.0)
+    assert agent.next_wake() == pytest.approx(0.3)
+    assert dones(agent.handle(core.TimePassed(), 0.3)) == [("2", "deadline", 1)]
+    assert agent.handle(core.WorkFinished(KEY, generation()), 0.4)[-1:] != [core.StartWork]
+    assert agent.idle
+
+
+def test_late_while_running() -> None:
+    """Work that runs out of budget is stopped, and reported as late when the worker lets go."""
+    agent = node()
+    agent.handle(core.WorkReceived(work(budget_ms=300.0)), 0.0)
+    assert agent.handle(core.TimePassed(), 0.31) == [core.StopWork(KEY)]
+    assert dones(agent.handle(core.WorkFinished(KEY, generation(finish="cancelled")), 0.32)) == [("1", "deadline", 1)]
+
+
+def test_no_budget_no_work() -> None:
+    """Work that arrives too late is refused on the spot."""
+    assert dones(node().handle(core.WorkReceived(work(budget_ms=0.0)), 1.0)) == [("1", "deadline", 1)]
+
+
+def test_cancel_queued_and_running() -> None:
+    """Cancel takes work out of the queue, and stops what runs."""
+    agent = node()
+    agent.handle(core.WorkReceived(work("1")), 0.0)
+    agent.handle(core.WorkReceived(work("2")), 0.0)
+    cancel_second = core.ControlReceived(wire.Cancel(device="kitchen", id="2", attempt=1), 0.1)
+    assert dones(agent.handle(cancel_second, 0.1)) == [("2", "cancelled", 1)]
+    cancel_first = core.ControlReceived(wire.Cancel(device="kitchen", id="1", attempt=1), 0.1)
+    assert agent.handle(cancel_first, 0.1) == [core.StopWork(KEY)]
+    assert dones(agent.handle(core.WorkFinished(KEY, generation(finish="cancelled")), 0.2)) == [("1", "cancelled", 1)]
+
+
+def test_old_cancel_does_not_touch_a_newer_attempt() -> None:
+    """A cancel of attempt 1 leaves attempt 2 alone."""
+    agent = node()
+    agent.handle(core.WorkReceived(work(attempt=2)), 0.0)
+    assert agent.handle(core.ControlReceived(wire.Cancel(device="kitchen", id="1", attempt=1), 0.1), 0.1) == []
+
+
+def test_cancelled_and_wanted_again() -> None:
+    """Work that comes again while its cancelled self still runs is computed afterwards."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    agent.handle(core.ControlReceived(wire.Cancel(device="kitchen", id="1", attempt=1), 0.1), 0.1)
+    agent.handle(core.WorkReceived(work(attempt=2)), 0.15)
+    effects = agent.handle(core.WorkFinished(KEY, generation(finish="cancelled")), 0.2)
+    assert dones(effects) == [("1", "cancelled", 1)]
+    assert effects[-1] == core.StartWork(KEY, "b", work().question)
+
+
+def test_failures_go_to_the_hub_only() -> None:
+    """A refusal is reported, not published, and a repeat is tried again."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    effects = agent.handle(core.WorkFinished(KEY, core.Refusal("too_large", "9000 tokens")), 0.1)
+    assert dones(effects) == [("1", "too_large", 1)]
+    assert answers(effects) == []
+    assert isinstance(agent.handle(core.WorkReceived(work(attempt=2)), 0.2)[0], core.StartWork)
+
+
+def test_unknown_bundle_and_full_queue() -> None:
+    """What is not served here, or does not fit the queue, is refused by name."""
+    agent = node(queue_limit=1)
+    assert dones(agent.handle(core.WorkReceived(work(bundle="other")), 0.0)) == [("1", "unsupported", 1)]
+    agent.handle(core.WorkReceived(work("1")), 0.0)
+    agent.handle(core.WorkReceived(work("2")), 0.0)
+    assert dones(agent.handle(core.WorkReceived(work("3")), 0.0)) == [("3", "overloaded", 1)]
+
+
+def test_pong_subtracts_the_hold_and_tells_the_backlog() -> None:
+    """A ping is answered with how long it was held and what is still to do."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    effects = agent.handle(core.ControlReceived(wire.Ping(hub="h", seq=7), 0.100), 0.102)
+    pong = effects[0].report  # type: ignore[union-attr]
+    assert isinstance(pong, wire.Pong)
+    assert (pong.seq, pong.hold_ms) == (7, pytest.approx(2.0))
+    assert pong.backlog.questions == 1
+    assert pong.backlog.ms > 0
+
+
+def test_backlog_shrinks_while_running() -> None:
+    """The remaining work is priced from the bundle's cost and shrinks as time passes, never below zero."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    at_start, later, long_after = (agent.backlog(now).ms for now in (0.0, 0.1, 99.0))
+    assert at_start - later == pytest.approx(100.0)
+    assert long_after == 0.0
+
+
+def test_drain_shows_in_the_state() -> None:
+    """Drain changes the state once; taking it back changes it again."""
+    agent = node()
+    drain = core.ControlReceived(wire.Drain(), 0.0)
+    assert agent.handle(drain, 0.0) == [core.PublishState()]
+    assert agent.handle(drain, 0.0) == []
+    assert agent.state(3, 0.0).status == "draining"
+    assert agent.handle(core.ControlReceived(wire.Drain(on=False), 0.0), 0.0) == [core.PublishState()]
+
+
+def test_chunks_are_spaced_and_numbered() -> None:
+    """Streamed text leaves at most every 20 ms, in numbered chunks that lose nothing in between."""
+    agent = node()
+    asked = work(question=wire.Question(id="1", question="why?", stream=True))
+    agent.handle(core.WorkReceived(asked), 0.0)
+    chunks: list[wire.Chunk] = []
+    for step in range(20):
+        for effect in agent.handle(core.TextProduced(KEY, str(step % 10)), step * 0.0055):
+            assert isinstance(effect, core.PublishChunk)
+            chunks.append(effect.chunk)
+    assert [chunk.seq for chunk in chunks] == list(range(len(chunks)))
+    assert len(chunks) == 5  # one every fourth of 20 pieces that come 5.5 ms apart
+    assert "01234567890123456789".startswith("".join(chunk.text for chunk in chunks))
+
+
+class NodeMachine(RuleBasedStateMachine):
+    """Any interleaving of work, repeats, cancels, finishes and time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.agent = node(queue_limit=4, remembered_limit=4)
+        self.running: core.Key | None = None
+        self.open: set[str] = set()
+
+    def do(self, event: core.Event) -> None:
+        for effect in self.agent.handle(event, self.now):
+            if isinstance(effect, core.StartWork):
+                assert self.running is None, "two at once"
+                self.running = effect.key
+            elif isinstance(effect, core.PublishAnswer):
+                assert effect.answer.id == effect.work.question.id
+            elif isinstance(effect, core.PublishReport) and isinstance(effect.report, wire.Done):
+                self.open.discard(effect.report.id)
+
+    @rule(question=st.integers(0, 9), attempt=st.integers(1, 3), budget_ms=st.floats(0, 2000))
+    def work_comes(self, question: int, attempt: int, budget_ms: float) -> None:
+        self.open.add(str(question))
+        self.do(core.WorkReceived(work(str(question), attempt=attempt, budget_ms=budget_ms)))
+
+    @rule(question=st.integers(0, 9), attempt=st.integers(1, 3))
+    def cancel_comes(self, question: int, attempt: int) -> None:
+        cancel = wire.Cancel(device="kitchen", id=str(question), attempt=attempt)
+        self.do(core.ControlReceived(cancel, self.now))
+
+    @rule(seconds=st.floats(0, 1))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.do(core.TimePassed())
+
+    @precondition(lambda self: self.running is not None)
+    @rule(finish=st.sampled_from(["stop", "cancelled", "failed"]))
+    def worker_finishes(self, finish: str) -> None:
+        key, self.running = self.running, None
+        assert key is not None
+        result = core.Refusal("internal", "x") if finish == "failed" else generation(finish=finish)
+        self.do(core.WorkFinished(key, result))
+
+    @invariant()
+    def bounded_and_consistent(self) -> None:
+        backlog = self.agent.backlog(self.now)
+        assert backlog.questions <= 5
+        assert backlog.ms >= 0
+        assert len(self.agent._answered) <= 4
+        assert self.agent.idle == (self.running is None)
+
+    def teardown(self) -> None:
+        while self.running is not None:
+            self.worker_finishes("stop")
+        assert self.agent.idle
+        assert not self.open, "work without a Done"
+
+
+NodeMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_any_interleaving_ends_each_work_with_a_done = NodeMachine.TestCase

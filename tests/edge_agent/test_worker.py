@@ -1,0 +1,105 @@
+"""The worker thread: reports every end, also the bad ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from edge_agent import core
+from edge_agent.errors import ContextOverflow
+from edge_agent.runtime.generation import Generation
+from edge_agent.worker import Worker
+from hub import wire
+
+
+class Scripted:
+    """Answers by a function of the test's."""
+
+    served = wire.ServedBundle(
+        bundle="b", model="m", task="text-generation", context=64,
+        fixed_ms=0, prefill_ms_per_token=0, decode_ms_per_token=0,
+    )  # fmt: skip
+
+    def __init__(self, script: Callable[[Callable[[], bool], Callable[[str], None] | None], str]) -> None:
+        self.script = script
+
+    def answer(
+        self,
+        question: wire.Question,
+        *,
+        should_stop: Callable[[], bool],
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        text = self.script(should_stop, on_text)
+        finish = "cancelled" if should_stop() else "stop"
+        return Generation(
+            text=text, token_ids=(), finish=finish, tokens=wire.Tokens(), prefill_ms=0, decode_ms=0, compute_ms=0
+        )  # fmt: skip
+
+
+def run(
+    script: Callable[[Callable[[], bool], Callable[[str], None] | None], str], *, stop: bool = False
+) -> list[core.Event]:
+    """Everything the worker reports about one streamed question."""
+    events: list[core.Event] = []
+    finished = threading.Event()
+
+    def report(event: core.Event) -> None:
+        events.append(event)
+        if isinstance(event, core.WorkFinished):
+            finished.set()
+
+    worker = Worker({"b": Scripted(script)}, report)
+    worker.start(core.StartWork(("d", "1"), "b", wire.Question(id="1", question="?", stream=True)))
+    if stop:
+        worker.stop(("d", "1"))
+    assert finished.wait(10)
+    worker.close()
+    return events
+
+
+def test_text_then_end() -> None:
+    """Pieces of text come before the end, in order."""
+
+    def script(should_stop: Callable[[], bool], on_text: Callable[[str], None] | None) -> str:
+        assert on_text is not None
+        on_text("a")
+        on_text("b")
+        return "ab"
+
+    first, second, last = run(script)
+    assert (first, second) == (core.TextProduced(("d", "1"), "a"), core.TextProduced(("d", "1"), "b"))
+    assert isinstance(last, core.WorkFinished)
+    assert isinstance(last.result, Generation)
+
+
+def test_stop_reaches_the_answerer() -> None:
+    """A stopped question ends as cancelled."""
+
+    def script(should_stop: Callable[[], bool], on_text: object) -> str:
+        waiter = threading.Event()
+        while not should_stop():
+            waiter.wait(0.005)
+        return ""
+
+    (last,) = run(script, stop=True)
+    assert isinstance(last, core.WorkFinished)
+    assert isinstance(last.result, Generation)
+    assert last.result.finish == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ContextOverflow(900, 10, 64), "too_large"), (ZeroDivisionError("boom"), "internal")]
+)
+def test_errors_become_refusals(error: Exception, code: str) -> None:
+    """A refusal keeps its code; any other error fails this question alone, as internal."""
+
+    def script(should_stop: object, on_text: object) -> str:
+        raise error
+
+    (last,) = run(script)
+    assert isinstance(last, core.WorkFinished)
+    assert isinstance(last.result, core.Refusal)
+    assert last.result.code == code

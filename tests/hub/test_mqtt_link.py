@@ -1,0 +1,153 @@
+"""The MQTT link, against both brokers: request and reply, wills, acknowledging by hand, coming back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hub.errors import LinkError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+def drive(loop: Loop, until: Callable[[], object], limit_s: float = 10.0) -> None:
+    """Turn the loop until the condition holds."""
+    end = time.monotonic() + limit_s
+    while not until():
+        assert time.monotonic() < end, "did not happen in time"
+        loop.run_once(0.05)
+
+
+def connect(loop: Loop, url: str, name: str, got: list[Received], *topics: str, **options: object) -> Link:
+    """A link that is open and keeps what it receives."""
+    handlers = Handlers(received=got.append)
+    subscriptions = [(topic, 1) for topic in topics]
+    link = Link(BrokerUrl.parse(url), name, handlers, subscriptions=subscriptions, **options)  # type: ignore[arg-type]
+    loop.add(link)
+    drive(loop, lambda: link.is_open)
+    return link
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "mqtt://", "mqtt://h:0", "mqtt://h:99999", "mqtt://h/path", "mqtt://[::1", "ftp://a"]
+)
+def test_url_refused(url: str) -> None:
+    """What is no broker URL is refused, and the message says the form."""
+    with pytest.raises(LinkError, match="mqtt://"):
+        BrokerUrl.parse(url)
+
+
+def test_password_is_never_shown() -> None:
+    """Neither text nor representation of a URL holds the password."""
+    url = BrokerUrl.parse("mqtt://anna:top%40secret@broker")
+    assert url.password == "top@secret"
+    assert "secret" not in f"{url} {url!r} {url}"
+
+
+def test_properties_survive(loop: Loop, broker_url: str) -> None:
+    """Response Topic, Correlation Data, user properties and expiry arrive as they were sent."""
+    got: list[Received] = []
+    link = connect(loop, broker_url, "one", got, "t/one")
+    link.publish(
+        "t/one", b"hi", qos=1, correlation=b"\x00\xff", response_topic="t/two", expiry_s=30,
+        user_properties=[("error", "deadline")],
+    )  # fmt: skip
+    drive(loop, lambda: got)
+    message = got[0]
+    assert (message.payload, message.correlation, message.response_topic) == (b"hi", b"\x00\xff", "t/two")
+    assert message.user_properties == (("error", "deadline"),)
+    assert message.expiry_s is not None
+    assert 25 <= message.expiry_s <= 30
+
+
+def test_ticket_is_accepted(loop: Loop, broker_url: str) -> None:
+    """The broker's acknowledgement comes back as the ticket that `publish` gave."""
+    accepted: list[int] = []
+    link = Link(BrokerUrl.parse(broker_url), "one", Handlers(received=print, accepted=accepted.append))
+    loop.add(link)
+    drive(loop, lambda: link.is_open)
+    tickets = [link.publish("t/x", b"%d" % number, qos=1) for number in range(50)]
+    drive(loop, lambda: len(accepted) == 50)
+    assert sorted(accepted) == tickets
+
+
+def test_acknowledged_in_order_of_receipt(loop: Loop, broker_url: str) -> None:
+    """However acknowledgements are called for, they leave in order; the unacknowledged come again."""
+    got: list[Received] = []
+    link = connect(loop, broker_url, "keeper", got, "t/k", session_expiry_s=60, by_hand=True)
+    sender = connect(loop, broker_url, "sender", [])
+    for number in range(4):
+        sender.publish("t/k", b"%d" % number, qos=1)
+    drive(loop, lambda: len(got) == 4)
+    for message in (got[1], got[0], got[3]):
+        link.acknowledge(message.receipt)
+    link.acknowledge(12345)  # unknown: of a connection that is gone
+    loop.close()
+
+    again: list[Received] = []
+    second = Loop()
+    connect(second, broker_url, "keeper", again, "t/k", session_expiry_s=60, by_hand=True)
+    drive(second, lambda: len(again) >= 2)
+    second.close()
+    assert [message.payload for message in again] == [b"2", b"3"]
+
+
+def test_will_is_published(loop: Loop, broker_url: str) -> None:
+    """A connection that breaks without goodbye leaves its will, retained; one that leaves does not."""
+    got: list[Received] = []
+    connect(loop, broker_url, "watcher", got, "t/will")
+    wills = iter(range(1, 9))
+    mortal = connect(loop, broker_url, "mortal", [], will=lambda: Will("t/will", b"died %d" % next(wills)))
+    sock = mortal._client.socket()
+    assert sock is not None
+    sock.shutdown(2)
+    drive(loop, lambda: got)
+    assert got[0].payload == b"died 1"
+    drive(loop, lambda: mortal.is_open)  # it came back by itself, with a will of its own
+    mortal.leave()
+    late: list[Received] = []
+    connect(loop, broker_url, "late", late, "t/will")
+    drive(loop, lambda: late)
+    assert (late[0].payload, late[0].retained) == (b"died 1", True)
+
+
+@pytest.mark.broker
+def test_publishes_outlive_a_broker_restart(loop: Loop, mosquitto: object) -> None:
+    """What was published at QoS 1 while the broker was away arrives when it is back."""
+    got: list[Received] = []
+    link = connect(loop, mosquitto.url, "one", got, "t/one")  # type: ignore[attr-defined]
+    mosquitto.stop(kill=True)  # type: ignore[attr-defined]
+    drive(loop, lambda: not link.is_open)
+    link.publish("t/one", b"late", qos=1)
+    link.publish("t/one", b"lost", qos=0)
+    mosquitto.start()  # type: ignore[attr-defined]
+    drive(loop, lambda: got)
+    assert [message.payload for message in got] == [b"late"]
+
+
+def test_large_payload(loop: Loop, broker_url: str) -> None:
+    """Ten megabytes pass the broker, so that the hub itself can refuse them by name."""
+    got: list[Received] = []
+    link = connect(loop, broker_url, "one", got, "t/one")
+    link.publish("t/one", b"x" * 10_000_000, qos=1)
+    drive(loop, lambda: got)
+    assert len(got[0].payload) == 10_000_000
+
+
+def test_timers_and_calls(loop: Loop) -> None:
+    """Timers fire in order of time, calls from elsewhere on the next turn."""
+    seen: list[str] = []
+    now = time.monotonic()
+    loop.call_at(now + 0.02, lambda: seen.append("second"))
+    loop.call_at(now + 0.01, lambda: seen.append("first"))
+    loop.call_soon(lambda: seen.append("call"))
+    drive(loop, lambda: len(seen) == 3)
+    assert seen == ["call", "first", "second"]
