@@ -1,0 +1,207 @@
+"""Which weights does an ONNX graph hold, where do they lie, and which of them does one token read?
+
+A device has no `onnx` package, so this reads the few protobuf fields it needs (onnx.proto, ModelProto and below)
+and skips the rest without loading it. Knows nothing of running a graph.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge_agent.errors import BundleError
+
+# Bits of one element, and the TensorProto.DataType codes that have it.
+_BITS: Final = {
+    code: bits
+    for bits, codes in {
+        128: (15,),
+        64: (7, 11, 13, 14),
+        32: (1, 6, 12),
+        16: (4, 5, 10, 16),
+        8: (2, 3, 9, 17, 18, 19, 20, 24),
+        4: (21, 22, 23),
+        2: (25, 26),
+    }.items()
+    for code in codes
+}
+# Inputs of which one token reads single rows only: embeddings, and the rotary tables.
+_ROWS_ONLY: Final = {
+    "Gather": (0,),
+    "GatherBlockQuantized": (0, 2, 3),
+    "GroupQueryAttention": (7, 8),
+    "RotaryEmbedding": (1, 2, 3),
+}
+_MAX_GRAPH_BYTES: Final = 2**31  # protobuf's own limit
+
+
+class Weight(msgspec.Struct, frozen=True):
+    """One initializer. `location` is its external file as the graph names it, or None if it lies inside."""
+
+    name: str
+    bytes: int
+    location: str | None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One operator with the names of its inputs; an input left out is an empty name."""
+
+    op_type: str
+    inputs: tuple[str, ...]
+
+
+class OnnxFile(msgspec.Struct, frozen=True):
+    """Initializers and nodes of a graph, subgraphs included."""
+
+    weights: tuple[Weight, ...]
+    nodes: tuple[Node, ...]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all initializers."""
+        return sum(weight.bytes for weight in self.weights)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Weight bytes that one decoded token must read.
+
+        All but tables of which it reads a row; a table that a matrix product reads too (a tied head) counts.
+        """
+        whole = {
+            name
+            for node in self.nodes
+            for position, name in enumerate(node.inputs)
+            if position not in _ROWS_ONLY.get(node.op_type, ())
+        }
+        return sum(weight.bytes for weight in self.weights if weight.name in whole)
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read the graph in `path`. Raises BundleError if it is no ONNX model."""
+    try:
+        with open(path, "rb") as file:
+            size_bytes = file.seek(0, 2)
+            if not 0 < size_bytes <= _MAX_GRAPH_BYTES:
+                raise BundleError(f"{path}: {size_bytes} bytes are no ONNX model")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                return _model(view)
+    except (ValueError, IndexError, KeyError, RecursionError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: not a readable ONNX model ({error!r})") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _model(view: memoryview) -> OnnxFile:
+    weights: list[Weight] = []
+    nodes: list[Node] = []
+    for field, value in _fields(view):
+        if isinstance(value, int):
+            continue
+        with value:
+            if field == 7:  # ModelProto.graph
+                _graph(value, weights, nodes)
+            elif field == 25:  # ModelProto.functions: FunctionProto.node is 7
+                for inner, node in _fields(value):
+                    if inner == 7 and not isinstance(node, int):
+                        _node(node, weights, nodes)
+    return OnnxFile(tuple(weights), tuple(nodes))
+
+
+def _graph(view: memoryview, weights: list[Weight], nodes: list[Node]) -> None:
+    for field, value in _fields(view):
+        if isinstance(value, int):
+            continue
+        with value:
+            if field == 1:  # GraphProto.node
+                _node(value, weights, nodes)
+            elif field == 5:  # GraphProto.initializer
+                weights.append(_tensor(value))
+
+
+def _node(view: memoryview, weights: list[Weight], nodes: list[Node]) -> None:
+    op_type, inputs = "", []
+    for field, value in _fields(view):
+        if isinstance(value, int):
+            continue
+        with value:
+            if field == 1:
+                inputs.append(_text(value))
+            elif field == 4:
+                op_type = _text(value)
+            elif field == 5:  # AttributeProto: a tensor (t = 5, tensors = 10) or a graph (g = 6, graphs = 11)
+                for inner, part in _fields(value):
+                    if inner in (6, 11) and not isinstance(part, int):
+                        _graph(part, weights, nodes)
+                    elif inner in (5, 10) and not isinstance(part, int):
+                        weights.append(_tensor(part))
+    nodes.append(Node(op_type, tuple(inputs)))
+
+
+def _tensor(view: memoryview) -> Weight:
+    name, bits, elements, location = "", 0, 1, None
+    for field, value in _fields(view):
+        if isinstance(value, int):
+            if field == 1:
+                elements *= value
+            elif field == 2:
+                bits = _BITS.get(value, 0)
+            continue
+        with value:
+            if field == 1:  # dims, packed
+                for dim in _varints(value):
+                    elements *= dim
+            elif field == 8:
+                name = _text(value)
+            elif field == 13:  # external_data: StringStringEntryProto
+                entry = {inner: _text(part) for inner, part in _fields(value) if not isinstance(part, int)}
+                location = entry.get(2, "") if entry.get(1) == "location" else location
+    return Weight(name, (elements * bits + 7) // 8, location)
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Fields of one protobuf message: numbers as int, anything with a length as a view of its bytes."""
+    position, end = 0, len(view)
+    while position < end:
+        key, position = _varint(view, position)
+        field, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _varint(view, position)
+            yield field, value
+        elif wire in (1, 5):
+            position += 8 if wire == 1 else 4
+        elif wire == 2:
+            size, position = _varint(view, position)
+            if position + size > end:
+                raise ValueError(f"a field of {size} bytes where {end - position} are left")
+            yield field, view[position : position + size]
+            position += size
+        else:
+            raise ValueError(f"wire type {wire}")
+
+
+def _varint(view: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = view[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
+
+
+def _varints(view: memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(view):
+        value, position = _varint(view, position)
+        yield value
+
+
+def _text(view: memoryview) -> str:
+    return bytes(view).decode("utf-8")
