@@ -14,7 +14,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    measure against llama.cpp, PyTorch and plain MQTT (compiles llama.cpp once: needs a C++ compiler)"
 	@echo "make models   fetch the model that demo, test and bench use"
-	@echo "make clean    remove .venv, builds and caches; models and bundles stay"
+	@echo "make clean    remove .venv, bundles, builds and caches; models stay"
 
 setup: .venv/.setup
 
@@ -54,5 +54,5 @@ bench: .venv/.bench models
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv bundles build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
