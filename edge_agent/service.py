@@ -36,19 +36,24 @@ class AgentService:
         self._stopping = False
         self._loop = Loop()
         self._worker = Worker(answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)))
+        url = BrokerUrl.parse(broker)
         self._presence = Presence(
+            self._loop,
+            url,
             wire.Topic("node_state", name),
-            time.time_ns() // 1_000_000,
-            publish=lambda epoch: self._publish_state(self._core.state(epoch, time.monotonic())),
-            call_later=lambda wait_s, call: self._loop.call_at(time.monotonic() + wait_s, call),
+            lambda epoch: self._publish_state(self._core.state(epoch, time.monotonic())),
         )
         self._work_topic = str(wire.Topic("work", name))
         self._control_topic = str(wire.Topic("control", name))
         self._report_topic = str(wire.Topic("report", name))
         self._link = Link(
-            BrokerUrl.parse(broker),
+            url,
             f"node-{name}",
-            Handlers(received=self._received, opened=self._opened),
+            Handlers(
+                received=self._received,
+                opened=self._opened,
+                closed=lambda why: self._presence.closed(self._link),
+            ),
             subscriptions=[(self._presence.topic, 1), (self._work_topic, 1), (self._control_topic, 1)],
             will=self._next_will,
             session_expiry_s=SESSION_EXPIRY_S,

@@ -134,6 +134,7 @@ class Link:
         self.url = url
         self.client_id = client_id
         self.is_open = False
+        self.paused = False  # while set, a broken connection is not made again
         self._handlers = handlers
         self._subscriptions = [(topic, SubscribeOptions(qos=qos)) for topic, qos in subscriptions]
         self._will = will
@@ -250,7 +251,7 @@ class Link:
     def tend(self, now: float) -> None:
         """Keepalive, and connecting again when it is time. Raises LinkError when going on is pointless."""
         self._client.loop_misc()
-        if self.retry_at is not None and now >= self.retry_at and not self._leaving:
+        if self.retry_at is not None and now >= self.retry_at and not self._leaving and not self.paused:
             self._connect()
         self._raise_if_fatal()
 
@@ -375,6 +376,11 @@ class Loop:
         if link not in self._links:
             self._links.append(link)
 
+    def remove(self, link: Link) -> None:
+        """Leave the broker of `link` and drive it no more."""
+        link.leave()
+        self._links.remove(link)
+
     def call_at(self, when: float, call: Callable[[], None]) -> None:
         """Call once `time.monotonic()` has reached `when`."""
         heapq.heappush(self._timers, (when, next(self._order), call))
@@ -388,7 +394,7 @@ class Loop:
     def run_once(self, limit_s: float) -> None:
         """Wait for at most `limit_s` seconds for something to do, and do it. Raises LinkError."""
         now = time.monotonic()
-        for link in self._links:
+        for link in list(self._links):
             link.tend(now)
         self._wait_and_serve(min(limit_s, self._time_to_next(time.monotonic())))
         for _ in range(len(self._calls)):
@@ -410,7 +416,7 @@ class Loop:
             times.append(0.0)
         if self._timers:
             times.append(self._timers[0][0] - now)
-        times += [link.retry_at - now for link in self._links if link.retry_at is not None]
+        times += [link.retry_at - now for link in self._links if link.retry_at is not None and not link.paused]
         return max(min(times), 0.0)
 
     def _wait_and_serve(self, limit_s: float) -> None:

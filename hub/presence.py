@@ -3,22 +3,26 @@
 Knows the state topic and nothing of what the state says. Two things can go wrong on a broker, and both are mended
 here: a will can overtake the next birth (the retained state then says `offline` of somebody who is there), and two
 processes can be started under one name. MQTT 5 lets a broker tell the loser of a takeover (reason 0x8E), but
-Mosquitto 2.0.11 and rumqttd just close the connection; so whoever finds, on coming back, a state of a later
-epoch under its own name leaves instead of fighting. Epochs begin at the wall clock's milliseconds, so the process
-that started last stays; they are only ever compared with other epochs of the same name.
+Mosquitto 2.0.11 and rumqttd just close the connection. So whoever loses its connection looks first, as a
+nameless client, and leaves when it finds a living state of a later epoch under its own name. Epochs begin at the
+wall clock's milliseconds, so the process that started last stays; they are only ever compared with other epochs of
+the same name.
 """
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from hub import wire
-from hub.errors import LinkError
+from hub.errors import LinkError, WireError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
 
-LOOK_FIRST_S: Final = 0.25  # after a reconnect: how long the retained state may take to show a namesake
+LOOK_S: Final = 0.25  # how long the retained state may take to come when looking
 
 
 class _Seen(msgspec.Struct):
@@ -29,56 +33,52 @@ class _Seen(msgspec.Struct):
 
 
 class Presence:
-    """The retained state of one name.
+    """The retained state of one name; `publish(epoch)` is to publish it."""
 
-    `publish(epoch)` is to publish the state with this epoch; `call_later(seconds, call)` is the loop's timer.
-    """
-
-    def __init__(
-        self,
-        topic: wire.Topic,
-        start_epoch: int,
-        *,
-        publish: Callable[[int], None],
-        call_later: Callable[[float, Callable[[], None]], None],
-    ) -> None:
+    def __init__(self, loop: Loop, url: BrokerUrl, topic: wire.Topic, publish: Callable[[int], None]) -> None:
         self.topic = str(topic)
         self.name = topic.name
-        self.epoch = start_epoch
+        self.epoch = time.time_ns() // 1_000_000
+        self._loop = loop
+        self._url = url
         self._publish = publish
-        self._call_later = call_later
-        self._connections = 0
         self._shown = False
+        self._looking: Link | None = None
 
     def next_epoch(self) -> int:
         """For the will of the connection that is about to be made."""
         self.epoch += 1
-        self._shown = False
         return self.epoch
 
     def opened(self) -> None:
-        """The connection stands: show the state, after a look whether somebody else has taken the name."""
-        self._connections += 1
-        if self._connections == 1:
-            self._show()
+        """The connection stands: show the state."""
+        self._shown = True
+        self._publish(self.epoch)
+
+    def closed(self, link: Link) -> None:
+        """The connection broke: hold `link` back until a look has shown that the name is still ours."""
+        self._shown = False
+        if self._looking is not None:
             return
-        connection = self._connections
-        self._call_later(LOOK_FIRST_S, lambda: self._show() if connection == self._connections else None)
+        link.paused = True
+        look = self._looking = Link(
+            self._url,
+            f"look-{self.name}-{uuid.uuid4().hex[:12]}",
+            Handlers(
+                received=lambda message: self._looked(link, message),
+                opened=lambda: self._loop.call_at(time.monotonic() + LOOK_S, lambda: self._resume(link, look)),
+            ),
+            subscriptions=[(self.topic, 1)],
+        )
+        self._loop.add(look)
 
     def received(self, payload: bytes) -> None:
-        """A state was published under our name. Raises LinkError when a namesake that started later is there.
+        """A state was published under our name: if it is not what we say, say it again with a higher epoch.
 
         Raises WireError when it is no state.
         """
-        if not payload:
-            return
-        seen = wire.decode(_decoder, payload)
-        if not self._shown:
-            if self._connections > 1 and seen.epoch > self.epoch:
-                raise LinkError(f"another process took over the name {self.name!r} at the broker: give each its own")
-            self.epoch = max(self.epoch, seen.epoch)
-            return
-        if seen.epoch > self.epoch or (seen.status == "offline" and seen.epoch <= self.epoch):
+        seen = _decode(payload)
+        if seen is not None and self._shown and (seen.epoch > self.epoch or seen.status == "offline"):
             self.epoch = max(self.epoch, seen.epoch) + 1
             self._publish(self.epoch)
 
@@ -87,10 +87,26 @@ class Presence:
         if self._shown:
             self._publish(self.epoch)
 
-    def _show(self) -> None:
-        if not self._shown:
-            self._shown = True
-            self._publish(self.epoch)
+    def _looked(self, link: Link, message: Received) -> None:
+        try:
+            seen = _decode(message.payload)
+        except WireError:
+            return  # no state, no namesake; the timer goes on
+        if seen is not None and seen.epoch > self.epoch and seen.status != "offline":
+            raise LinkError(f"another process took over the name {self.name!r} at {self._url}: give each its own")
+        assert self._looking is not None
+        self._resume(link, self._looking)
+
+    def _resume(self, link: Link, look: Link) -> None:
+        if look is self._looking:
+            self._looking = None
+            self._loop.remove(look)
+            link.paused = False
 
 
 _decoder = msgspec.json.Decoder(_Seen)
+
+
+def _decode(payload: bytes) -> _Seen | None:
+    """The state in `payload`; None for a cleared one. Raises WireError."""
+    return wire.decode(_decoder, payload) if payload else None

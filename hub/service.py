@@ -47,10 +47,10 @@ class HubService:
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
         self._loop = Loop()
         self._presence = Presence(
+            self._loop,
+            url,
             wire.Topic("hub_state", name),
-            time.time_ns() // 1_000_000,
-            publish=lambda epoch: self._publish_state(wire.HubState(epoch=epoch, status="ready")),
-            call_later=lambda wait_s, call: self._loop.call_at(time.monotonic() + wait_s, call),
+            lambda epoch: self._publish_state(wire.HubState(epoch=epoch, status="ready")),
         )
         self._link = Link(
             url,
@@ -115,6 +115,7 @@ class HubService:
 
     def _closed(self, why: str) -> None:
         self._core_ticket.clear()
+        self._presence.closed(self._link)
         self._handle(events.LinkClosed())
 
     def _accepted(self, ticket: int) -> None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from hub import wire
-from hub.errors import LinkError, WireError
+from hub.errors import WireError
+from hub.mqtt_link import BrokerUrl, Loop
 from hub.presence import Presence
 
 
 class Shell:
-    """Keeps what a Presence asks for."""
+    """Keeps what a Presence publishes; the loop is real and never turned."""
 
     def __init__(self) -> None:
         self.published: list[int] = []
-        self.timers: list[Callable[[], None]] = []
-        self.presence = Presence(
-            wire.Topic("node_state", "n"),
-            100,
-            publish=self.published.append,
-            call_later=lambda wait_s, call: self.timers.append(call),
-        )
+        url = BrokerUrl("127.0.0.1", 1)
+        self.presence = Presence(Loop(), url, wire.Topic("node_state", "n"), self.published.append)
+        self.presence.epoch = 100
 
     def connect(self) -> None:
         self.presence.next_epoch()
@@ -66,25 +61,21 @@ def test_own_state_coming_back_is_no_news() -> None:
     assert shell.published == [101, 101]
 
 
-def test_reconnect_looks_before_it_shows() -> None:
-    """After a reconnect the state is shown once nobody else has been seen under the name."""
+def test_cleared_state_is_no_news() -> None:
+    """An empty retained message is no state."""
     shell = Shell()
     shell.connect()
-    shell.connect()
-    shell.presence.received(state(101, "offline"))  # our own will of the connection before
+    shell.presence.received(b"")
     assert shell.published == [101]
-    shell.timers.pop()()
-    assert shell.published == [101, 102]
 
 
-@pytest.mark.parametrize("status", ["ready", "offline"])
-def test_namesake_is_noticed(status: str) -> None:
-    """Finding a later epoch under our name on coming back means that another process has it now."""
+def test_not_shown_before_it_is_connected() -> None:
+    """A change while the connection is down is shown when it is up again, not before."""
     shell = Shell()
+    shell.presence.changed()
+    assert shell.published == []
     shell.connect()
-    shell.connect()
-    with pytest.raises(LinkError, match="another process took over the name 'n'"):
-        shell.presence.received(state(7000, status))
+    assert shell.published == [101]
 
 
 @pytest.mark.parametrize("payload", [b"\xff", b"[]", b"{}", b'{"epoch": "x", "status": "ready"}'])

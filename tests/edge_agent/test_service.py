@@ -1,0 +1,217 @@
+"""A node on a real broker, played to by a scripted hub: state, work, control, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from edge_agent.runtime.generation import Generation
+from edge_agent.service import AgentService
+from hub import wire
+from hub.errors import LinkError, WireError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+
+SERVED = wire.ServedBundle(
+    bundle="b", model="m", task="text-generation", context=64,
+    fixed_ms=1, prefill_ms_per_token=1, decode_ms_per_token=1,
+)  # fmt: skip
+
+
+class Echo:
+    """Answers with the question, once the gate is open."""
+
+    served = SERVED
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.computed = 0
+
+    def answer(
+        self, question: wire.Question, *, should_stop: Callable[[], bool], on_text: Callable[[str], None] | None = None
+    ) -> Generation:
+        self.computed += 1
+        while not self.gate.wait(0.005) and not should_stop():
+            pass
+        return Generation(
+            text=question.turns()[0],
+            token_ids=(),
+            finish="cancelled" if should_stop() else "stop",
+            tokens=wire.Tokens(prompt=1, completion=1),
+            prefill_ms=0.0,
+            decode_ms=0.0,
+            compute_ms=0.0,
+        )
+
+
+class Watcher:
+    """Plays the hub: keeps everything that is published, publishes what the test says."""
+
+    def __init__(self, url: str) -> None:
+        self.states: list[wire.NodeState] = []
+        self.reports: list[wire.Report] = []
+        self.answers: list[Received] = []
+        self._stopping = False
+        self._loop = Loop()
+        self.link = Link(
+            BrokerUrl.parse(url),
+            "watcher",
+            Handlers(received=self._received),
+            subscriptions=[(f"edge/v1/{topic}", 1) for topic in ("node/+/state", "node/+/report", "answer/#")],
+        )
+        self._loop.add(self.link)
+
+    def run(self) -> None:
+        while not self._stopping:
+            self._loop.run_once(0.1)
+        self._loop.close()
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def say(self, topic: str, payload: bytes) -> None:
+        self._loop.call_soon(lambda: self.link.publish(f"edge/v1/node/n/{topic}", payload, qos=1))
+
+    def dones(self) -> list[tuple[str, str]]:
+        return [(report.id, report.outcome) for report in self.reports if isinstance(report, wire.Done)]
+
+    def _received(self, message: Received) -> None:
+        with contextlib.suppress(WireError):  # a test may publish garbage
+            if message.topic.endswith("/state"):
+                self.states.append(wire.decode_node_state(message.payload))
+            elif message.topic.endswith("/report"):
+                self.reports.append(wire.decode_report(message.payload))
+            else:
+                self.answers.append(message)
+
+
+def work(question_id: str = "1", **changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "hub": "h",
+        "device": "kitchen",
+        "question": wire.Question(id=question_id, question="why?"),
+        "attempt": 1,
+        "budget_ms": 20_000.0,
+        "bundle": "b",
+        "reply_to": "edge/v1/answer/kitchen",
+        "correlation": b"\x01",
+    }
+    return wire.encode(wire.Work(**{**fields, **changes}))
+
+
+Scene = tuple[Watcher, Any, Echo]
+
+
+@pytest.fixture
+def scene(broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> Iterator[Scene]:
+    watcher = Watcher(broker_url)
+    running(watcher)
+    eventually(lambda: watcher.link.is_open)
+    echo = Echo()
+    agent = running(AgentService(broker_url, "n", {"b": echo}))
+    eventually(lambda: watcher.states)
+    yield watcher, agent, echo
+    echo.gate.set()
+
+
+def test_state_then_goodbye(scene: Scene, eventually: Callable[..., None]) -> None:
+    """A node says what it serves when it comes, and that it leaves when it goes."""
+    watcher, agent, _ = scene
+    assert watcher.states[-1].status == "ready"
+    assert watcher.states[-1].bundles == (SERVED,)
+    agent.stop()
+    eventually(lambda: watcher.states[-1].status == "offline")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_answer_reaches_the_device(scene: Scene, eventually: Callable[..., None], plain: bool) -> None:
+    """The answer goes to the device with its Correlation Data, as JSON or bare text, and Done to the hub."""
+    watcher, _, _ = scene
+    watcher.say("work", work(plain=plain))
+    eventually(lambda: watcher.answers and watcher.dones())
+    message = watcher.answers[0]
+    assert (message.topic, message.correlation) == ("edge/v1/answer/kitchen", b"\x01")
+    if plain:
+        assert message.payload == b"why?"
+    else:
+        reply = wire.decode_reply(message.payload)
+        assert isinstance(reply, wire.Answer)
+        assert (reply.id, reply.text, reply.node) == ("1", "why?", "n")
+    assert watcher.dones() == [("1", "answered")]
+
+
+def test_ping_is_answered_while_computing(scene: Scene, eventually: Callable[..., None]) -> None:
+    """Pongs come at once, also when the worker is busy, and tell the backlog."""
+    watcher, _, echo = scene
+    echo.gate.clear()
+    watcher.say("work", work())
+    watcher.say("control", wire.encode(wire.Ping(hub="h", seq=5)))
+    eventually(lambda: watcher.reports)
+    pong = watcher.reports[0]
+    assert isinstance(pong, wire.Pong)
+    assert (pong.hub, pong.seq, pong.backlog.questions) == ("h", 5, 1)
+
+
+def test_cancel_stops_the_answer(scene: Scene, eventually: Callable[..., None]) -> None:
+    """Cancelled work ends as cancelled; the device hears nothing of it."""
+    watcher, _, echo = scene
+    echo.gate.clear()
+    watcher.say("work", work())
+    eventually(lambda: echo.computed)
+    watcher.say("control", wire.encode(wire.Cancel(device="kitchen", id="1", attempt=1)))
+    eventually(watcher.dones)
+    assert watcher.dones() == [("1", "cancelled")]
+    assert watcher.answers == []
+
+
+def test_repeats_are_computed_once(scene: Scene, eventually: Callable[..., None]) -> None:
+    """The same work twice is one computation and the same answer twice."""
+    watcher, _, echo = scene
+    watcher.say("work", work())
+    eventually(lambda: len(watcher.dones()) == 1)
+    watcher.say("work", work())
+    eventually(lambda: len(watcher.dones()) == 2)
+    assert echo.computed == 1
+    assert watcher.answers[0].payload == watcher.answers[1].payload
+
+
+@pytest.mark.parametrize("topic", ["work", "control", "state"])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xff\x00", b"[]", b'{"epoch": "x"}', b'{"x":' + b"[" * 50_000, b"x" * 2_000_000],
+    ids=["empty", "bytes", "list", "wrong type", "deep", "large"],
+)
+def test_garbage_changes_nothing(scene: Scene, eventually: Callable[..., None], topic: str, payload: bytes) -> None:
+    """Whatever comes on a node's topics, it goes on answering as the same node."""
+    watcher, agent, _ = scene
+    watcher.say(topic, payload)
+    watcher.say("work", work("after"))
+    eventually(lambda: ("after", "answered") in watcher.dones())
+    assert watcher.dones() == [("after", "answered")]
+    assert agent.service.dropped == (0 if topic == "state" and not payload else 1)
+
+
+def test_overwritten_state_is_put_right(scene: Scene, eventually: Callable[..., None]) -> None:
+    """Somebody's `offline` under our name is answered with the truth and a higher epoch."""
+    watcher, _, _ = scene
+    epoch = watcher.states[-1].epoch
+    lie = wire.encode(wire.NodeState(epoch=epoch, status="offline"))
+    watcher._loop.call_soon(lambda: watcher.link.publish("edge/v1/node/n/state", lie, qos=1, retain=True))
+    eventually(lambda: watcher.states[-1].status == "ready" and watcher.states[-1].epoch > epoch)
+
+
+def test_namesake_takes_over(
+    scene: Scene, broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """The node that started last keeps the name; the other one ends and says why."""
+    watcher, first, _ = scene
+    second = running(AgentService(broker_url, "n", {"b": Echo()}))
+    eventually(lambda: first.ended, limit_s=15)
+    assert isinstance(first.error, LinkError)
+    assert "took over" in str(first.error)
+    eventually(lambda: watcher.states[-1].status == "ready", limit_s=15)
+    assert not second.ended
