@@ -1,0 +1,204 @@
+"""What the hub adds: a question through hub and no-op node against the same two clients talking directly.
+
+    python benchmarks/bench_mqtt.py [--questions 500]
+
+Direct and routed questions take turns in one run, so that noise hits both. Each broker gets its own row; the last
+row is what paho does with the sockets it opens by itself. Prints a table, then one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import paho.mqtt.client as paho
+from noop_node import DIRECT_ANSWER, DIRECT_ASK
+from paho.mqtt.enums import CallbackAPIVersion
+from rich.console import Console
+from rich.table import Table
+
+from hub import wire
+from hub.broker import EmbeddedBroker
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.nodes import fetch_states
+
+HERE = Path(__file__).resolve().parent
+BIN = Path(sys.executable).parent
+ASK = str(wire.Topic("ask", "bench"))
+ANSWER = str(wire.Topic("answer", "bench"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(*command: str) -> Iterator[None]:
+    """A process of ours, ended when done."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def mosquitto() -> Iterator[str]:
+    """A Mosquitto as shipped, on a free port."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    assert program is not None
+    port = free_port()
+    with running(program, "-p", str(port)):
+        wait_for_port(port)
+        yield f"mqtt://127.0.0.1:{port}"
+
+
+def wait_for_port(port: int) -> None:
+    end = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        assert time.monotonic() < end, "the broker did not come up"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def fleet(broker: str) -> Iterator[None]:
+    """A hub process and a no-op node process that are ready."""
+    with (
+        running(str(BIN / "edge-hub"), "serve", "--broker", broker, "--name", "bench"),
+        running(sys.executable, str(HERE / "noop_node.py"), "--broker", broker),
+    ):
+        end = time.monotonic() + 20
+        while "noop" not in fetch_states(broker):
+            assert time.monotonic() < end, "the node did not come up"
+        yield
+
+
+class Client:
+    """Asks over one of our links and waits for the reply to just that."""
+
+    def __init__(self, broker: str) -> None:
+        self.loop = Loop()
+        self._waiting: bytes | None = None
+        self.link = Link(
+            BrokerUrl.parse(broker),
+            "bench-client",
+            Handlers(received=self._received),
+            subscriptions=[(DIRECT_ANSWER, 1), (ANSWER, 1)],
+        )
+        self.loop.add(self.link)
+        while not self.link.is_open:
+            self.loop.run_once(0.1)
+
+    def _received(self, message: Received) -> None:
+        if message.correlation == self._waiting:
+            self._waiting = None
+
+    def ask_ms(self, topic: str, number: int) -> float:
+        """Milliseconds from publish to reply."""
+        correlation = b"%d" % number
+        question = wire.Question(id=str(number), question="What is the capital of France?", deadline_ms=5000.0)
+        self._waiting = correlation
+        started = time.perf_counter()
+        self.link.publish(topic, wire.encode(question), qos=1, correlation=correlation, response_topic=ANSWER, expiry_s=5)
+        while self._waiting is not None:
+            self.loop.run_once(1.0)
+            assert time.perf_counter() - started < 10, "no reply"
+        return (time.perf_counter() - started) * 1000
+
+
+def measure(broker: str, questions: int) -> dict[str, list[float]]:
+    """Direct and routed round trips in turns, after a warm-up of a tenth."""
+    with fleet(broker):
+        client = Client(broker)
+        times: dict[str, list[float]] = {"direct": [], "routed": []}
+        for number in range(-questions // 10, questions):
+            for name, topic in (("direct", DIRECT_ASK), ("routed", ASK)):
+                took_ms = client.ask_ms(topic, number * 2 + (name == "routed") + 10_000_000)
+                if number >= 0:
+                    times[name].append(took_ms)
+        client.loop.close()
+    return times
+
+
+def default_sockets(broker: str, questions: int) -> list[float]:
+    """The same request and reply by two paho clients as shipped."""
+    url = BrokerUrl.parse(broker)
+    replies: list[bytes] = []
+
+    def client(topic: str, received: Callable[[paho.Client, bytes], None]) -> paho.Client:
+        made = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        subscribed: list[int] = []
+        made.on_message = lambda client, _, message: received(client, message.payload)
+        made.on_subscribe = lambda *_: subscribed.append(1)
+        made.connect(url.host, url.port)
+        made.loop_start()
+        made.subscribe(topic, 1)
+        while not subscribed:
+            time.sleep(0.01)
+        return made
+
+    responder = client("bench/plain/ask", lambda client, payload: client.publish("bench/plain/answer", payload, 1))
+    asker = client("bench/plain/answer", lambda client, payload: replies.append(payload))
+    times = []
+    for number in range(questions):
+        started = time.perf_counter()
+        asker.publish("bench/plain/ask", b"%d" % number, 1)
+        while not replies:
+            time.sleep(0.0002)
+        replies.clear()
+        times.append((time.perf_counter() - started) * 1000)
+    for each in (asker, responder):
+        each.disconnect()
+        each.loop_stop()
+    return times
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--questions", type=int, default=500)
+    questions = parser.parse_args().questions
+    rows: dict[str, dict[str, float]] = {}
+    table = Table(title=f"request and reply over MQTT, {questions} questions each, milliseconds")
+    for column in ("broker", "direct p50", "direct p99", "routed p50", "routed p99", "ratio p50", "ratio p99"):
+        table.add_column(column, justify="left" if column == "broker" else "right")
+    with contextlib.ExitStack() as stack:
+        brokers = {"mosquitto": stack.enter_context(mosquitto())}
+        brokers["embedded"] = stack.enter_context(EmbeddedBroker("127.0.0.1", free_port())).url
+        for name, url in brokers.items():
+            times = measure(url, questions)
+            row = {
+                f"{kind}_p{share}_ms": percentile(times[kind], share / 100)
+                for kind in ("direct", "routed")
+                for share in (50, 99)
+            }
+            row |= {f"ratio_p{share}": row[f"routed_p{share}_ms"] / row[f"direct_p{share}_ms"] for share in (50, 99)}
+            rows[name] = row
+            table.add_row(name, *(f"{value:.2f}" for value in row.values()))
+        plain = default_sockets(brokers["mosquitto"], max(questions // 10, 20))
+    rows["paho_default_sockets"] = {"direct_p50_ms": percentile(plain, 0.5), "direct_p99_ms": percentile(plain, 0.99)}
+    table.add_row("mosquitto, paho as shipped", *(f"{value:.2f}" for value in rows["paho_default_sockets"].values()))
+    Console().print(table)
+    print(json.dumps({"benchmark": "mqtt", **rows}))
+
+
+if __name__ == "__main__":
+    main()

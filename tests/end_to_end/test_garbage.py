@@ -1,0 +1,90 @@
+"""Hostile input on every topic of a running fleet: refused as designed, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hub import wire
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+
+TOPICS = [
+    "ask/kitchen", "ask/a", "answer/kitchen", "node/n1/state", "node/ghost/state", "node/n1/work", "node/n1/control",
+    "node/n1/report", "node/ghost/report", "hub/hub/state", "hub/ghost/state", "ask/with/more/levels",
+]  # fmt: skip
+
+
+def garbage(seed: int) -> list[bytes]:
+    """Random bytes, wrong types, deep nesting, huge numbers, ten megabytes."""
+    draw = random.Random(seed)
+    fixed = [
+        b"", b"{", b"null", b"[]", b"{}", b"\xff\xfe\x00", b'{"id": 7, "question": null}',
+        b'{"type": "ping"}', b'{"type": "done", "hub": 1}', b'{"type": "cancel", "id": []}',
+        b'{"epoch": -1, "status": "ready"}', b'{"epoch": 1e400, "status": "ready"}',
+        b'{"epoch": 18446744073709551616, "status": "ready"}', b'{"epoch": 1, "status": "on fire"}',
+        b'{"question": "x", "deadline_ms": -5}', b'{"question": "x", "max_tokens": "many"}',
+        b'{"type": "pong", "hub": "hub", "seq": 99999999, "hold_ms": 1e300}',
+        b'{"type": "done", "hub": "hub", "device": "nobody", "id": "none", "attempt": 1, "bundle": "b", "outcome": "answered"}',
+        b'{"question": ' + b"[" * 200_000, b'{"x":' * 100_000, b"\xc3" * 10_000_000,
+    ]  # fmt: skip
+    return fixed + [draw.randbytes(draw.randrange(1, 300)) for _ in range(30)]
+
+
+class Attacker:
+    """Publishes everything to every topic, and keeps what comes back on one answer topic."""
+
+    def __init__(self, url: str) -> None:
+        self.replies: list[Received] = []
+        self.loop = Loop()
+        self.accepted = 0
+        handlers = Handlers(received=self.replies.append, accepted=self._count)
+        self.link = Link(BrokerUrl.parse(url), "attacker", handlers, subscriptions=[("edge/v1/answer/a", 1)])
+        self.loop.add(self.link)
+        self.until(lambda: self.link.is_open)
+
+    def _count(self, ticket: int) -> None:
+        self.accepted += 1
+
+    def until(self, condition: Callable[[], object]) -> None:
+        for _ in range(3000):
+            if condition():
+                return
+            self.loop.run_once(0.01)
+        raise AssertionError("did not happen in time")
+
+    def attack(self) -> int:
+        sent = 0
+        for topic in TOPICS:
+            for payload in garbage(len(topic)):
+                self.link.publish(f"edge/v1/{topic}", payload, qos=1, retain=len(payload) < 100 and "state" in topic)
+                sent += 1
+        self.until(lambda: self.accepted == sent)
+        return sent
+
+
+@pytest.mark.slow
+def test_fleet_stands(processes: Any, broker_url: str) -> None:
+    """After garbage on every topic the same processes answer, and the asker of garbage got its typed failures."""
+    processes.hub(broker_url)
+    processes.noop("n1", broker_url)
+    processes.wait_for(broker_url, "n1")
+    before = {name: process.pid for name, process in processes._started.items()}
+    attacker = Attacker(broker_url)
+    answered = threading.Event()
+    attacker.attack()
+    document = processes.ask("Still there?", broker_url)
+    answered.set()
+    assert document["text"] == "yes"
+    attacker.until(lambda: len(attacker.replies) >= 20)
+    attacker.loop.close()
+    codes = {json.loads(reply.payload)["error"]["code"] for reply in attacker.replies if reply.payload[:1] == b"{"}
+    assert {"invalid"} <= codes <= {"invalid", "too_large", "unsupported", "deadline"}
+    marks = {dict(reply.user_properties).get(wire.ERROR_PROPERTY) for reply in attacker.replies}
+    assert "too_large" in marks | codes
+    assert {name: process.pid for name, process in processes._started.items()} == before
+    assert all(process.poll() is None for process in processes._started.values())
