@@ -10,6 +10,11 @@ ExportError               root; its text is one line: what happened, the value, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exporter.report import Report
+
 
 class ExportError(Exception):
     """Root of all errors of this package."""
@@ -32,4 +37,8 @@ class OutputError(ExportError):
 
 
 class GateRefused(ExportError):
-    """Nothing passed the accuracy gate."""
+    """Nothing passed the accuracy gate; `report` tells what was tried."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report

@@ -1,0 +1,167 @@
+"""How does a torch decoder become one fp32 ONNX graph that ONNX Runtime runs with bound caches?
+
+`convert` probes the attention layers, exports with `torch.onnx.export(dynamo=True)` while they emit one
+GroupQueryAttention node each, lets onnxscript fuse norms and skip connections, lays the graph out (`layout.py`), and
+writes it with one external data file. Its inputs and outputs are those of `edge_agent.manifest.Graph`.
+
+Does not know how weights are quantized; whether the graph equals PyTorch is asked in `parity.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from edge_agent.manifest import CacheLayout, Graph
+from exporter.attention import AttentionPlan, LayerCache, emitting, probe
+from exporter.errors import ConversionError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+GRAPH_FILE: Final = "decoder.onnx"
+OPSET: Final = 21  # the newest that onnxruntime 1.23 and its fusions take in full
+IR_VERSION: Final = 10  # that of opset 21
+
+
+def convert(model: Any, context: int) -> ir.Model:
+    """Carry `model`, a transformers causal language model in fp32 eval mode, into a graph of dialect `ort`.
+
+    `context` is the number of positions that its rotary tables cover. The initializers share memory with the model.
+    Raises ConversionError when something cannot be expressed or traced.
+    """
+    import onnx_ir as ir
+
+    from exporter.layout import lay_out
+
+    plan = probe(model, context)
+    with _quiet():
+        converted = _exported(model, plan)
+        lay_out(converted)
+    for present in converted.graph.outputs[1:]:
+        # Not "positions + sequence": past and present may be one buffer, and then its length is neither.
+        layer = plan.layers[0]
+        present.shape = ir.Shape(["batch", layer.kv_heads, "present_positions", layer.head_dim])
+    converted.ir_version = IR_VERSION
+    return converted
+
+
+def describe(converted: ir.Model) -> Graph:
+    """The manifest's description of a graph made by `convert`."""
+    inputs = [value.name or "" for value in converted.graph.inputs]
+    past = [value.shape for value in converted.graph.inputs if (value.name or "").startswith("past_key_values.")]
+    assert past[0] is not None
+    _, kv_heads, _, head_dim = past[0]
+    return Graph(
+        path=f"model/{GRAPH_FILE}",
+        dialect="ort",
+        inputs=tuple(inputs),
+        outputs=tuple(value.name or "" for value in converted.graph.outputs),
+        cache=CacheLayout(
+            layers=len(past) // 2, kv_heads=int(str(kv_heads)), head_dim=int(str(head_dim)), dtype="float32"
+        ),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx warns of things that concern its own developers; stderr is ours."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _exported(model: Any, plan: AttentionPlan) -> ir.Model:
+    import torch
+
+    batch, sequence, past, kept = 2, 3, 5, 2
+    layers = plan.layers
+    if len({(layer.kv_heads, layer.head_dim) for layer in layers}) != 1:
+        raise ConversionError(
+            f"the layers of {type(model).__name__} differ in their key and value heads: "
+            "one cache layout cannot hold them"
+        )
+    inputs = (
+        torch.zeros((batch, sequence), dtype=torch.long),
+        torch.full((batch,), past + sequence - 1, dtype=torch.int32),
+        torch.arange(kept),
+        [torch.zeros((batch, layer.kv_heads, past, layer.head_dim)) for layer in layers for _ in range(2)],
+    )
+    dims = {name: torch.export.Dim(name) for name in ("batch", "sequence", "positions", "kept")}
+    shapes = (
+        {0: dims["batch"], 1: dims["sequence"]},
+        {0: dims["batch"]},
+        {0: dims["kept"]},
+        [{0: dims["batch"], 2: dims["positions"]} for _ in inputs[3]],
+    )
+    both = [(f"{i}.{part}") for i in range(len(layers)) for part in ("key", "value")]
+    with torch.no_grad(), emitting(model, plan) as emitter:
+        try:
+            program = torch.onnx.export(
+                _traced(model, emitter, plan),
+                inputs,
+                dynamic_shapes=shapes,
+                input_names=[
+                    "input_ids", "seqlens_k", "logits_to_keep", *(f"past_key_values.{b}" for b in both)
+                ],
+                output_names=["logits", *(f"present.{b}" for b in both)],
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            cause = " ".join(str(error.__cause__ or error).split())[:300]
+            raise ConversionError(f"{type(model).__name__} cannot be traced: {cause}") from error
+    if program is None:
+        raise ConversionError(f"torch.onnx.export gave no graph for {type(model).__name__}")
+    return program.model
+
+
+def _traced(model: Any, emitter: Any, plan: AttentionPlan) -> torch.nn.Module:
+    import torch
+
+    class Decoder(torch.nn.Module):  # type: ignore[misc]
+        """The traced module: positions and total length come from seqlens_k, as the contract says."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            for index, (cos, sin) in enumerate(plan.tables):
+                self.register_buffer(f"cos_{index}", cos)
+                self.register_buffer(f"sin_{index}", sin)
+
+        def forward(
+            self,
+            input_ids: torch.Tensor,
+            seqlens_k: torch.Tensor,
+            logits_to_keep: torch.Tensor,
+            past: list[torch.Tensor],
+        ) -> tuple[torch.Tensor, ...]:
+            sequence = input_ids.shape[1]
+            total = seqlens_k.amax(dim=0) + 1
+            first = seqlens_k.to(torch.long) + (1 - sequence)
+            tables = [(getattr(self, f"cos_{i}"), getattr(self, f"sin_{i}")) for i in range(len(plan.tables))]
+            emitter.feed(past, seqlens_k, total, tables)
+            output = self.model(
+                input_ids=input_ids,
+                position_ids=first[:, None] + torch.arange(sequence)[None],
+                past_key_values=LayerCache(),
+                use_cache=True,
+                logits_to_keep=logits_to_keep,
+            )
+            return (output.logits, *emitter.present)
+
+    return Decoder().eval()

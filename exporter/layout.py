@@ -1,0 +1,149 @@
+"""How is an exported decoder graph laid out so that little runs between the matrix multiplications?
+
+Rewrites that change no value: reshapes that cancel each other go, the choice of positions to keep becomes one Gather,
+sibling projections of the same input become one multiplication (queries, keys and values are given to the attention
+node packed), and onnxscript's fusions turn norms and skip connections into single nodes.
+
+Does not know where the graph came from, and never touches a weight's value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exporter.errors import ConversionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+
+def lay_out(model: ir.Model) -> None:
+    """Apply all rewrites to `model` in place."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from onnxscript.rewriter.ort_fusions import optimize_for_ort
+
+    _cut_reshapes(model.graph)
+    _gather_kept_positions(model.graph)
+    RemoveUnusedNodesPass()(model)
+    optimize_for_ort(model)
+    _pack_attention_inputs(model.graph)
+    RemoveUnusedNodesPass()(model)
+
+
+def _cut_reshapes(graph: ir.Graph) -> None:
+    """A chain of Reshapes keeps the order of elements, so one that ends in the shape it began with is nothing."""
+    for node in list(graph):
+        if node.op_type != "Reshape":
+            continue
+        output = node.outputs[0]
+        source = node.inputs[0]
+        while source is not None and source.shape != output.shape and _op(source) == "Reshape":
+            producer = source.producer()
+            assert producer is not None
+            source = producer.inputs[0]
+        if source is not None and source.shape is not None and source.shape == output.shape:
+            output.replace_all_uses_with(source)
+
+
+def _gather_kept_positions(graph: ir.Graph) -> None:
+    """Indexing (batch, sequence, hidden) by a vector of positions arrives as Transpose, GatherND, Transpose."""
+    import onnx_ir as ir
+
+    for last in list(graph):
+        gather = _producer(last.inputs[0]) if last.op_type == "Transpose" else None
+        first = _producer(gather.inputs[0]) if gather is not None and gather.op_type == "GatherND" else None
+        if gather is None or first is None or first.op_type != "Transpose":
+            continue
+        unsqueeze = _producer(gather.inputs[1])
+        if unsqueeze is None or unsqueeze.op_type != "Unsqueeze":
+            continue
+        swaps = [tuple(n.attributes["perm"].as_ints()) for n in (first, last)]
+        if swaps != [(1, 0, 2), (1, 0, 2)]:
+            continue
+        kept = ir.node("Gather", [first.inputs[0], unsqueeze.inputs[0]], {"axis": 1})
+        kept.outputs[0].name = "kept_hidden_states"
+        kept.outputs[0].shape, kept.outputs[0].type = last.outputs[0].shape, last.outputs[0].type
+        graph.insert_before(last, kept)
+        last.outputs[0].replace_all_uses_with(kept.outputs[0])
+
+
+def _pack_attention_inputs(graph: ir.Graph) -> None:
+    """Three projections of one input that feed one attention node become one projection with a packed output."""
+    for node in list(graph):
+        if node.op_type != "GroupQueryAttention":
+            continue
+        projections = [_producer(value) for value in node.inputs[:3]]
+        if any(p is None or len(p.outputs[0].uses()) != 1 for p in projections):
+            continue
+        whole = _merged(graph, [p for p in projections if p is not None], node)
+        if whole is not None:
+            node.replace_input_with(0, whole)
+            node.replace_input_with(1, None)
+            node.replace_input_with(2, None)
+
+
+def _merged(graph: ir.Graph, parts: list[ir.Node], before: ir.Node) -> ir.Value | None:
+    """One MatMul (and Add) for `parts`, each MatMul or Add(MatMul, bias) of one input by constants; None if not."""
+    import onnx_ir as ir
+
+    products = [_producer_of_product(part) for part in parts]
+    if any(p is None for p in products):
+        return None
+    matmuls = [p[0] for p in products if p is not None]
+    biases = [p[1] for p in products if p is not None]
+    if len({id(m.inputs[0]) for m in matmuls}) != 1 or len({b is None for b in biases}) != 1:
+        return None
+    weights = [_constant(m.inputs[1]) for m in matmuls]
+    if any(w is None for w in weights):
+        return None
+    name = "+".join(str(m.inputs[1].name) for m in matmuls if m.inputs[1] is not None)
+    packed = ir.node("MatMul", [matmuls[0].inputs[0], _initializer(graph, name, weights)])
+    nodes = [packed]
+    if biases[0] is not None:
+        bias = _initializer(graph, f"{name}.bias", [_constant(b) for b in biases])
+        nodes.append(ir.node("Add", [packed.outputs[0], bias]))
+    for node in nodes:
+        node.outputs[0].name = f"{name}.{node.op_type}"
+        node.outputs[0].type = matmuls[0].outputs[0].type
+    graph.insert_before(before, nodes)
+    return nodes[-1].outputs[0]
+
+
+def _producer_of_product(node: ir.Node) -> tuple[ir.Node, ir.Value | None] | None:
+    """(MatMul, bias or None) behind a projection's last node, where its weight is constant."""
+    if node.op_type == "MatMul":
+        return (node, None) if _constant(node.inputs[1]) is not None else None
+    if node.op_type != "Add":
+        return None
+    for product, bias in (node.inputs, tuple(reversed(node.inputs))):
+        matmul = _producer(product)
+        if matmul is not None and matmul.op_type == "MatMul" and _constant(bias) is not None:
+            return (matmul, bias) if len(matmul.outputs[0].uses()) == 1 else None
+    return None
+
+
+def _initializer(graph: ir.Graph, name: str, parts: list[np.ndarray | None]) -> ir.Value:
+    """A new initializer: `parts` side by side along the last axis."""
+    import numpy as np
+    import onnx_ir as ir
+
+    if any(part is None for part in parts):
+        raise ConversionError(f"the parts of {name} are not all constants: the projections cannot be packed")
+    tensor = ir.tensor(np.concatenate([p for p in parts if p is not None], axis=-1), name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _op(value: ir.Value) -> str:
+    producer = value.producer()
+    return "" if producer is None else producer.op_type

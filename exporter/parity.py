@@ -1,0 +1,54 @@
+"""Does the fp32 graph compute what PyTorch computes?
+
+Asked of every conversion, with the runtime that will serve it: one prefill, and a prefill followed by one-token steps
+over the cache. Does not know how the graph was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.manifest import Graph
+from exporter.errors import ConversionError
+
+TOLERANCE: Final = 1e-3  # largest difference of any logit
+_PROMPT_TOKENS: Final = 24
+_STEPS: Final = 8
+
+
+def check_parity(model: Any, graph_path: Path, graph: Graph, *, seed: int = 0, prompts: int = 2) -> float:
+    """Compare the logits of `graph_path` with those of `model` on random prompts; returns the largest difference.
+
+    Raises ConversionError above `TOLERANCE`.
+    """
+    import numpy as np
+    import torch
+
+    from edge_agent.runtime.decoder import Decoder
+
+    length = _PROMPT_TOKENS + _STEPS
+    draw = np.random.default_rng(seed)
+    decoder = Decoder(graph_path, graph, context=length)
+    worst = 0.0
+    for _ in range(prompts):
+        ids = draw.integers(0, decoder.vocabulary, length).tolist()
+        with torch.inference_mode():
+            wanted = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+        worst = max(worst, _difference(decoder.logits(ids), wanted))
+        worst = max(worst, _difference(decoder.prefill(ids[:_PROMPT_TOKENS]), wanted[_PROMPT_TOKENS - 1]))
+        for position in range(_PROMPT_TOKENS, length):
+            worst = max(worst, _difference(decoder.step(ids[position]), wanted[position]))
+    decoder.close()
+    if not worst <= TOLERANCE:
+        raise ConversionError(
+            f"the graph's logits differ from PyTorch's by {worst:.2g}, {TOLERANCE:g} is allowed: "
+            f"{type(model).__name__} is not carried faithfully by this exporter"
+        )
+    return worst
+
+
+def _difference(got: Any, wanted: Any) -> float:
+    import numpy as np
+
+    return float(np.max(np.abs(got - wanted)))
