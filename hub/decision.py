@@ -23,6 +23,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: float
 
     @property
+    def visible_wait_ms(self) -> float:
+        """What is left of the wait when the question arrives: a queue drains while it travels."""
+        return max(self.wait_ms - self.network_ms / 2, 0.0)
+
+    @property
     def delay_ms(self) -> float:
         """The predicted milliseconds from the hub's receipt to the answer.
 
@@ -30,8 +35,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         ...       prompt_tokens=1, completion_tokens=1).delay_ms
         86.0
         """
-        visible_wait_ms = max(self.wait_ms - self.network_ms / 2, 0.0)
-        return self.network_ms + visible_wait_ms + self.fixed_ms + self.prefill_ms + self.decode_ms
+        return self.network_ms + self.visible_wait_ms + self.fixed_ms + self.prefill_ms + self.decode_ms
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -42,7 +46,10 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one choice: candidates by delay, least first; `chosen` is None where there was none."""
+    """The outcome of one choice: candidates by delay, least first; `chosen` is None where there was none.
+
+    In a large fleet only the best candidates and some of the rejected are named; `more_*` count the others.
+    """
 
     device: str
     id: str
@@ -50,3 +57,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     chosen: Terms | None
     candidates: tuple[Terms, ...]
     rejected: tuple[Rejected, ...]
+    more_candidates: int = 0
+    more_rejected: int = 0

@@ -38,7 +38,11 @@ class LinkOpened(msgspec.Struct, frozen=True):
 
 
 class LinkClosed(msgspec.Struct, frozen=True):
-    """The broker is gone; publishes without PublishAccepted may be lost, receipts are void."""
+    """The broker is gone; publishes without PublishAccepted may be lost.
+
+    Receipts are still acknowledged: asks may come over a connection that stands. The shell ignores void ones, and
+    uses no receipt twice.
+    """
 
 
 class TimePassed(msgspec.Struct, frozen=True):
@@ -92,7 +96,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One row per question. All durations in milliseconds on the hub's own clock or as the node measured them.
 
     `total_ms` runs from receipt at the hub to Done at the hub. `network_ms` is what is left of it after
-    queue and compute at the node of the last attempt: travel, plus attempts that were lost.
+    queue and compute at the node of the last attempt: travel, plus attempts that were lost. `decisions` has one
+    entry per attempt, and one for a choice that found no node; `predicted_ms` is what the first one promised.
     """
 
     device: str
@@ -115,7 +120,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     queue_ms: float
     prefill_ms: float
     decode_ms: float
-    decision: Decision | None
+    decisions: tuple[Decision, ...]
+
+
+class Row(Record, frozen=True, kw_only=True):
+    """A record as it is kept: the shell adds the wall clock's time of its end, for display and windows."""
+
+    wall_time_s: float
 
 
 class StoreRecord(msgspec.Struct, frozen=True):

@@ -1,0 +1,575 @@
+"""The hub's mind: events in, effects out. Which question is where, and what is to be done about it now. Pure.
+
+`Core.handle(event, now)` reads no clock, draws no random number and touches no socket; `now` is monotonic seconds.
+An ask's life here:
+
+    (new) -> waiting -> placed -> answered        the node told the device, the hub hears Done
+       \\        \\        |  \\-> failed            the hub tells the device
+        \\        \\       v
+         \\        \\-> adrift -> placed ...        its node is silent or lost: it goes where a node is ready
+          \\-> failed
+
+- *Acknowledged* is an ask once the broker has accepted its Work or its Failure, and not before.
+- *Placed*: on the ready node with the least delay. Where no node is ready, on a suspect one, else on a lost one,
+  and it stays adrift; so it is acknowledged at once, and goes on as soon as any node is ready. A hub that has just
+  connected waits `settle_s` for nodes to be announced before it does that, or says `no_node`.
+- *Failed with no_node* is an adrift question without a living node as soon as its budget cannot hold
+  `WORTH_WAITING_S` of one any more, at the latest.
+- *Ended* questions are remembered: a repeat gets the same answer again from the node that gave it, or the same
+  failure.
+
+What is not a valid message is counted and dropped; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from hub import events, wire
+from hub.columns import Fleet
+from hub.decision import Decision, Terms
+from hub.delay import Lengths
+from hub.errors import WireError
+from hub.fleet import Key, Node, Standing, freed, loaded, taught
+from hub.intake import Ask, Refusal, other_id, read_ask
+from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, record_of, work_for
+from hub.recent import Recent
+from hub.router import choose, least_wait_ms, refusal
+from hub.timers import Timers
+from hub.watch import Watch
+
+WORTH_WAITING_S: Final = 5.0  # "as long as a node and the broker are up for 5 s of the budget"
+RESEND_AFTER_S: Final = 2.0  # a repeat or an idle node makes the hub send Work again, no sooner than this
+MESSAGE_CHARS: Final = 500  # of a node's own words in a failure
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds the memory. Beyond `in_flight*` a question is `overloaded`; the rest forgets the oldest."""
+
+    in_flight: int = 4096
+    in_flight_bytes: int = 64 * 1024 * 1024
+    ended: int = 10_000
+    nodes: int = 10_000
+    bundles_per_node: int = 64
+    devices: int = 10_000
+    unaccepted: int = 10_000
+    attempts: int = 8
+
+
+class Core:
+    """One hub. `new_id` draws an id for a question that came without one."""
+
+    def __init__(
+        self,
+        hub: str,
+        *,
+        new_id: Callable[[], str],
+        settle_s: float = 2.0,
+        lost_s: float = 30.0,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.hub = hub
+        self.counters: Counter[str] = Counter()
+        self.fleet = Fleet()
+        self._new_id = new_id
+        self._settle_s = settle_s
+        self._limits = limits
+        self._timers = Timers()
+        self._watch = Watch(hub, self.fleet, self._timers, self.counters, lost_s=lost_s, limits=limits)
+        self._lengths = Lengths(limits.devices)
+        self._in_flight: dict[Key, InFlight] = {}
+        self._in_flight_bytes = 0
+        self._adrift: dict[Key, None] = {}  # in order of their coming adrift
+        self._ended: Recent[Key, Ended] = Recent(limits.ended)
+        self._work_tickets: dict[int, Key] = {}
+        self._reply_tickets: dict[int, _Reply] = {}
+        self._unsent: list[_Reply] = []
+        self._last_ticket = 0
+        self._link_open = False
+        self._settled = False
+        self._out: list[events.Effect] = []
+
+    @property
+    def in_flight(self) -> int:
+        """Questions without an outcome."""
+        return len(self._in_flight)
+
+    def next_wake(self, now: float) -> float | None:
+        """When `TimePassed` is to be handled, at the latest; None where nothing is due ever."""
+        at_s = self._timers.next_s()
+        return None if at_s is None else max(at_s, now)
+
+    def handle(self, event: events.Event, now: float) -> list[events.Effect]:
+        """What is to be done now that `event` has happened."""
+        self._out = []
+        self._watch.notice_stall(now)
+        if isinstance(event, events.MessageReceived):
+            self._received(event, now)
+        elif isinstance(event, events.PublishAccepted):
+            self._accepted(event.ticket)
+        elif isinstance(event, events.LinkOpened):
+            self._opened(now)
+        elif isinstance(event, events.LinkClosed):
+            self._closed()
+        for alarm in self._timers.due(now):
+            self._fire(alarm, now)
+        return self._out
+
+    # --- what arrives -----------------------------------------------------------------------------------
+
+    def _received(self, message: events.MessageReceived, now: float) -> None:
+        topic = wire.Topic.parse(message.topic)
+        if topic is not None and topic.kind == "ask" and not message.retained:
+            self._asked(message, topic.name, now)
+            return
+        if message.receipt is not None:  # nothing that comes of this needs it again
+            self._out.append(events.AcknowledgeAsk(message.receipt))
+        try:
+            if topic is None:
+                self.counters["foreign_topic"] += 1
+            elif topic.kind == "node_state":
+                self._state_published(topic.name, message, now)
+            elif topic.kind == "report" and not message.retained:
+                self._reported(topic.name, message.payload, now)
+            else:
+                self.counters[f"ignored_{topic.kind}"] += 1
+        except WireError:
+            assert topic is not None
+            self.counters[f"bad_{topic.kind}"] += 1
+
+    def _asked(self, message: events.MessageReceived, device: str, now: float) -> None:
+        ask = read_ask(message, device, self._new_id)
+        receipts = [] if message.receipt is None else [message.receipt]
+        if isinstance(ask, Refusal):
+            self.counters[f"ask_{ask.failure.error.code}"] += 1
+            self._send(_Reply(failure_for(ask.sender, ask.failure), receipts))
+            return
+        known = self._known_fingerprint(ask.key)
+        if known is not None and known != ask.fingerprint:
+            renamed = self._resolve_conflict(ask, receipts)
+            if renamed is None:
+                return
+            ask = renamed
+        if (question := self._in_flight.get(ask.key)) is not None:
+            self._repeated(question, receipts, now)
+        elif (ended := self._ended.get(ask.key)) is not None:
+            self._asked_again(ended, ask, receipts, now)
+        else:
+            self.counters["asks"] += 1
+            self._begin(InFlight(ask, now), receipts, now)
+
+    def _known_fingerprint(self, key: Key) -> bytes | None:
+        question = self._in_flight.get(key)
+        if question is not None:
+            return question.ask.fingerprint
+        ended = self._ended.get(key)
+        return ended.fingerprint if ended is not None else None
+
+    def _resolve_conflict(self, ask: Ask, receipts: list[int]) -> Ask | None:
+        """Another question under a known id must not get the other's answer.
+
+        An id that came from Correlation Data is made distinct. A device's own id may be used again once its first
+        question has ended (it counts from 1 again after a restart), but not before.
+        """
+        self.counters["id_conflicts"] += 1
+        if not ask.id_is_own:
+            return other_id(ask)
+        if ask.key not in self._in_flight:
+            self._ended.pop(ask.key)
+            return ask
+        problem = wire.Problem(code="invalid", message=f"id {ask.key[1]!r} is in use by another question in flight")
+        failure = wire.Failure(id=ask.key[1], error=problem)
+        self._send(_Reply(failure_for(ask.sender, failure), receipts))
+        return None
+
+    def _begin(self, question: InFlight, receipts: list[int], now: float) -> None:
+        """A new question: place it, let it wait for the fleet to show itself, or fail it."""
+        question.receipts = receipts
+        size = question.ask.payload_bytes
+        self._in_flight[question.key] = question
+        self._in_flight_bytes += size
+        if question.budget_ms(now) <= 0:
+            self._fail(question, "deadline", "no time was left when the question reached the hub", now)
+            return
+        if len(self._in_flight) > self._limits.in_flight or self._in_flight_bytes > self._limits.in_flight_bytes:
+            wait_ms = max(round(least_wait_ms(self.fleet, now)), 100)
+            busy = f"{len(self._in_flight) - 1} questions are in flight at this hub: ask again later"
+            self._fail(question, "overloaded", busy, now, retry_after_ms=wait_ms)
+            return
+        self._timers.set(("deadline", *question.key), question.deadline_s)
+        self._place(question, now)
+
+    def _repeated(self, question: InFlight, receipts: list[int], now: float) -> None:
+        self.counters["duplicates"] += 1
+        question.duplicates += 1
+        if not question.accepted:
+            question.receipts += receipts  # goes with the publish under way, or with the first one
+            return
+        self._acknowledge(receipts)
+        if now - question.published_s >= RESEND_AFTER_S:
+            self._publish_work(question, now)
+
+    def _asked_again(self, ended: Ended, ask: Ask, receipts: list[int], now: float) -> None:
+        """The outcome did not reach its asker, or not in time: let it be said again, at its present address."""
+        self.counters["duplicates"] += 1
+        if ended.failure is not None:
+            self._send(_Reply(failure_for(ask.sender, ended.failure), receipts))
+            return
+        attempt = ended.attempt
+        assert attempt is not None
+        node = self.fleet.get(attempt.node)
+        there = node is not None and node.standing in (Standing.READY, Standing.DRAINING)
+        if node is not None and there and node.epoch == attempt.epoch:
+            work = work_for(self.hub, ask, attempt, ask.budget_ms)
+            self._send(_Reply(events.PublishWork(node=node.name, work=work, ticket=0), receipts))
+            return
+        self.counters["answers_lost_with_their_node"] += 1
+        self._ended.pop(ask.key)
+        self._begin(InFlight(ask, now, first_number=attempt.number + 1, recorded=False), receipts, now)
+
+    def _state_published(self, name: str, message: events.MessageReceived, now: float) -> None:
+        news = self._watch.state_published(name, message.payload, now, live=not message.retained)
+        self._out += news.pings
+        self._strand(news.stranded, name, now)
+        if news.usable:
+            self._rally(now)
+
+    def _reported(self, name: str, payload: bytes, now: float) -> None:
+        report = wire.decode_report(payload)
+        if isinstance(report, wire.Pong):
+            news = self._watch.ponged(name, report, now)
+            for key in news.missing:
+                self._resend_missing(key, name, now)
+            if news.usable:
+                self._rally(now)
+            return
+        if self._watch.told_by_done(name, report, now) and report.hub == self.hub:
+            self._done(name, report, now)
+
+    def _resend_missing(self, key: Key, name: str, now: float) -> None:
+        """A node has nothing to do although it was sent this question: the Work or its Done got lost."""
+        question = self._in_flight.get(key)
+        if question is None or question.current is None or question.current.node != name:
+            return
+        if question.accepted and now - question.published_s >= RESEND_AFTER_S:
+            self.counters["resent"] += 1
+            self._publish_work(question, now)
+
+    # --- the link ---------------------------------------------------------------------------------------
+
+    def _accepted(self, ticket: int) -> None:
+        key = self._work_tickets.pop(ticket, None)
+        reply = self._reply_tickets.pop(ticket, None)
+        if key is not None:
+            question = self._in_flight[key]
+            question.accepted = True
+            self._acknowledge(question.receipts)
+        elif reply is not None:
+            self._acknowledge(reply.receipts)
+
+    def _opened(self, now: float) -> None:
+        if self._link_open:
+            self._closed()
+        self._link_open = True
+        self._timers.set(("settled",), now + self._settle_s)
+        self._out += self._watch.link_opened(now)
+        for question in self._in_flight.values():  # the broker may have lost even what it had accepted
+            if question.current is not None:
+                self._publish_work(question, now)
+        unsent, self._unsent = self._unsent, []
+        for reply in unsent:
+            self._send(reply)
+
+    def _closed(self) -> None:
+        self._link_open = False
+        self._settled = False
+        self._timers.cancel(("settled",))
+        self._watch.link_closed()
+        self._work_tickets.clear()
+        for question in self._in_flight.values():
+            question.accepted = False
+        self._unsent += self._reply_tickets.values()
+        self._reply_tickets.clear()
+
+    def _send(self, reply: _Reply) -> None:
+        """Publish what ends or repeats an outcome, now or when there is a link; its acceptance settles its receipts."""
+        if len(self._reply_tickets) + len(self._unsent) >= self._limits.unaccepted:
+            self.counters["replies_dropped"] += 1  # its asker repeats, or its own timer ends it
+            self._acknowledge(reply.receipts)
+        elif self._link_open:
+            self._last_ticket += 1
+            effect = msgspec.structs.replace(reply.effect, ticket=self._last_ticket)
+            self._reply_tickets[self._last_ticket] = reply
+            self._out.append(effect)
+        else:
+            self._unsent.append(reply)
+
+    def _acknowledge(self, receipts: list[int]) -> None:
+        self._out += [events.AcknowledgeAsk(receipt) for receipt in receipts]
+        receipts.clear()
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def _fire(self, alarm: tuple[str, ...], now: float) -> None:
+        if alarm[0] == "deadline":
+            self._deadline_passed(self._in_flight[alarm[1], alarm[2]], now)
+        elif alarm[0] == "hopeless":
+            self._give_up(self._in_flight[alarm[1], alarm[2]], now)
+        elif alarm[0] == "settled":
+            self._settled = True
+            for key in list(self._adrift):
+                if self._in_flight[key].current is None:
+                    self._place(self._in_flight[key], now)
+        elif alarm[0] == "ping":
+            news = self._watch.ping_due(alarm[1], now)
+            self._out += news.pings
+            self._strand(news.stranded, alarm[1], now)
+        elif alarm[0] == "lost":
+            self._strand(self._watch.stayed_away(alarm[1]), alarm[1], now)
+
+    def _deadline_passed(self, question: InFlight, now: float) -> None:
+        budget = f"no answer within {question.ask.budget_ms:.0f} ms"
+        attempt = question.current
+        if attempt is None:
+            self._fail(question, "no_node", f"{budget}: no node was there to take it", now)
+        else:
+            self._fail(question, "deadline", f"{budget}; it was at node {attempt.node}", now)
+
+    def _give_up(self, question: InFlight, now: float) -> None:
+        """Too little time is left for a node to appear and to answer."""
+        if not self._has_living_node(question):
+            why = "its node was lost and none came in its place" if question.attempts else "no node came"
+            self._fail(question, "no_node", f"{why}: start one with `edge-agent serve`", now)
+
+    # --- placing ----------------------------------------------------------------------------------------
+
+    def _place(self, question: InFlight, now: float) -> None:
+        """Send a question without an attempt to the best node; without any, let it wait or fail it."""
+        features = question.features(self._lengths)
+        worth_waiting = question.deadline_s - now > WORTH_WAITING_S
+        decision = choose(features, self.fleet, now, question.failed_on, last_resort=self._settled)
+        if decision.chosen is None and not self._settled:
+            self._mark_adrift(question, now)
+        elif decision.chosen is None:
+            problem = refusal(features, self.fleet)
+            question.decisions.append(decision)
+            self._out.append(events.LogDecision(decision))
+            self._fail(question, problem.code, problem.message, now)
+        elif self._node(decision.chosen.node).standing == Standing.LOST and not worth_waiting:
+            self._fail(question, "no_node", "the nodes that could answer have just gone offline", now)
+        else:
+            self._dispatch(question, decision, now)
+
+    def _strand(self, keys: tuple[Key, ...], name: str, now: float) -> None:
+        """These questions' node cannot be counted on: move those that it still has to a ready node, if there is one."""
+        for key in keys:
+            question = self._in_flight.get(key)
+            if question is None or question.current is None or question.current.node != name:
+                continue
+            if not self._move(question, now):
+                self._mark_adrift(question, now)
+
+    def _mark_adrift(self, question: InFlight, now: float) -> None:
+        self._adrift[question.key] = None
+        worth_until_s = question.deadline_s - WORTH_WAITING_S
+        if worth_until_s > now:
+            self._timers.set(("hopeless", *question.key), worth_until_s)
+        elif self._settled:
+            self._give_up(question, now)
+        # else the fleet is about to show itself: the end of settling or the deadline has the last word
+
+    def _rally(self, now: float) -> None:
+        """A node is usable that was not: it takes what is adrift, where it is the best for it."""
+        for key in list(self._adrift):
+            self._move(self._in_flight[key], now)
+
+    def _move(self, question: InFlight, now: float) -> bool:
+        """Whether the question has found a ready node, or its end because it has lost too many."""
+        decision = choose(question.features(self._lengths), self.fleet, now, question.failed_on)
+        if decision.chosen is None:
+            return False
+        if question.tries >= self._limits.attempts and not self._has(question, decision.chosen):
+            lost = f"{question.tries} nodes in turn were lost or gave up while they had it"
+            self._fail(question, "internal", lost, now)
+            return True
+        self._dispatch(question, decision, now)
+        return True
+
+    def _dispatch(self, question: InFlight, decision: Decision, now: float) -> None:
+        terms = decision.chosen
+        assert terms is not None
+        node = self._node(terms.node)
+        if self._has(question, terms):
+            decision = msgspec.structs.replace(decision, attempt=question.next_number - 1)
+        else:
+            question.attempts.append(Attempt(question.next_number, node.name, node.epoch, terms.bundle))
+            question.decisions.append(decision)
+            question.next_number += 1
+            question.tries += 1
+        self.fleet.put(loaded(freed(node, question.key, now), load_of(question, terms, now)))
+        self._out.append(events.LogDecision(decision))
+        self._publish_work(question, now)
+        if node.standing == Standing.READY:
+            self._adrift.pop(question.key, None)
+            self._timers.cancel(("hopeless", *question.key))
+        else:
+            self._mark_adrift(question, now)
+
+    def _has(self, question: InFlight, terms: Terms) -> bool:
+        """Whether the chosen node is the one that the question is at already, in this life of it."""
+        current, node = question.current, self._node(terms.node)
+        return current is not None and (current.node, current.epoch, current.bundle) == (
+            node.name,
+            node.epoch,
+            terms.bundle,
+        )
+
+    def _publish_work(self, question: InFlight, now: float) -> None:
+        attempt = question.current
+        assert attempt is not None
+        self._work_tickets.pop(question.ticket, None)
+        question.accepted = False
+        question.published_s = now
+        if not self._link_open:
+            return  # LinkOpened publishes everything that is in flight
+        self._last_ticket += 1
+        question.ticket = self._last_ticket
+        self._work_tickets[question.ticket] = question.key
+        budget_ms = question.budget_ms(now)
+        if self._node(attempt.node).standing == Standing.LOST:
+            # When the question is given up, the Work must be gone too: no answer after a failure.
+            budget_ms = max(budget_ms - WORTH_WAITING_S * 1000, 0.0)
+        work = work_for(self.hub, question.ask, attempt, budget_ms)
+        self._out.append(events.PublishWork(node=attempt.node, work=work, ticket=question.ticket))
+
+    # --- ending -----------------------------------------------------------------------------------------
+
+    def _done(self, name: str, done: wire.Done, now: float) -> None:
+        question = self._in_flight.get((done.device, done.id))
+        node = self._node(name)
+        if question is None:
+            self.fleet.put(freed(node, (done.device, done.id), now))
+            self.counters["late_done"] += 1
+            return
+        attempt = question.find(name, done.attempt)
+        if done.outcome == "answered":
+            self._answered(question, attempt, node, done, now)
+        elif attempt is None:
+            self.counters["stray_done"] += 1
+        elif attempt is not question.current:
+            question.attempts.remove(attempt)  # another node is at it
+            self.fleet.put(freed(node, question.key, now))
+        else:
+            self.fleet.put(freed(node, question.key, now))
+            self._retry_or_fail(question, attempt, node, done, now)
+
+    def _answered(self, question: InFlight, attempt: Attempt | None, node: Node, done: wire.Done, now: float) -> None:
+        """The device has its answer, be it from an attempt that this hub (before a restart) does not remember."""
+        if attempt is None:
+            self.counters["answered_unasked"] += 1
+            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256])
+        else:
+            chars = question.ask.question.size_chars
+            self.fleet.put(taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms))
+            self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
+            if done.tokens.completion:
+                self._lengths.learn(question.key[0], question.ask.task, done.tokens.completion)
+        self.counters["answered"] += 1
+        self._end(question, "answered", None, done, attempt, now)
+
+    def _retry_or_fail(self, question: InFlight, attempt: Attempt, node: Node, done: wire.Done, now: float) -> None:
+        """The node has given up. Another one may do better, unless the fault is the question's own."""
+        self.counters[f"node_{done.outcome}"] += 1
+        outcome = "internal" if done.outcome in ("cancelled", "no_node", "answered") else done.outcome
+        internal = outcome == "internal"
+        question.internal_failures += internal
+        question.attempts.remove(attempt)
+        if outcome == "too_large":
+            contexts = [bundle.context for bundle in node.bundles if bundle.bundle == attempt.bundle]
+            question.larger_than = max([question.larger_than, *contexts])
+        else:
+            question.failed_on.add(node.name)
+        final = outcome in ("invalid", "deadline") or (internal and question.internal_failures > 1)
+        if not final and self._move(question, now):
+            return
+        message = done.message[:MESSAGE_CHARS] or f"node {node.name} ended it as {done.outcome}"
+        retry_after_ms = max(round(least_wait_ms(self.fleet, now)), 100) if outcome == "overloaded" else None
+        self._fail(question, outcome, message, now, by=attempt, done=done, retry_after_ms=retry_after_ms)
+
+    def _fail(
+        self,
+        question: InFlight,
+        code: str,
+        message: str,
+        now: float,
+        *,
+        by: Attempt | None = None,
+        done: wire.Done | None = None,
+        retry_after_ms: float | None = None,
+    ) -> None:
+        problem = wire.Problem(
+            code=code,  # type: ignore[arg-type]  # callers give one of wire.Code
+            message=message,
+            retry_after_ms=retry_after_ms,
+        )
+        failure = wire.Failure(id=question.key[1], error=problem)
+        self.counters[f"failed_{code}"] += 1
+        self._send(_Reply(failure_for(question.ask.sender, failure), question.receipts))
+        question.receipts = []
+        self._end(question, code, failure, done, by or question.current, now)
+
+    def _end(
+        self,
+        question: InFlight,
+        outcome: str,
+        failure: wire.Failure | None,
+        done: wire.Done | None,
+        by: Attempt | None,
+        now: float,
+    ) -> None:
+        """Forget the question, but for its outcome; every other attempt at it is called off."""
+        key = question.key
+        del self._in_flight[key]
+        self._in_flight_bytes -= question.ask.payload_bytes
+        self._adrift.pop(key, None)
+        self._timers.cancel(("deadline", *key))
+        self._timers.cancel(("hopeless", *key))
+        self._work_tickets.pop(question.ticket, None)
+        self._acknowledge(question.receipts)  # an answered question needs no redelivery, accepted Work or not
+        for attempt in question.attempts:
+            node = self.fleet.get(attempt.node)
+            if node is None or node.epoch != attempt.epoch:
+                continue
+            self.fleet.put(freed(node, key, now))
+            if self._link_open and not (failure is None and by is not None and by.node == node.name):
+                cancel = wire.Cancel(device=key[0], id=key[1], attempt=attempt.number)
+                self._out.append(events.PublishControl(node=node.name, control=cancel))
+        self._ended.put(key, Ended(question.ask.fingerprint, by if failure is None else None, failure))
+        if question.recorded:
+            record = record_of(question, self.hub, outcome, self.fleet, done, by, now)
+            self._out.append(events.StoreRecord(record))
+
+    # --- small things -----------------------------------------------------------------------------------
+
+    def _has_living_node(self, question: InFlight) -> bool:
+        attempt = question.current
+        node = self.fleet.get(attempt.node) if attempt is not None else None
+        if node is None or attempt is None or node.epoch != attempt.epoch:
+            return False
+        return node.standing in (Standing.READY, Standing.SUSPECT, Standing.DRAINING)
+
+    def _node(self, name: str) -> Node:
+        node = self.fleet.get(name)
+        assert node is not None, name
+        return node
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    """A publish that ends a question, or lets an answer be said again; its acceptance settles the receipts."""
+
+    effect: events.PublishFailure | events.PublishWork
+    receipts: list[int]

@@ -1,0 +1,196 @@
+"""How the terms of the delay are learned: network, compute per (node, bundle), prompt and answer lengths.
+
+Small frozen estimates, each with a function that returns the better one. Knows nothing of topics, of which node
+is which, or of clocks: whoever calls says how much time has passed.
+
+The two-parameter fits are recursive least squares with exponential forgetting, kept in information form (the
+decayed sums of the normal equations) with a weak pull towards the seed. That pull is what plain forgetting lacks:
+when every prompt has the same length, the direction that the data do not excite stays at the seed instead of
+drifting (covariance wind-up; Åström and Wittenmark, Adaptive Control, 2nd ed., section 11.5). It is scaled so that
+equal *relative* changes of both parameters cost the same, so a throttled node is priced as slower in all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+from hub import wire
+from hub.recent import Recent
+
+NETWORK_TAU_S: Final = 10.0
+EXPECTED_TOKENS: Final = 64.0  # before any answer was seen: a paragraph
+
+_PULL: Final = 0.005  # weight of the seed against one observation of typical size
+_KEEP_COST: Final = 0.7  # of an observation's weight after the next one: five answers outweigh the past 5 to 1
+_KEEP_PROMPT: Final = 0.97
+_TYPICAL_TOKENS: Final = 64.0
+_TYPICAL_CHARS: Final = 200.0
+_LENGTH_MEMORY: Final = 20  # answers that a mean length reaches back
+_SANE_TOKENS: Final = 10_000_000
+_SANE_MS: Final = 1e8  # a day and more: such a report says nothing of a node's speed
+
+
+def peak_ewma(estimate_ms: float | None, sample_ms: float, elapsed_s: float) -> float:
+    """The network estimate after a sample: up at once, down with a time constant of 10 s.
+
+    Peak-EWMA of Finagle (`com.twitter.finagle.loadbalancer.PeakEwma`).
+
+    >>> peak_ewma(None, 5.0, 0.0), peak_ewma(5.0, 60.0, 1.0)
+    (5.0, 60.0)
+    >>> round(peak_ewma(60.0, 5.0, 10.0), 2)
+    25.23
+    """
+    if estimate_ms is None or sample_ms >= estimate_ms:
+        return sample_ms
+    keep = math.exp(-max(elapsed_s, 0.0) / NETWORK_TAU_S)
+    return estimate_ms * keep + sample_ms * (1.0 - keep)
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A fitted `y = offset + slope * x`, neither negative, and the decayed sums that it came from."""
+
+    seed_offset: float
+    seed_slope: float
+    typical_x: float
+    keep: float
+    offset: float
+    slope: float
+    n: float = 0.0
+    x: float = 0.0
+    xx: float = 0.0
+    y: float = 0.0
+    xy: float = 0.0
+
+    @classmethod
+    def seeded(cls, offset: float, slope: float, *, typical_x: float, keep: float) -> Line:
+        """A line that has seen nothing yet."""
+        return cls(seed_offset=offset, seed_slope=slope, typical_x=typical_x, keep=keep, offset=offset, slope=slope)
+
+    def at(self, x: float) -> float:
+        """The predicted y."""
+        return self.offset + self.slope * x
+
+
+def fit_line(line: Line, x: float, y: float) -> Line:
+    """The line after one more observation.
+
+    Errors are taken as relative to size, so one long prompt does not outshout many short ones.
+
+    >>> line = Line.seeded(2.0, 1.0, typical_x=64.0, keep=0.7)
+    >>> for x in (20, 300, 40, 100, 60, 200): line = fit_line(line, x, 10 + 3 * x)
+    >>> round(line.offset, 1), round(line.slope, 2)
+    (4.9, 3.03)
+    """
+    weight = 1.0 / (1.0 + x / line.typical_x) ** 2
+    keep = line.keep
+    n = keep * line.n + weight
+    sx = keep * line.x + weight * x
+    sxx = keep * line.xx + weight * x * x
+    sy = keep * line.y + weight * y
+    sxy = keep * line.xy + weight * x * y
+    typical_y = max(line.seed_offset + line.seed_slope * line.typical_x, 1e-3)
+    pull_offset = _PULL * (typical_y / max(line.seed_offset, 0.1 * typical_y)) ** 2
+    pull_slope = _PULL * (typical_y / max(line.seed_slope, 0.1 * typical_y / line.typical_x)) ** 2
+    a, b, d = n + pull_offset, sx, sxx + pull_slope
+    p, q = sy + pull_offset * line.seed_offset, sxy + pull_slope * line.seed_slope
+    determinant = a * d - b * b  # positive: the pull makes the matrix definite
+    offset, slope = (p * d - q * b) / determinant, (q * a - p * b) / determinant
+    if offset < 0.0:
+        offset, slope = 0.0, max(q / d, 0.0)
+    elif slope < 0.0:
+        offset, slope = max(p / a, 0.0), 0.0
+    return msgspec.structs.replace(line, offset=offset, slope=slope, n=n, x=sx, xx=sxx, y=sy, xy=sxy)
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer costs on one node with one bundle: `prefill.at(tokens) + decode_ms * tokens`."""
+
+    seed: tuple[float, float, float]  # fixed_ms, prefill and decode ms per token, as the bundle says
+    prefill: Line
+    decode_ms_per_token: float
+    decode_weight: float
+
+    @property
+    def fixed_ms(self) -> float:
+        """What every answer costs."""
+        return self.prefill.offset
+
+    @property
+    def prefill_ms_per_token(self) -> float:
+        """What each computed prompt token adds."""
+        return self.prefill.slope
+
+
+def seed_cost(bundle: wire.ServedBundle) -> Cost:
+    """The cost as the node announces it, nothing learned yet."""
+    seed = (bundle.fixed_ms, bundle.prefill_ms_per_token, bundle.decode_ms_per_token)
+    return Cost(
+        seed=seed,
+        prefill=Line.seeded(seed[0], seed[1], typical_x=_TYPICAL_TOKENS, keep=_KEEP_COST),
+        decode_ms_per_token=seed[2],
+        decode_weight=_PULL,
+    )
+
+
+def fit_cost(cost: Cost, tokens: wire.Tokens, timing: wire.Timing) -> Cost:
+    """The cost after an answer. All compute that is not decoding counts as fixed and prefill.
+
+    A report that cannot be true (more cached than prompt tokens, a day of compute) teaches nothing.
+    """
+    computed = tokens.prompt - tokens.cached
+    before_decode_ms = max(timing.compute - timing.decode, timing.prefill)
+    if not 0 <= computed <= _SANE_TOKENS or tokens.completion > _SANE_TOKENS:
+        return cost
+    if before_decode_ms > _SANE_MS or timing.decode > _SANE_MS:
+        return cost
+    prefill = fit_line(cost.prefill, float(computed), before_decode_ms)
+    if tokens.completion == 0:
+        return msgspec.structs.replace(cost, prefill=prefill)
+    # per-token times, an answer of few tokens counting for less: scalar least squares with forgetting
+    weight = tokens.completion / (tokens.completion + 8.0)
+    total = _KEEP_COST * cost.decode_weight + weight
+    decode = cost.decode_ms_per_token
+    decode += (timing.decode / tokens.completion - decode) * weight / total
+    return msgspec.structs.replace(cost, prefill=prefill, decode_ms_per_token=decode, decode_weight=total)
+
+
+def seed_prompt_size() -> Line:
+    """Prompt tokens from characters before any was seen: a short chat template, four characters a token."""
+    return Line.seeded(16.0, 0.25, typical_x=_TYPICAL_CHARS, keep=_KEEP_PROMPT)
+
+
+def fit_prompt_size(line: Line, chars: int, prompt_tokens: int) -> Line:
+    """The estimate after the tokenizer's count became known; a count that cannot be true teaches nothing."""
+    if not 0 < prompt_tokens <= 4 * chars + 100_000:
+        return line
+    return fit_line(line, float(chars), float(prompt_tokens))
+
+
+class Lengths:
+    """Expected answer tokens per (device, task): a mean that starts at the task's, which starts at a paragraph."""
+
+    def __init__(self, max_devices: int) -> None:
+        self._devices: Recent[tuple[str, str], tuple[float, int]] = Recent(max_devices)
+        self._tasks: Recent[str, tuple[float, int]] = Recent(64)
+
+    def expected(self, device: str, task: str, max_tokens: int | None) -> float:
+        """Answer tokens to expect, at most `max_tokens`."""
+        known = self._devices.get((device, task)) or self._tasks.get(task) or (EXPECTED_TOKENS, 0)
+        return known[0] if max_tokens is None else min(known[0], float(max_tokens))
+
+    def learn(self, device: str, task: str, completion_tokens: int) -> None:
+        """One answer had this many tokens."""
+        if completion_tokens > _SANE_TOKENS:
+            return
+        of_task = self._tasks.get(task) or (EXPECTED_TOKENS, 0)
+        of_device = self._devices.get((device, task)) or (of_task[0], 1)
+        self._tasks.put(task, _mean_after(of_task, completion_tokens))
+        self._devices.put((device, task), _mean_after(of_device, completion_tokens))
+
+
+def _mean_after(mean: tuple[float, int], value: float) -> tuple[float, int]:
+    count = min(mean[1] + 1, _LENGTH_MEMORY)
+    return mean[0] + (value - mean[0]) / count, count

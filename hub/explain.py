@@ -1,0 +1,128 @@
+"""Why did this node answer? One decision as a log line, and as a table.
+
+Renders values; knows nothing of how a decision is made or where it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.table import Table
+
+from hub.decision import Decision, Terms
+from hub.events import Row
+
+_LOSERS_ON_A_LINE: Final = 4
+
+
+def decision_line(decision: Decision) -> str:
+    """Everything about one choice on one line, the losers cut to the best four.
+
+    >>> from hub.decision import Rejected
+    >>> near = Terms(node="near", bundle="b", network_ms=2, wait_ms=400, fixed_ms=1, prefill_ms=40, decode_ms=60,
+    ...              prompt_tokens=37, completion_tokens=12)
+    >>> far = Terms(node="far", bundle="b", network_ms=60, wait_ms=0, fixed_ms=1, prefill_ms=40, decode_ms=60,
+    ...             prompt_tokens=37, completion_tokens=12)
+    >>> print(decision_line(Decision(device="kitchen", id="7", attempt=1, chosen=far, candidates=(far, near),
+    ...                              rejected=(Rejected("old", "b: draining"),))))
+    question kitchen/7 attempt 1 -> far: far 161.0 ms (network 60.0 + wait 0.0 + fixed 1.0 + prefill 40.0 \
++ decode 60.0); near 502.0 ms (network 2.0 + wait 399.0 + fixed 1.0 + prefill 40.0 + decode 60.0), \
+341.0 ms later for wait; old: b: draining
+    """
+    head = f"question {decision.device}/{decision.id} attempt {decision.attempt}"
+    parts = []
+    for terms in decision.candidates[: _LOSERS_ON_A_LINE + 1]:
+        loss = why_lost(decision, terms)
+        parts.append(f"{terms.node} {_sum(terms)}" + (f", {loss}" if loss else ""))
+    hidden = max(len(decision.candidates) - len(parts), 0) + decision.more_candidates
+    if hidden:
+        parts.append(f"{hidden} candidates more")
+    parts += [f"{rejected.node}: {rejected.reason}" for rejected in decision.rejected[:_LOSERS_ON_A_LINE]]
+    hidden = max(len(decision.rejected) - _LOSERS_ON_A_LINE, 0) + decision.more_rejected
+    if hidden:
+        parts.append(f"{hidden} rejected more")
+    chosen = decision.chosen.node if decision.chosen is not None else "no node"
+    return f"{head} -> {chosen}: " + ("; ".join(parts) or "no node is known")
+
+
+def why_lost(decision: Decision, terms: Terms) -> str:
+    """By how much a candidate lost, and for which term most; empty for the chosen one."""
+    chosen = decision.chosen
+    if chosen is None or terms == chosen:
+        return ""
+    later_ms = terms.delay_ms - chosen.delay_ms
+    if later_ms <= 0:
+        return "as soon; ties go to the lesser name"
+    ours, theirs = _addends(terms), _addends(chosen)
+    worst = max(ours, key=lambda name: ours[name] - theirs[name])
+    return f"{later_ms:.1f} ms later for {worst}"
+
+
+def explain_table(decision: Decision) -> Table:
+    """Every candidate with its terms, then the rejected ones with their reasons."""
+    table = Table(title=f"{decision.device}/{decision.id}, attempt {decision.attempt}", title_justify="left")
+    for name in ("node", "bundle"):
+        table.add_column(name)
+    for name in ("delay ms", "network", "wait", "fixed", "prefill", "decode"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for terms in decision.candidates:
+        numbers = [terms.delay_ms, *_addends(terms).values()]
+        verdict = why_lost(decision, terms) or "chosen"
+        table.add_row(terms.node, terms.bundle, *(f"{number:.1f}" for number in numbers), verdict)
+    for rejected in decision.rejected:
+        table.add_row(rejected.node, "", *[""] * 6, rejected.reason)
+    more = decision.more_candidates + decision.more_rejected
+    if more:
+        table.add_row(
+            "...", "", *[""] * 6, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
+        )
+    return table
+
+
+def explain_document(row: Row) -> list[dict[str, Any]]:
+    """The `--json` document of one question: one object per attempt, each with the question's outcome."""
+    question = {name: getattr(row, name) for name in ("device", "id", "outcome", "node", "predicted_ms", "total_ms")}
+    return [{**question, **_decision_document(decision)} for decision in row.decisions]
+
+
+def explain_text(row: Row) -> Sequence[str | Table]:
+    """What `edge-hub explain` prints for one question."""
+    answered_by = f" by {row.node}" if row.node else ""
+    predicted = f", {row.predicted_ms:.1f} ms predicted" if row.predicted_ms is not None else ""
+    head = f"{row.device}/{row.id}: {row.outcome}{answered_by} after {row.total_ms:.1f} ms{predicted}"
+    if not row.decisions:
+        return [head, "It was never a question of which node."]
+    return [head, *(explain_table(decision) for decision in row.decisions)]
+
+
+def _decision_document(decision: Decision) -> dict[str, Any]:
+    def terms_document(terms: Terms) -> dict[str, Any]:
+        fields = {name: getattr(terms, name) for name in Terms.__struct_fields__}
+        return {**fields, "delay_ms": terms.delay_ms, "lost_because": why_lost(decision, terms) or None}
+
+    return {
+        "attempt": decision.attempt,
+        "chosen": decision.chosen.node if decision.chosen is not None else None,
+        "candidates": [terms_document(terms) for terms in decision.candidates],
+        "rejected": [{"node": rejected.node, "reason": rejected.reason} for rejected in decision.rejected],
+        "more_candidates": decision.more_candidates,
+        "more_rejected": decision.more_rejected,
+    }
+
+
+def _addends(terms: Terms) -> dict[str, float]:
+    """What the delay is the sum of; the wait is what is left of it after travelling."""
+    return {
+        "network": terms.network_ms,
+        "wait": terms.visible_wait_ms,
+        "fixed": terms.fixed_ms,
+        "prefill": terms.prefill_ms,
+        "decode": terms.decode_ms,
+    }
+
+
+def _sum(terms: Terms) -> str:
+    addends = " + ".join(f"{name} {value:.1f}" for name, value in _addends(terms).items())
+    return f"{terms.delay_ms:.1f} ms ({addends})"

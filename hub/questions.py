@@ -1,0 +1,172 @@
+"""What the hub remembers of a question: while it is in flight, and for a while after it has ended.
+
+Values and their bookkeeping only; what is to be done about them is the core's business.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from hub import events, wire
+from hub.columns import Fleet
+from hub.decision import Decision, Terms
+from hub.delay import Lengths
+from hub.fleet import Key, Load
+from hub.intake import Ask, Sender
+from hub.router import Features
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One node's try at a question; `number` counts from 1 over all nodes."""
+
+    number: int
+    node: str
+    epoch: int
+    bundle: str
+
+
+class InFlight:
+    """A question without an outcome.
+
+    It is *adrift* when no ready node has it: it waits for its first one, or its node fell silent or was lost.
+    """
+
+    def __init__(self, ask: Ask, now: float, *, first_number: int = 1, recorded: bool = True) -> None:
+        self.ask = ask
+        self.received_s = now
+        self.deadline_s = now + ask.budget_ms / 1000
+        self.next_number = first_number
+        self.recorded = recorded  # False where a record of this question exists already
+        self.attempts: list[Attempt] = []  # those that may still end it, the current one last
+        self.decisions: list[Decision] = []
+        self.tries = 0
+        self.receipts: list[int] = []  # to be acknowledged when the current publish is accepted
+        self.ticket = 0  # of the latest publish
+        self.accepted = False  # ... by the broker
+        self.published_s = now
+        self.duplicates = 0
+        self.failed_on: set[str] = set()
+        self.internal_failures = 0
+        self.larger_than = -1
+
+    @property
+    def key(self) -> Key:
+        """Device and id."""
+        return self.ask.key
+
+    @property
+    def current(self) -> Attempt | None:
+        """The attempt that is counted on."""
+        return self.attempts[-1] if self.attempts else None
+
+    def budget_ms(self, now: float) -> float:
+        """What is left until the deadline."""
+        return max((self.deadline_s - now) * 1000, 0.0)
+
+    def find(self, node: str, number: int) -> Attempt | None:
+        """The attempt of this node, if it may still end the question."""
+        return next((a for a in self.attempts if a.node == node and a.number == number), None)
+
+    def features(self, lengths: Lengths) -> Features:
+        """What its delay depends on."""
+        question, device = self.ask.question, self.ask.sender.device
+        return Features(
+            device=device,
+            id=self.key[1],
+            attempt=self.next_number,
+            task=self.ask.task,
+            model=question.model,
+            chars=question.size_chars,
+            max_tokens=question.max_tokens,
+            expected_tokens=lengths.expected(device, self.ask.task, question.max_tokens),
+            larger_than=self.larger_than,
+        )
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A question with its outcome: the attempt that answered, or the failure that was published."""
+
+    fingerprint: bytes
+    attempt: Attempt | None
+    failure: wire.Failure | None
+
+
+def work_for(hub: str, ask: Ask, attempt: Attempt, budget_ms: float) -> wire.Work:
+    """The Work of one attempt."""
+    return wire.Work(
+        hub=hub,
+        device=ask.sender.device,
+        question=ask.question,
+        attempt=attempt.number,
+        budget_ms=budget_ms,
+        bundle=attempt.bundle,
+        reply_to=ask.sender.reply_to,
+        correlation=ask.sender.correlation,
+        plain=ask.sender.plain,
+    )
+
+
+def load_of(question: InFlight, terms: Terms, now: float) -> Load:
+    """What the current attempt weighs on its node: it arrives after half a round trip."""
+    most = question.ask.question.max_tokens
+    before_decode_ms = terms.fixed_ms + terms.prefill_ms
+    longest_ms = math.inf
+    if most is not None and terms.completion_tokens > 0:
+        longest_ms = before_decode_ms + terms.decode_ms * most / terms.completion_tokens
+    return Load(
+        key=question.key,
+        attempt=question.next_number - 1,
+        sent_s=now,
+        start_s=now + terms.network_ms / 2000,
+        work_ms=before_decode_ms + terms.decode_ms,
+        longest_ms=longest_ms,
+        deadline_s=question.deadline_s,
+    )
+
+
+def failure_for(sender: Sender, failure: wire.Failure, ticket: int = 0) -> events.PublishFailure:
+    """The failure on its way to whoever asked."""
+    return events.PublishFailure(
+        reply_to=sender.reply_to,
+        failure=failure,
+        correlation=sender.correlation,
+        plain=sender.plain,
+        ticket=ticket,
+    )
+
+
+def record_of(
+    question: InFlight, hub: str, outcome: str, fleet: Fleet, done: wire.Done | None, by: Attempt | None, now: float
+) -> events.Record:
+    """The row of a question that has ended through attempt `by` with `done`, or without them."""
+    total_ms = (now - question.received_s) * 1000
+    timing = done.timing_ms if done is not None else wire.Timing()
+    tokens = done.tokens if done is not None else wire.Tokens()
+    node = fleet.get(by.node) if by is not None else None
+    served = {bundle.bundle: bundle.model for bundle in node.bundles} if node is not None else {}
+    promised = question.decisions[0].chosen if question.decisions else None
+    return events.Record(
+        device=question.key[0],
+        id=question.key[1],
+        hub=hub,
+        outcome=outcome,
+        node=by.node if by is not None else None,
+        bundle=by.bundle if by is not None else None,
+        model=served.get(by.bundle) if by is not None else None,
+        task=question.ask.task,
+        attempts=question.tries,
+        duplicates=question.duplicates,
+        question_bytes=question.ask.payload_bytes,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        predicted_ms=promised.delay_ms if promised is not None else None,
+        total_ms=total_ms,
+        network_ms=max(total_ms - timing.queue - timing.compute, 0.0),
+        queue_ms=timing.queue,
+        prefill_ms=timing.prefill,
+        decode_ms=timing.decode,
+        decisions=tuple(question.decisions),
+    )

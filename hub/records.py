@@ -1,0 +1,247 @@
+"""Where the rows of ended questions are kept: SQLite by default, any database that SQLAlchemy speaks by URL.
+
+`Records` writes: `store` puts a row into a bounded queue and returns at once; a thread of its own writes batches.
+When the queue is full or the database refuses, rows are counted as lost and routing goes on. `read_rows` reads.
+The schema has a version; a database of a newer one is refused, so that nobody writes into what he does not know.
+Knows nothing of clocks: the wall time of a row comes with it, and is for display and windows only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from hub import events
+from hub.decision import Decision
+from hub.errors import StoreError
+from hub.events import Row
+
+log = logging.getLogger(__name__)
+
+SCHEMA: Final = 1
+_BATCH_ROWS: Final = 500
+_QUEUE_ROWS: Final = 20_000
+_BUSY_MS: Final = 5_000
+
+_metadata = sa.MetaData()
+_schema = sa.Table("edgefleet_schema", _metadata, sa.Column("version", sa.Integer, nullable=False))
+_questions = sa.Table(
+    "questions",
+    _metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("wall_time_s", sa.Float(53), nullable=False, index=True),
+    sa.Column("device", sa.String(64), nullable=False),
+    sa.Column("id", sa.String(128), nullable=False, index=True),
+    sa.Column("hub", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("node", sa.String(64)),
+    sa.Column("bundle", sa.String(256)),
+    sa.Column("model", sa.String(256)),
+    sa.Column("task", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("duplicates", sa.Integer, nullable=False),
+    sa.Column("question_bytes", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("predicted_ms", sa.Float(53)),
+    sa.Column("total_ms", sa.Float(53), nullable=False),
+    sa.Column("network_ms", sa.Float(53), nullable=False),
+    sa.Column("queue_ms", sa.Float(53), nullable=False),
+    sa.Column("prefill_ms", sa.Float(53), nullable=False),
+    sa.Column("decode_ms", sa.Float(53), nullable=False),
+    sa.Column("decisions", sa.Text, nullable=False),  # JSON
+)
+
+
+_decisions_decoder = msgspec.json.Decoder(tuple[Decision, ...])
+_encoder = msgspec.json.Encoder()
+
+
+def store_url(store: str) -> str:
+    """The SQLAlchemy URL of what `--store` says: a URL as it is, a plain path as SQLite.
+
+    >>> store_url("fleet.db"), store_url("/var/lib/fleet.db"), store_url("postgresql+psycopg://h/d")
+    ('sqlite:///fleet.db', 'sqlite:////var/lib/fleet.db', 'postgresql+psycopg://h/d')
+    """
+    return store if "://" in store else f"sqlite:///{store}"
+
+
+class Records:
+    """The writer. Rows are kept in the order of `store`; `lost` counts those that were not."""
+
+    def __init__(self, store: str) -> None:
+        """Open or create the store. Raises StoreError."""
+        self._shown_url, self._engine = _engine(store)
+        self._lost = 0
+        self._lock = threading.Lock()
+        self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_QUEUE_ROWS)
+        try:
+            _prepare(self._engine, self._shown_url)
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._thread = threading.Thread(target=self._write_batches, name="records", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """Records that could not be kept."""
+        with self._lock:
+            return self._lost
+
+    def store(self, record: events.Record, wall_time_s: float) -> None:
+        """Keep one record; never waits."""
+        try:
+            self._queue.put_nowait(_values(record, wall_time_s))
+        except queue.Full:
+            self._lose(1, "the queue of records is full")
+
+    def close(self) -> None:
+        """Write what is queued, then end."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        self._engine.dispose()
+
+    def _write_batches(self) -> None:
+        for batch in self._batches():
+            try:
+                self._write(batch)
+            except (sa.exc.DataError, sa.exc.ProgrammingError):  # one row that the database cannot hold
+                for row in batch:
+                    self._write_or_lose([row])
+            except sa.exc.SQLAlchemyError as error:
+                self._lose(len(batch), _first_line(error))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(_questions.insert(), rows)
+
+    def _write_or_lose(self, rows: list[dict[str, Any]]) -> None:
+        try:
+            self._write(rows)
+        except sa.exc.SQLAlchemyError as error:
+            self._lose(len(rows), _first_line(error))
+
+    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        """What has come while the batch before was written, until `close`."""
+        while (row := self._queue.get()) is not None:
+            batch = [row]
+            while len(batch) < _BATCH_ROWS:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    yield batch
+                    return
+                batch.append(following)
+            yield batch
+
+    def _lose(self, rows: int, why: str) -> None:
+        with self._lock:
+            self._lost += rows
+            lost = self._lost
+        log.warning("%d records lost so far: %s", lost, why)
+
+
+def read_rows(store: str, *, since_s: float | None = None) -> list[Row]:
+    """All rows that ended at or after `since_s` (wall clock), oldest first. Raises StoreError."""
+    query = _questions.select().order_by(_questions.c.seq)
+    if since_s is not None:
+        query = query.where(_questions.c.wall_time_s >= since_s)
+    return _read(store, query)
+
+
+def read_question(store: str, question_id: str | None) -> Row | None:
+    """The latest row of a question, or of all where no id is given. Raises StoreError."""
+    query = _questions.select().order_by(_questions.c.seq.desc()).limit(1)
+    if question_id is not None:
+        query = query.where(_questions.c.id == question_id)
+    return next(iter(_read(store, query)), None)
+
+
+def _read(store: str, query: sa.Select[Any]) -> list[Row]:
+    shown, engine = _engine(store)
+    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    try:
+        if path and not Path(path).is_file():
+            raise StoreError(f"there is no record store at {path}: give --store what `edge-hub serve` was given")
+        with engine.connect() as connection:
+            _check_version(connection, shown)
+            return [_row(values) for values in connection.execute(query).mappings()]
+    except (sa.exc.SQLAlchemyError, msgspec.DecodeError) as error:
+        raise StoreError(f"cannot read the record store {shown}: {_first_line(error)}") from None
+    finally:
+        engine.dispose()
+
+
+def _engine(store: str) -> tuple[str, sa.Engine]:
+    """The engine, and the URL without its password. Raises StoreError."""
+    try:
+        engine = sa.create_engine(store_url(store), connect_args=_connect_args(store_url(store)))
+    except (sa.exc.ArgumentError, ImportError, ValueError) as error:
+        raise StoreError(f"--store {store.split('@')[-1]!r} is no store: {_first_line(error)}") from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _tune_sqlite)
+    return engine.url.render_as_string(hide_password=True), engine
+
+
+def _connect_args(url: str) -> dict[str, Any]:
+    return {"timeout": _BUSY_MS / 1000} if url.startswith("sqlite") else {}
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    """Readers never block the writer (WAL), and a commit does not wait for the platter."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+
+
+def _prepare(engine: sa.Engine, shown: str) -> None:
+    """Create the tables where there are none. Raises StoreError."""
+    try:
+        with engine.begin() as connection:
+            if not sa.inspect(connection).has_table(_schema.name):
+                _metadata.create_all(connection)
+                connection.execute(_schema.insert().values(version=SCHEMA))
+            _check_version(connection, shown)
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(f"cannot open the record store {shown}: {_first_line(error)}") from None
+
+
+def _check_version(connection: sa.Connection, shown: str) -> None:
+    if not sa.inspect(connection).has_table(_schema.name):
+        raise StoreError(f"{shown} holds no records of edgefleet: give --store what `edge-hub serve` was given")
+    version = connection.execute(sa.select(_schema.c.version)).scalar()
+    if version != SCHEMA:
+        raise StoreError(
+            f"the record store {shown} has schema {version}, this edgefleet knows {SCHEMA}: "
+            "use the version of edgefleet that wrote it, or another --store"
+        )
+
+
+def _values(record: events.Record, wall_time_s: float) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in events.Record.__struct_fields__}
+    values["decisions"] = _encoder.encode(record.decisions).decode()
+    return {**values, "wall_time_s": wall_time_s}
+
+
+def _row(values: sa.RowMapping) -> Row:
+    fields = {name: values[name] for name in Row.__struct_fields__}
+    fields["decisions"] = _decisions_decoder.decode(fields["decisions"])
+    return Row(**fields)
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,246 @@
+"""Which node answers this question soonest? The delay of DESIGN.md for every row of the fleet, and the least of it.
+
+    delay = network + max(wait - network / 2, 0) + fixed + prefill * prompt_tokens + decode * expected_tokens
+
+Takes the fleet and the question's features, returns a Decision, changes nothing. Three rules go before the delay:
+a node must serve the task and model, the question must fit, and the node must be counted on: ready nodes first, and
+only where the caller allows a last resort, suspect ones, then lost ones (the question waits for their return).
+
+A node without a pong yet has no network term of its own; it is priced at the largest one known, but no less than
+`UNMEASURED_MS`, so that it is used when needed and not preferred for being unknown. The first ping goes out when a
+node appears, so this lasts one round trip. What a node's prefix cache holds is not known here yet: no prompt token
+is taken as cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hub import wire
+from hub.columns import Fleet
+from hub.decision import Decision, Rejected, Terms
+from hub.fleet import Standing, served_models
+
+UNMEASURED_MS: Final = 100.0
+NAMED: Final = 16  # candidates, and rejected ones, that a decision names
+SURE_SHARE: Final = 0.75  # of the rough prompt estimate: a question is refused only if even this does not fit
+
+_LAST_USABLE: Final = int(Standing.LOST)
+
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a question its delay depends on. `larger_than` is a context that turned out too small."""
+
+    device: str
+    id: str
+    attempt: int
+    task: str
+    model: str | None
+    chars: int
+    max_tokens: int | None
+    expected_tokens: float
+    larger_than: int = -1
+
+
+def choose(
+    question: Features,
+    fleet: Fleet,
+    now: float,
+    exclude: Set[str] = frozenset(),
+    *,
+    last_resort: bool = False,
+) -> Decision:
+    """The node and bundle with the least delay; ties go to the lesser (node, bundle).
+
+    `exclude` are nodes that failed this question. Without `last_resort` only ready nodes are candidates.
+    """
+    table = fleet.table
+    prompt_tokens = table["prompt_offset"] + table["prompt_slope"] * question.chars
+    eligible = _matching(question, fleet) & _fitting(question, table, prompt_tokens)
+    for name in exclude:
+        eligible[fleet.rows(name)] = False
+    standing = table["standing"]
+    worst = _LAST_USABLE if last_resort else int(Standing.READY)
+    usable = eligible & (standing <= worst)
+    if not usable.any():
+        return _decision(question, [], 0, *_rejected(question, fleet, table["used"], exclude, worst))
+    tier = int(standing[usable].min())
+    candidates = usable & (standing == tier)
+    rows = np.flatnonzero(candidates)
+    parts = _parts(question, table[rows], prompt_tokens[rows], fleet, now)
+    delay_ms = parts[0] + np.maximum(parts[1] - parts[0] / 2, 0.0) + parts[2] + parts[3] + parts[4]
+    best = _best(delay_ms, rows, fleet)
+    named = [_terms(fleet.label(int(rows[i])), parts, i, prompt_tokens[rows[i]], question) for i in best]
+    rejected = _rejected(question, fleet, table["used"] & ~candidates, exclude, tier)
+    return _decision(question, named, len(rows) - len(named), *rejected)
+
+
+def refusal(question: Features, fleet: Fleet) -> wire.Problem:
+    """Why no node can take this question, as its asker should hear it."""
+    nodes = [node for node in fleet.values() if node.standing <= _LAST_USABLE]
+    draining = sum(node.standing == Standing.DRAINING for node in fleet.values())
+    if not nodes:
+        why = f"{draining} nodes are draining" if draining else "no node is connected to this hub's broker"
+        return wire.Problem(code="no_node", message=f"{why}: start one with `edge-agent serve`")
+    wanted = question.task + (f" with model {question.model[:200]!r}" if question.model else "")
+    matching = _matching(question, fleet)
+    table = fleet.table
+    if not matching.any():
+        message = f"no node serves {wanted}; there is {served_models(nodes)}"
+        return wire.Problem(code="unsupported", message=message)
+    present = matching & (table["standing"] <= _LAST_USABLE)
+    if not present.any():
+        message = f"every node that serves {wanted} is draining or offline"
+        return wire.Problem(code="no_node", message=message)
+    context = int(table["context"][present].max())
+    prompt_tokens = int((table["prompt_offset"] + table["prompt_slope"] * question.chars)[present].min())
+    message = (
+        f"about {prompt_tokens} prompt tokens and {question.max_tokens or 'some'} answer tokens do not fit into the "
+        f"largest context, {context}: shorten the question or lower max_tokens"
+    )
+    return wire.Problem(code="too_large", message=message)
+
+
+def least_wait_ms(fleet: Fleet, now: float) -> float:
+    """The shortest queue of all ready nodes, 0 where there is none."""
+    ready = fleet.table[fleet.table["standing"] == int(Standing.READY)]
+    return float(_waits(ready, now).min()) if len(ready) else 0.0
+
+
+# --- the formula, over rows -----------------------------------------------------------------------------
+
+
+def _parts(
+    question: Features, rows: NDArray[Any], prompt_tokens: NDArray[np.float64], fleet: Fleet, now: float
+) -> tuple[NDArray[np.float64], ...]:
+    """network, wait, fixed, prefill and decode of each row, in milliseconds."""
+    network_ms = rows["network_ms"]
+    unknown = np.isnan(network_ms)
+    if unknown.any():
+        known = fleet.table["network_ms"][fleet.table["used"]]
+        largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
+        network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
+    return (
+        network_ms,
+        _waits(rows, now),
+        rows["fixed_ms"],
+        rows["prefill_ms"] * prompt_tokens,
+        rows["decode_ms"] * question.expected_tokens,
+    )
+
+
+def _waits(rows: NDArray[Any], now: float) -> NDArray[np.float64]:
+    """`fleet.wait_ms` for many rows."""
+    running_s = np.minimum(np.abs(rows["end_s"] - now), np.maximum(rows["end_by_s"] - now, 0.0))
+    ours_ms = rows["rest_ms"] + rows["busy"] * running_s * 1000.0
+    said_ms = np.maximum(rows["reported_end_s"] - now, 0.0) * 1000.0 + rows["since_ms"]
+    longest: NDArray[np.float64] = np.maximum(ours_ms, said_ms)
+    return longest
+
+
+def _matching(question: Features, fleet: Fleet) -> Mask:
+    table = fleet.table
+    mask: Mask = table["task"] == fleet.word(question.task)
+    if question.model is not None:
+        wanted = fleet.word(question.model)
+        mask &= (table["model"] == wanted) | (table["bundle"] == wanted)
+    return mask
+
+
+def _fitting(question: Features, table: NDArray[Any], prompt_tokens: NDArray[np.float64]) -> Mask:
+    needed = SURE_SHARE * prompt_tokens + (question.max_tokens or 0)
+    mask: Mask = (needed <= table["context"]) & (table["context"] > question.larger_than)
+    return mask
+
+
+def _best(delay_ms: NDArray[np.float64], rows: Rows, fleet: Fleet) -> list[int]:
+    """Places of the least delays, least first, ties by (node, bundle)."""
+    near = np.arange(len(rows))
+    if len(rows) > NAMED:
+        bound = np.partition(delay_ms, NAMED - 1)[NAMED - 1]
+        near = np.flatnonzero(delay_ms <= bound)
+    order = np.lexsort((fleet.rank()[rows[near]], delay_ms[near]))
+    return [int(place) for place in near[order[:NAMED]]]
+
+
+# --- saying it ------------------------------------------------------------------------------------------
+
+
+def _terms(
+    label: tuple[str, str],
+    parts: tuple[NDArray[np.float64], ...],
+    place: int,
+    prompt_tokens: float,
+    question: Features,
+) -> Terms:
+    network, wait, fixed, prefill, decode = (float(part[place]) for part in parts)
+    return Terms(
+        node=label[0],
+        bundle=label[1],
+        network_ms=network,
+        wait_ms=wait,
+        fixed_ms=fixed,
+        prefill_ms=prefill,
+        decode_ms=decode,
+        prompt_tokens=float(prompt_tokens),
+        completion_tokens=question.expected_tokens,
+    )
+
+
+def _rejected(
+    question: Features, fleet: Fleet, others: Mask, exclude: Set[str], tier: int
+) -> tuple[tuple[Rejected, ...], int]:
+    """Up to NAMED of the rows that are no candidates, with the first reason of each, and how many more there are."""
+    rows = np.flatnonzero(others)
+    if not len(rows):
+        return (), 0
+    rank = fleet.rank()
+    first = rows[np.argpartition(rank[rows], NAMED)[:NAMED]] if len(rows) > NAMED else rows
+    named = []
+    for row in sorted((int(row) for row in first), key=rank.__getitem__):
+        node, bundle = fleet.label(row)
+        named.append(Rejected(node, f"{bundle}: {_reason(question, fleet, node, row, exclude, tier)}"))
+    return tuple(named), len(rows) - len(named)
+
+
+def _reason(question: Features, fleet: Fleet, node: str, row: int, exclude: Set[str], tier: int) -> str:
+    values = fleet.table[row]
+    if values["task"] != fleet.word(question.task):
+        return f"does not do {question.task}"
+    wanted = fleet.word(question.model) if question.model is not None else values["model"]
+    if wanted not in (values["model"], values["bundle"]):
+        return f"is not model {question.model}"
+    if node in exclude:
+        return "failed this question"
+    standing = Standing(int(values["standing"]))
+    if standing > tier:
+        return {
+            Standing.SUSPECT: "three pings were lost",
+            Standing.LOST: "went offline, may come back",
+            Standing.DRAINING: "draining",
+            Standing.GONE: "offline",
+        }[standing]
+    return f"context {int(values['context'])} is too small"
+
+
+def _decision(
+    question: Features, named: list[Terms], more: int, rejected: tuple[Rejected, ...], more_rejected: int
+) -> Decision:
+    return Decision(
+        device=question.device,
+        id=question.id,
+        attempt=question.attempt,
+        chosen=named[0] if named else None,
+        candidates=tuple(named),
+        rejected=rejected,
+        more_candidates=more,
+        more_rejected=more_rejected,
+    )
