@@ -38,6 +38,7 @@ _ROW: Final = np.dtype(
         ("since_ms", np.float64),
     ]
 )
+_WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
 _EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, 0.0)
 
 
@@ -53,6 +54,7 @@ class Fleet:
         self._words: dict[str, int] = {}
         self._labels: dict[int, tuple[str, str]] = {}
         self._rank: NDArray[np.int64] | None = None
+        self._changed: set[str] = set()
 
     # --- nodes ------------------------------------------------------------------------------------------
 
@@ -77,15 +79,20 @@ class Fleet:
     def put(self, node: Node) -> None:
         """Let `node` be what is known of its name from now on."""
         before = self._nodes.get(node.name)
+        if before is node:
+            return
         self._nodes[node.name] = node
         if before is None or before.bundles != node.bundles:
             self._drop_rows(node.name)
             self._rows[node.name] = [self._new_row(node.name, bundle.bundle) for bundle in node.bundles]
-        self._write(node)
+        self._changed.add(node.name)
+        if len(self._changed) > _WRITE_LATER:
+            self._write_changed()
 
     def forget(self, name: str) -> None:
         """Know nothing of this node any more."""
         del self._nodes[name]
+        self._changed.discard(name)
         self._drop_rows(name)
 
     # --- prompt sizes: a bundle's tokenizer is the same on every node -------------------------------------
@@ -106,7 +113,8 @@ class Fleet:
 
     @property
     def table(self) -> NDArray[Any]:
-        """The rows, structured; those not `used` are free. To be read only."""
+        """The rows, structured; those not `used` are free. To be read only, and not kept."""
+        self._write_changed()
         return self._table
 
     def word(self, text: str) -> int:
@@ -130,6 +138,11 @@ class Fleet:
         return self._rank
 
     # --- inside -----------------------------------------------------------------------------------------
+
+    def _write_changed(self) -> None:
+        for name in self._changed:
+            self._write(self._nodes[name])
+        self._changed.clear()
 
     def _write(self, node: Node) -> None:
         queue = waiting(node)

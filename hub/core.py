@@ -36,6 +36,7 @@ from hub.delay import Lengths
 from hub.errors import WireError
 from hub.fleet import Key, Node, Standing, freed, loaded, taught
 from hub.intake import Ask, Refusal, other_id, read_ask
+from hub.outbox import Outbox, Reply
 from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, record_of, work_for
 from hub.recent import Recent
 from hub.router import choose, least_wait_ms, refusal
@@ -85,13 +86,8 @@ class Core:
         self._in_flight_bytes = 0
         self._adrift: dict[Key, None] = {}  # in order of their coming adrift
         self._ended: Recent[Key, Ended] = Recent(limits.ended)
-        self._work_tickets: dict[int, Key] = {}
-        self._reply_tickets: dict[int, _Reply] = {}
-        self._unsent: list[_Reply] = []
-        self._last_ticket = 0
-        self._link_open = False
+        self._outbox = Outbox(self.counters, limits.unaccepted)
         self._settled = False
-        self._out: list[events.Effect] = []
 
     @property
     def in_flight(self) -> int:
@@ -105,7 +101,8 @@ class Core:
 
     def handle(self, event: events.Event, now: float) -> list[events.Effect]:
         """What is to be done now that `event` has happened."""
-        self._out = []
+        effects: list[events.Effect] = []
+        self._outbox.out = effects
         self._watch.notice_stall(now)
         if isinstance(event, events.MessageReceived):
             self._received(event, now)
@@ -117,7 +114,7 @@ class Core:
             self._closed()
         for alarm in self._timers.due(now):
             self._fire(alarm, now)
-        return self._out
+        return effects
 
     # --- what arrives -----------------------------------------------------------------------------------
 
@@ -127,7 +124,7 @@ class Core:
             self._asked(message, topic.name, now)
             return
         if message.receipt is not None:  # nothing that comes of this needs it again
-            self._out.append(events.AcknowledgeAsk(message.receipt))
+            self._outbox.out.append(events.AcknowledgeAsk(message.receipt))
         try:
             if topic is None:
                 self.counters["foreign_topic"] += 1
@@ -146,7 +143,7 @@ class Core:
         receipts = [] if message.receipt is None else [message.receipt]
         if isinstance(ask, Refusal):
             self.counters[f"ask_{ask.failure.error.code}"] += 1
-            self._send(_Reply(failure_for(ask.sender, ask.failure), receipts))
+            self._outbox.reply(Reply(failure_for(ask.sender, ask.failure), receipts))
             return
         known = self._known_fingerprint(ask.key)
         if known is not None and known != ask.fingerprint:
@@ -183,7 +180,7 @@ class Core:
             return ask
         problem = wire.Problem(code="invalid", message=f"id {ask.key[1]!r} is in use by another question in flight")
         failure = wire.Failure(id=ask.key[1], error=problem)
-        self._send(_Reply(failure_for(ask.sender, failure), receipts))
+        self._outbox.reply(Reply(failure_for(ask.sender, failure), receipts))
         return None
 
     def _begin(self, question: InFlight, receipts: list[int], now: float) -> None:
@@ -209,7 +206,7 @@ class Core:
         if not question.accepted:
             question.receipts += receipts  # goes with the publish under way, or with the first one
             return
-        self._acknowledge(receipts)
+        self._outbox.acknowledge(receipts)
         if now - question.published_s >= RESEND_AFTER_S:
             self._publish_work(question, now)
 
@@ -217,7 +214,7 @@ class Core:
         """The outcome did not reach its asker, or not in time: let it be said again, at its present address."""
         self.counters["duplicates"] += 1
         if ended.failure is not None:
-            self._send(_Reply(failure_for(ask.sender, ended.failure), receipts))
+            self._outbox.reply(Reply(failure_for(ask.sender, ended.failure), receipts))
             return
         attempt = ended.attempt
         assert attempt is not None
@@ -225,7 +222,7 @@ class Core:
         there = node is not None and node.standing in (Standing.READY, Standing.DRAINING)
         if node is not None and there and node.epoch == attempt.epoch:
             work = work_for(self.hub, ask, attempt, ask.budget_ms)
-            self._send(_Reply(events.PublishWork(node=node.name, work=work, ticket=0), receipts))
+            self._outbox.reply(Reply(events.PublishWork(node=node.name, work=work, ticket=0), receipts))
             return
         self.counters["answers_lost_with_their_node"] += 1
         self._ended.pop(ask.key)
@@ -233,7 +230,7 @@ class Core:
 
     def _state_published(self, name: str, message: events.MessageReceived, now: float) -> None:
         news = self._watch.state_published(name, message.payload, now, live=not message.retained)
-        self._out += news.pings
+        self._outbox.out += news.pings
         self._strand(news.stranded, name, now)
         if news.usable:
             self._rally(now)
@@ -262,55 +259,29 @@ class Core:
     # --- the link ---------------------------------------------------------------------------------------
 
     def _accepted(self, ticket: int) -> None:
-        key = self._work_tickets.pop(ticket, None)
-        reply = self._reply_tickets.pop(ticket, None)
+        key = self._outbox.accepted(ticket)
         if key is not None:
             question = self._in_flight[key]
             question.accepted = True
-            self._acknowledge(question.receipts)
-        elif reply is not None:
-            self._acknowledge(reply.receipts)
+            self._outbox.acknowledge(question.receipts)
 
     def _opened(self, now: float) -> None:
-        if self._link_open:
+        if self._outbox.is_open:
             self._closed()
-        self._link_open = True
         self._timers.set(("settled",), now + self._settle_s)
-        self._out += self._watch.link_opened(now)
+        self._outbox.out += self._watch.link_opened(now)
+        self._outbox.open()
         for question in self._in_flight.values():  # the broker may have lost even what it had accepted
             if question.current is not None:
                 self._publish_work(question, now)
-        unsent, self._unsent = self._unsent, []
-        for reply in unsent:
-            self._send(reply)
 
     def _closed(self) -> None:
-        self._link_open = False
         self._settled = False
         self._timers.cancel(("settled",))
         self._watch.link_closed()
-        self._work_tickets.clear()
+        self._outbox.close()
         for question in self._in_flight.values():
             question.accepted = False
-        self._unsent += self._reply_tickets.values()
-        self._reply_tickets.clear()
-
-    def _send(self, reply: _Reply) -> None:
-        """Publish what ends or repeats an outcome, now or when there is a link; its acceptance settles its receipts."""
-        if len(self._reply_tickets) + len(self._unsent) >= self._limits.unaccepted:
-            self.counters["replies_dropped"] += 1  # its asker repeats, or its own timer ends it
-            self._acknowledge(reply.receipts)
-        elif self._link_open:
-            self._last_ticket += 1
-            effect = msgspec.structs.replace(reply.effect, ticket=self._last_ticket)
-            self._reply_tickets[self._last_ticket] = reply
-            self._out.append(effect)
-        else:
-            self._unsent.append(reply)
-
-    def _acknowledge(self, receipts: list[int]) -> None:
-        self._out += [events.AcknowledgeAsk(receipt) for receipt in receipts]
-        receipts.clear()
 
     # --- time -------------------------------------------------------------------------------------------
 
@@ -326,7 +297,7 @@ class Core:
                     self._place(self._in_flight[key], now)
         elif alarm[0] == "ping":
             news = self._watch.ping_due(alarm[1], now)
-            self._out += news.pings
+            self._outbox.out += news.pings
             self._strand(news.stranded, alarm[1], now)
         elif alarm[0] == "lost":
             self._strand(self._watch.stayed_away(alarm[1]), alarm[1], now)
@@ -357,7 +328,7 @@ class Core:
         elif decision.chosen is None:
             problem = refusal(features, self.fleet)
             question.decisions.append(decision)
-            self._out.append(events.LogDecision(decision))
+            self._outbox.out.append(events.LogDecision(decision))
             self._fail(question, problem.code, problem.message, now)
         elif self._node(decision.chosen.node).standing == Standing.LOST and not worth_waiting:
             self._fail(question, "no_node", "the nodes that could answer have just gone offline", now)
@@ -404,14 +375,15 @@ class Core:
         assert terms is not None
         node = self._node(terms.node)
         if self._has(question, terms):
-            decision = msgspec.structs.replace(decision, attempt=question.next_number - 1)
+            assert question.current is not None
+            decision = msgspec.structs.replace(decision, attempt=question.current.number)
         else:
             question.attempts.append(Attempt(question.next_number, node.name, node.epoch, terms.bundle))
             question.decisions.append(decision)
             question.next_number += 1
             question.tries += 1
         self.fleet.put(loaded(freed(node, question.key, now), load_of(question, terms, now)))
-        self._out.append(events.LogDecision(decision))
+        self._outbox.out.append(events.LogDecision(decision))
         self._publish_work(question, now)
         if node.standing == Standing.READY:
             self._adrift.pop(question.key, None)
@@ -431,20 +403,15 @@ class Core:
     def _publish_work(self, question: InFlight, now: float) -> None:
         attempt = question.current
         assert attempt is not None
-        self._work_tickets.pop(question.ticket, None)
         question.accepted = False
         question.published_s = now
-        if not self._link_open:
-            return  # LinkOpened publishes everything that is in flight
-        self._last_ticket += 1
-        question.ticket = self._last_ticket
-        self._work_tickets[question.ticket] = question.key
         budget_ms = question.budget_ms(now)
-        if self._node(attempt.node).standing == Standing.LOST:
+        node = self.fleet.get(attempt.node)
+        if node is not None and node.standing == Standing.LOST:
             # When the question is given up, the Work must be gone too: no answer after a failure.
             budget_ms = max(budget_ms - WORTH_WAITING_S * 1000, 0.0)
         work = work_for(self.hub, question.ask, attempt, budget_ms)
-        self._out.append(events.PublishWork(node=attempt.node, work=work, ticket=question.ticket))
+        self._outbox.publish_work(question.key, events.PublishWork(node=attempt.node, work=work, ticket=0))
 
     # --- ending -----------------------------------------------------------------------------------------
 
@@ -496,6 +463,9 @@ class Core:
         final = outcome in ("invalid", "deadline") or (internal and question.internal_failures > 1)
         if not final and self._move(question, now):
             return
+        if not final and question.attempts:  # a node that fell silent has it still, and may come back
+            self._mark_adrift(question, now)
+            return
         message = done.message[:MESSAGE_CHARS] or f"node {node.name} ended it as {done.outcome}"
         retry_after_ms = max(round(least_wait_ms(self.fleet, now)), 100) if outcome == "overloaded" else None
         self._fail(question, outcome, message, now, by=attempt, done=done, retry_after_ms=retry_after_ms)
@@ -518,7 +488,7 @@ class Core:
         )
         failure = wire.Failure(id=question.key[1], error=problem)
         self.counters[f"failed_{code}"] += 1
-        self._send(_Reply(failure_for(question.ask.sender, failure), question.receipts))
+        self._outbox.reply(Reply(failure_for(question.ask.sender, failure), question.receipts))
         question.receipts = []
         self._end(question, code, failure, done, by or question.current, now)
 
@@ -538,20 +508,20 @@ class Core:
         self._adrift.pop(key, None)
         self._timers.cancel(("deadline", *key))
         self._timers.cancel(("hopeless", *key))
-        self._work_tickets.pop(question.ticket, None)
-        self._acknowledge(question.receipts)  # an answered question needs no redelivery, accepted Work or not
+        self._outbox.forget_work(key)
+        self._outbox.acknowledge(question.receipts)  # an answered question needs no redelivery, accepted Work or not
         for attempt in question.attempts:
             node = self.fleet.get(attempt.node)
             if node is None or node.epoch != attempt.epoch:
                 continue
             self.fleet.put(freed(node, key, now))
-            if self._link_open and not (failure is None and by is not None and by.node == node.name):
+            if self._outbox.is_open and not (failure is None and by is not None and by.node == node.name):
                 cancel = wire.Cancel(device=key[0], id=key[1], attempt=attempt.number)
-                self._out.append(events.PublishControl(node=node.name, control=cancel))
+                self._outbox.out.append(events.PublishControl(node=node.name, control=cancel))
         self._ended.put(key, Ended(question.ask.fingerprint, by if failure is None else None, failure))
         if question.recorded:
             record = record_of(question, self.hub, outcome, self.fleet, done, by, now)
-            self._out.append(events.StoreRecord(record))
+            self._outbox.out.append(events.StoreRecord(record))
 
     # --- small things -----------------------------------------------------------------------------------
 
@@ -566,10 +536,3 @@ class Core:
         node = self.fleet.get(name)
         assert node is not None, name
         return node
-
-
-class _Reply(msgspec.Struct, frozen=True):
-    """A publish that ends a question, or lets an answer be said again; its acceptance settles the receipts."""
-
-    effect: events.PublishFailure | events.PublishWork
-    receipts: list[int]

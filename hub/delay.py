@@ -186,7 +186,7 @@ class Lengths:
         if completion_tokens > _SANE_TOKENS:
             return
         of_task = self._tasks.get(task) or (EXPECTED_TOKENS, 0)
-        of_device = self._devices.get((device, task)) or (of_task[0], 1)
+        of_device = self._devices.get((device, task)) or (of_task[0], min(of_task[1], 1))
         self._tasks.put(task, _mean_after(of_task, completion_tokens))
         self._devices.put((device, task), _mean_after(of_device, completion_tokens))
 

@@ -41,7 +41,6 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """A question that this hub sent to a node and has not seen done."""
 
     key: Key
-    attempt: int
     sent_s: float
     start_s: float  # when the node began it or will; infinite while others are before it
     work_ms: float  # predicted compute
@@ -200,6 +199,8 @@ def loaded(node: Node, load: Load) -> Node:
 def freed(node: Node, key: Key, now: float) -> Node:
     """The node after it ended (or was told to drop) every attempt at a question; the next ones have begun."""
     left = tuple(load for load in node.load if load.key != key)
+    if len(left) == len(node.load):
+        return node
     begun_s = now - (node.network_ms or 0.0) / 2000  # the news took that long
     begun = tuple(
         msgspec.structs.replace(load, start_s=begun_s) if load.start_s == math.inf else load

@@ -79,18 +79,22 @@ def read_ask(message: MessageReceived, device: str, new_id: Callable[[], str]) -
             sender=sender,
             failure=wire.Failure(id=question_id, error=wire.Problem(code=code, message=str(error)[:500])),
         )
-    bare = msgspec.structs.replace(question, id=None, deadline_ms=None)
     budget_ms = question.deadline_ms or wire.DEFAULT_DEADLINE_MS
     if message.expiry_s is not None:
         budget_ms = min(budget_ms, message.expiry_s * 1000.0)
     return Ask(
         sender=sender,
-        question=msgspec.structs.replace(bare, id=question.id or fallback_id or new_id()),
+        question=msgspec.structs.replace(question, id=question.id or fallback_id or new_id(), deadline_ms=None),
         id_is_own=question.id is not None,
         budget_ms=budget_ms,
         payload_bytes=len(message.payload),
-        fingerprint=hashlib.sha256(wire.encode(bare)).digest()[:16],
+        fingerprint=_fingerprint(question),
     )
+
+
+def _fingerprint(question: wire.Question) -> bytes:
+    content = [getattr(question, name) for name in _CONTENT]
+    return hashlib.sha256(_encoder.encode(content)).digest()[:16]
 
 
 def id_from_correlation(correlation: bytes | None) -> str | None:
@@ -119,6 +123,10 @@ def other_id(ask: Ask) -> Ask:
     assert ask.question.id is not None
     new_id = f"{ask.question.id[: MAX_ID_CHARS - 17]}~{ask.fingerprint[:8].hex()}"
     return msgspec.structs.replace(ask, question=msgspec.structs.replace(ask.question, id=new_id))
+
+
+_encoder = msgspec.json.Encoder()
+_CONTENT: Final = tuple(name for name in wire.Question.__struct_fields__ if name not in ("id", "deadline_ms"))
 
 
 class _IdOnly(msgspec.Struct):

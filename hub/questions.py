@@ -43,8 +43,7 @@ class InFlight:
         self.decisions: list[Decision] = []
         self.tries = 0
         self.receipts: list[int] = []  # to be acknowledged when the current publish is accepted
-        self.ticket = 0  # of the latest publish
-        self.accepted = False  # ... by the broker
+        self.accepted = False  # by the broker: its Work, as it was published last
         self.published_s = now
         self.duplicates = 0
         self.failed_on: set[str] = set()
@@ -117,7 +116,6 @@ def load_of(question: InFlight, terms: Terms, now: float) -> Load:
         longest_ms = before_decode_ms + terms.decode_ms * most / terms.completion_tokens
     return Load(
         key=question.key,
-        attempt=question.next_number - 1,
         sent_s=now,
         start_s=now + terms.network_ms / 2000,
         work_ms=before_decode_ms + terms.decode_ms,

@@ -64,7 +64,7 @@ def choose(
     """
     table = fleet.table
     prompt_tokens = table["prompt_offset"] + table["prompt_slope"] * question.chars
-    eligible = _matching(question, fleet) & _fitting(question, table, prompt_tokens)
+    eligible = _matching(question, fleet, table) & _fitting(question, table, prompt_tokens)
     for name in exclude:
         eligible[fleet.rows(name)] = False
     standing = table["standing"]
@@ -91,8 +91,8 @@ def refusal(question: Features, fleet: Fleet) -> wire.Problem:
         why = f"{draining} nodes are draining" if draining else "no node is connected to this hub's broker"
         return wire.Problem(code="no_node", message=f"{why}: start one with `edge-agent serve`")
     wanted = question.task + (f" with model {question.model[:200]!r}" if question.model else "")
-    matching = _matching(question, fleet)
     table = fleet.table
+    matching = _matching(question, fleet, table)
     if not matching.any():
         message = f"no node serves {wanted}; there is {served_models(nodes)}"
         return wire.Problem(code="unsupported", message=message)
@@ -146,8 +146,7 @@ def _waits(rows: NDArray[Any], now: float) -> NDArray[np.float64]:
     return longest
 
 
-def _matching(question: Features, fleet: Fleet) -> Mask:
-    table = fleet.table
+def _matching(question: Features, fleet: Fleet, table: NDArray[Any]) -> Mask:
     mask: Mask = table["task"] == fleet.word(question.task)
     if question.model is not None:
         wanted = fleet.word(question.model)
