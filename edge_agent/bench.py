@@ -25,6 +25,7 @@ from edge_agent.bundle import Bundle
 from edge_agent.errors import RuntimeUnavailable
 from edge_agent.manifest import CacheLayout, Graph
 from edge_agent.onnx_file import read_onnx
+from edge_agent.runtime.engine import decoder_graph
 
 REPEATS: Final = 3
 READ_BYTES: Final = 2**30  # read at least this much: far above any cache
@@ -76,7 +77,7 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
 
 def bench_bundle(bundle: Bundle, *, threads: int | None, prompt_tokens: int, new_tokens: int) -> BenchReport:
     """Measure the `ort` graph of an open bundle. Raises what `measure_decoder` raises."""
-    graph = next(graph for graph in bundle.manifest.graphs if graph.dialect == "ort")
+    graph = decoder_graph(bundle)
     path = bundle.file(graph.path)
     weights = read_onnx(path)
     cost = measure_decoder(path, graph, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
@@ -190,7 +191,8 @@ def _available_bytes() -> int | None:
 def _measure_here(order: _Order) -> Cost:
     import onnxruntime  # noqa: F401  # importing it is no part of loading a model
 
-    from edge_agent.runtime.decoder import Decoder, greedy
+    from edge_agent.runtime.decoder import Decoder
+    from edge_agent.runtime.sampling import greedy
     from edge_agent.runtime.session import runtime_name
 
     lengths = sorted({max(2, round(order.prompt_tokens * times)) for times in (0.25, 0.5, 1, 2, 4)})

@@ -3,6 +3,7 @@
 AgentError                root; its text is one line: what happened, the value, what to do
 ├── BundleError           a bundle that will not be opened: hash, schema, path, link, missing or extra file
 ├── RuntimeUnavailable    the runtime that was asked for cannot run this bundle on this machine
+├── InputError            a file or option of a command that cannot be used
 └── RequestError          a question that this engine cannot answer; carries the failure code
     └── ContextOverflow   prompt plus answer do not fit; carries the numbers
 """
@@ -20,6 +21,10 @@ class BundleError(AgentError):
 
 class RuntimeUnavailable(AgentError):
     """The runtime cannot run this bundle here."""
+
+
+class InputError(AgentError):
+    """A file or option of a command that cannot be used."""
 
 
 class RequestError(AgentError):

@@ -7,7 +7,7 @@ and skips the rest without loading it. Knows nothing of running a graph.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +44,8 @@ class Weight(msgspec.Struct, frozen=True):
 
     name: str
     bytes: int
-    location: str | None
+    location: str | None = None
+    offset: int = 0
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -62,8 +63,8 @@ class OnnxFile(msgspec.Struct, frozen=True):
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of all initializers."""
-        return sum(weight.bytes for weight in self.weights)
+        """Bytes of all initializers; what two of them share is counted once."""
+        return _bytes_once(self.weights)
 
     @property
     def bytes_per_token(self) -> int:
@@ -77,7 +78,13 @@ class OnnxFile(msgspec.Struct, frozen=True):
             for position, name in enumerate(node.inputs)
             if position not in _ROWS_ONLY.get(node.op_type, ())
         }
-        return sum(weight.bytes for weight in self.weights if weight.name in whole)
+        return _bytes_once(weight for weight in self.weights if weight.name in whole)
+
+
+def _bytes_once(weights: Iterable[Weight]) -> int:
+    """Two initializers that begin at one place of one file are one table with two shapes."""
+    places = {(weight.location or weight.name, weight.offset): weight.bytes for weight in weights}
+    return sum(places.values())
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -142,7 +149,8 @@ def _node(view: memoryview, weights: list[Weight], nodes: list[Node]) -> None:
 
 
 def _tensor(view: memoryview) -> Weight:
-    name, bits, elements, location = "", 0, 1, None
+    name, bits, elements = "", 0, 1
+    external: dict[str, str] = {}
     for field, value in _fields(view):
         if isinstance(value, int):
             if field == 1:
@@ -158,8 +166,9 @@ def _tensor(view: memoryview) -> Weight:
                 name = _text(value)
             elif field == 13:  # external_data: StringStringEntryProto
                 entry = {inner: _text(part) for inner, part in _fields(value) if not isinstance(part, int)}
-                location = entry.get(2, "") if entry.get(1) == "location" else location
-    return Weight(name, (elements * bits + 7) // 8, location)
+                external[entry.get(1, "")] = entry.get(2, "")
+    size_bytes = (elements * bits + 7) // 8
+    return Weight(name, size_bytes, external.get("location"), int(external.get("offset", "0")))
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -31,9 +31,7 @@ def decoder_contract(model_path: Path, session: Any, graph: Graph) -> tuple[Cach
     """
     layout = graph.cache
     if layout is None or graph.dialect != "ort":
-        raise BundleError(
-            f"{model_path}: a decoder of dialect 'ort' with a cache is needed, got {graph.dialect!r}"
-        )
+        raise BundleError(f"{model_path}: a decoder of dialect 'ort' with a cache is needed, got {graph.dialect!r}")
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
     _check_names(model_path, "inputs of graph and manifest", inputs, graph.inputs)
@@ -51,15 +49,11 @@ def decoder_contract(model_path: Path, session: Any, graph: Graph) -> tuple[Cach
     _check_value(model_path, outputs["logits"], "tensor(float)", (ANY, FREE, ANY))
     vocabulary = outputs["logits"].shape[2]
     if not isinstance(vocabulary, int):
-        raise BundleError(
-            f"{model_path}: the last dimension of logits is {vocabulary!r}, it must be a fixed number"
-        )
+        raise BundleError(f"{model_path}: the last dimension of logits is {vocabulary!r}, it must be a fixed number")
     return layout, vocabulary
 
 
-def _check_names(
-    model_path: Path, what: str, found: dict[str, Any], needed: list[str] | tuple[str, ...]
-) -> None:
+def _check_names(model_path: Path, what: str, found: dict[str, Any], needed: list[str] | tuple[str, ...]) -> None:
     if odd := sorted(set(found) ^ set(needed)):
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise BundleError(f"{model_path}: {what} differ in {', '.join(odd[:3])}{more}")

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from edge_agent.manifest import Graph
 from edge_agent.runtime.cache import KvCache
 from edge_agent.runtime.contract import decoder_contract
+from edge_agent.runtime.sampling import Logits
 from edge_agent.runtime.session import default_threads, open_session
 
-CHUNK_TOKENS: Final = (
-    512  # attention over a chunk needs heads x chunk x total floats: bounded, and cancellable
-)
-Logits = NDArray[np.float32]
+CHUNK_TOKENS: Final = 512  # attention over a chunk needs heads x chunk x total floats: bounded, and cancellable
 
 
 class Decoder:
@@ -68,11 +66,16 @@ class Decoder:
 
     def prefill(self, ids: Sequence[int]) -> Logits:
         """Start over with `ids`; logits (vocabulary,) for the next token. Raises ContextOverflow."""
+        *_, logits = self.feed(ids)
+        return logits
+
+    def feed(self, ids: Sequence[int]) -> Iterator[Logits]:
+        """Like `prefill`, but in chunks of bounded work: logits (vocabulary,) after each."""
         self.reset()
+        self._cache.require(len(ids), 0)
         self._make_room(len(ids))
         for chunk in chunks(ids):
-            logits = self.extend(chunk)
-        return logits
+            yield self.extend(chunk)
 
     def extend(self, ids: Sequence[int]) -> Logits:
         """Append `ids` to the sequence in one run; logits (vocabulary,). Raises ContextOverflow."""
@@ -94,6 +97,7 @@ class Decoder:
     def logits(self, ids: Sequence[int]) -> Logits:
         """Logits (len(ids), vocabulary) of every position, from an empty cache. Raises ContextOverflow."""
         self.reset()
+        self._cache.require(len(ids), 0)
         self._make_room(len(ids))
         result: Logits = np.empty((len(ids), self.vocabulary), np.float32)
         for chunk in chunks(ids):
@@ -108,20 +112,26 @@ class Decoder:
         choose: Callable[[Logits], int],
         max_tokens: int,
         stop_ids: Collection[int],
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[int]:
         """Yield the tokens that follow `ids`, up to `max_tokens`; a stop token is yielded and is the last.
 
-        Raises ContextOverflow before the first token if they do not fit.
+        `should_stop` is asked before each run and ends the sequence early. Raises ContextOverflow before the
+        first token if prompt and answer do not fit.
         """
         self._cache.require(len(ids), max_tokens)
-        logits = self.prefill(ids)
+        if should_stop():
+            return
+        for after_chunk in self.feed(ids):
+            if should_stop():
+                return
+            logits = after_chunk
         for left in range(max_tokens, 0, -1):
             token_id = choose(logits)
             yield token_id
-            if token_id in stop_ids:
+            if token_id in stop_ids or left == 1 or should_stop():
                 return
-            if left > 1:
-                logits = self.step(token_id)
+            logits = self.step(token_id)
 
     def close(self) -> None:
         """Release the session and the cache; the decoder cannot be used afterwards."""
@@ -197,8 +207,3 @@ def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     bounds = [len(ids) * part // parts for part in range(parts + 1)]
     for first, last in pairwise(bounds):
         yield ids[first:last]
-
-
-def greedy(logits: Logits) -> int:
-    """The most likely token; the lowest id among equals."""
-    return int(logits.argmax())

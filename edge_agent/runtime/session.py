@@ -35,12 +35,8 @@ def open_session(model_path: Path, *, threads: int | None = None, provider: str 
     options.log_severity_level = 4  # what fails is raised; it need not be printed as well
     try:
         session = onnxruntime.InferenceSession(str(model_path), options, providers=[provider])
-    except (
-        Exception
-    ) as error:  # ONNX Runtime raises some ten unrelated classes here, bare RuntimeError included
-        raise BundleError(
-            f"{model_path}: ONNX Runtime does not take this graph: {_one_line(error)}"
-        ) from None
+    except Exception as error:  # ONNX Runtime raises some ten unrelated classes here, bare RuntimeError included
+        raise BundleError(f"{model_path}: ONNX Runtime does not take this graph: {_one_line(error)}") from None
     used = session.get_providers()
     if not used or used[0] != provider:
         raise RuntimeUnavailable(

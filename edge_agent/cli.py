@@ -1,0 +1,218 @@
+"""The command `edge-agent`: reads arguments, makes one call, prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+import msgspec
+
+from edge_agent.errors import AgentError
+from hub.errors import LinkError
+
+
+class _Commands(click.Group):
+    """Errors of ours are one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (AgentError, LinkError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+_bundle = click.option(
+    "--bundle",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory that edge-export wrote.",
+)
+_threads = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads of one operator; default: the physical cores."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
+
+
+@click.group(cls=_Commands)
+def main() -> None:
+    """Open bundles, measure them, and answer questions with them.
+
+    \b
+    Example:
+      edge-agent bench --bundle bundles/smollm2
+    """
+
+
+def _this_machine() -> str:
+    import socket
+
+    from hub.wire import is_name
+
+    name = socket.gethostname()
+    return name if is_name(name) else "node"
+
+
+@main.command()
+@click.option(
+    "--bundle",
+    "bundles",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Directory that edge-export wrote; repeat it to serve several.",
+)
+@click.option("--node", default=_this_machine, show_default="this machine's name", help="Each node needs its own name.")
+@click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
+@click.option("--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096.")
+@_threads
+def serve(bundles: tuple[Path, ...], node: str, broker: str, context: int | None, threads: int | None) -> None:
+    """Answer questions that the hub sends, until SIGTERM or Ctrl-C.
+
+    \b
+    Example:
+      edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
+    """
+    from edge_agent.serve import serve as run
+    from hub.wire import is_name
+
+    if not is_name(node):
+        raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
+    run(bundles, node=node, broker=broker, context=context, threads=threads)
+
+
+@main.command()
+@_bundle
+@_threads
+@click.option("--prompt-tokens", type=click.IntRange(2, 100_000), default=37, show_default=True)
+@click.option("--new-tokens", type=click.IntRange(2, 100_000), default=96, show_default=True)
+@_json
+def bench(bundle: Path, threads: int | None, prompt_tokens: int, new_tokens: int, as_json: bool) -> None:
+    """Measure what answers cost on this machine.
+
+    \b
+    Example:
+      edge-agent bench --bundle bundles/smollm2 --json
+    """
+    from edge_agent.bench import bench_bundle
+    from edge_agent.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    report = bench_bundle(opened, threads=threads, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    _print(report, as_json, opened.manifest.bundle_id)
+
+
+@main.command(name="eval")
+@_bundle
+@click.option("--text", type=click.Path(path_type=Path), help="UTF-8 text: next-token accuracy and perplexity.")
+@click.option("--qa", type=click.Path(path_type=Path), help='JSONL rows {"question", "answers": [...]}.')
+@_threads
+@_json
+def evaluate(bundle: Path, text: Path | None, qa: Path | None, threads: int | None, as_json: bool) -> None:
+    """Check on this device whether the bundle is still truthful. Accuracies are in percent.
+
+    \b
+    Example:
+      edge-agent eval --bundle bundles/smollm2 --qa capitals.jsonl
+    """
+    from edge_agent import evaluate as scores
+    from edge_agent.runtime.engine import open_engine
+
+    if (text is None) == (qa is None):
+        raise click.UsageError("give either --text or --qa")
+    score: scores.TextScore | scores.QaScore
+    with _Progress() as progress:
+        if text is not None:
+            words = scores.read_text(text)
+            engine = open_engine(bundle, threads=threads)
+            ids = engine.tokenizer.encode(words)
+            score = scores.evaluate_text(engine.decoder, ids, progress.of("tokens", len(ids) - 1))
+        elif qa is not None:
+            rows = scores.read_qa(qa)
+            engine = open_engine(bundle, threads=threads)
+            advance = progress.of("questions", len(rows))
+            score = scores.evaluate_qa(engine, rows, lambda right: advance(1))
+    engine.close()
+    _print(score, as_json, engine.manifest.bundle_id)
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_json
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what a bundle says of itself, once it is verified.
+
+    \b
+    Example:
+      edge-agent inspect bundles/smollm2
+    """
+    from edge_agent.bundle import open_bundle
+    from edge_agent.summary import rows
+
+    manifest = open_bundle(bundle).manifest
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    else:
+        _print_rows(rows(manifest))
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def verify(bundle: Path) -> None:
+    """Check every file of a bundle; exit code 1 and one line if it must not be opened.
+
+    \b
+    Example:
+      edge-agent verify bundles/smollm2
+    """
+    from edge_agent.bundle import open_bundle
+
+    manifest = open_bundle(bundle).manifest
+    total = sum(entry.bytes for entry in manifest.files)
+    click.echo(f"{manifest.bundle_id}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says")
+
+
+# --- printing -------------------------------------------------------------------------------------------
+
+
+def _print(report: msgspec.Struct, as_json: bool, bundle_id: str) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(report))
+        return
+    values = msgspec.structs.asdict(report).items()
+    _print_rows([("bundle", bundle_id), *((name, _figure(value)) for name, value in values)])
+
+
+def _figure(value: object) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    listed = list(rows)
+    width = max(len(name) for name, _ in listed)
+    for name, value in listed:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+class _Progress:
+    """A bar on stderr where that is a terminal, silence elsewhere."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def of(self, what: str, total: int) -> Callable[[int], None]:
+        task = self._bar.add_task(what, total=total)
+        return lambda done: self._bar.advance(task, done)

@@ -1,0 +1,58 @@
+"""What a bundle says of itself, as rows for a reader. Knows nothing of files or terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edge_agent.manifest import Manifest
+
+
+def rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Pairs of a name and what to say of it, in the order in which a reader asks."""
+    model, measured = manifest.model, manifest.measured
+    yield "bundle", f"{manifest.bundle_id} (version {manifest.version})"
+    yield "model", f"{model.name}, {model.architecture}, {model.parameters / 1e6:,.1f} M parameters"
+    yield "source", f"{model.source} ({model.licence or 'licence unknown'})"
+    yield "task", f"{manifest.task}, context {model.context_length:,} tokens"
+    yield "profile", manifest.profile
+    yield "precision", ", ".join(f"{group} {kind}" for group, kind in manifest.precision.items())
+    for done in manifest.passes:
+        said = ", ".join(f"{name}={value}" for name, value in done.parameters.items())
+        yield "pass", f"{done.name} ({said})" if said else done.name
+    for graph in manifest.graphs:
+        yield "graph", f"{graph.path} (dialect {graph.dialect})"
+    for engine in manifest.engines:
+        state = engine.path or "recipe, built on the device"
+        yield "engine", f"{engine.runtime} for compute capability {engine.compute_capability}: {state}"
+    yield from _accuracy(manifest)
+    kind = "estimated" if measured.estimated else "measured"
+    yield kind, f"on {measured.where}, {measured.runtime}, {measured.threads} threads"
+    yield (
+        "cost",
+        f"{measured.fixed_ms:.1f} ms + {measured.prefill_ms_per_token:.3f} ms per prompt token "
+        f"+ {measured.decode_ms_per_token:.2f} ms per answer token",
+    )
+    yield "memory", f"{measured.peak_rss_bytes / 1e6:,.0f} MB at most, loaded in {measured.load_ms:,.0f} ms"
+    total = sum(entry.bytes for entry in manifest.files)
+    yield "files", f"{len(manifest.files)}, {total / 1e6:,.1f} MB"
+    for entry in manifest.files:
+        yield "", f"{entry.path}  {entry.bytes:,} bytes  sha256 {entry.sha256[:12]}"
+
+
+def _accuracy(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    accuracy = manifest.accuracy
+    if accuracy is None:
+        yield "accuracy", "not measured"
+        return
+    yield (
+        "accuracy",
+        f"{accuracy.metric} {accuracy.value:.2f}, reference {accuracy.reference:.2f}: "
+        f"{accuracy.drop_points:.2f} points lost (at most {accuracy.drop_bound_points:.2f} with 95% confidence, "
+        f"budget {accuracy.budget_points:.2f})",
+    )
+    yield (
+        "",
+        f"same top token {accuracy.agreement:.1f}%, perplexity {accuracy.perplexity:.2f} "
+        f"(reference {accuracy.reference_perplexity:.2f}), KL {accuracy.kl:.4f}, "
+        f"over {accuracy.tokens:,} tokens of {accuracy.text}",
+    )

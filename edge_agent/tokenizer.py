@@ -1,0 +1,172 @@
+"""Turns a question into token ids, and token ids back into text as they come.
+
+The `tokenizers` library does the splitting, `template.py` the chat template. Knows nothing of models: what ids
+mean to one is the bundle's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edge_agent.bundle import Bundle
+from edge_agent.errors import BundleError, RequestError, RuntimeUnavailable
+from hub import wire
+
+if TYPE_CHECKING:
+    from edge_agent.template import ChatTemplate
+
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>\Z")
+
+
+class Tokenizer:
+    """The tokenizer of a bundle, with its chat template if it has one."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        chat_template: ChatTemplate | None = None,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+    ) -> None:
+        """Read `path` (a `tokenizer.json`). Raises BundleError, or RuntimeUnavailable without `tokenizers`."""
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise RuntimeUnavailable(f"tokenizers cannot be imported ({error}): install edgefleet[agent]") from None
+        try:
+            self._backend: Any = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(f"{path}: not a readable tokenizer: {' '.join(str(error).split())[:300]}") from None
+        self._backend.no_truncation()  # a file may carry the settings of its training
+        self._backend.no_padding()
+        self._template = chat_template
+        self._bos_token, self._eos_token = bos_token, eos_token
+        self._bos_id = None if bos_token is None else self._backend.token_to_id(bos_token)
+
+    @property
+    def size(self) -> int:
+        """One more than the highest id."""
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def encode_question(self, question: wire.Question) -> list[int]:
+        """The prompt's token ids: `text` as it is, `question` and `messages` through the chat template.
+
+        Raises RequestError if the template refuses, if several messages meet a model without a template, or if
+        nothing is left of the text.
+        """
+        if question.text is not None:
+            ids = self.encode(question.text)
+        else:
+            messages = question.messages or (wire.ChatMessage(role="user", content=question.question or ""),)
+            ids = self._encode_messages(messages)
+        if not ids:
+            raise RequestError("invalid", "the question holds no tokens: send some text")
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, with the tokens that this model wants around it, and never two at its beginning."""
+        ids: list[int] = self._backend.encode(text).ids
+        if len(ids) > 1 and ids[0] == self._bos_id == ids[1]:
+            return ids[1:]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def stream(self) -> TextStream:
+        """A decoder of one answer, token by token."""
+        return TextStream(self)
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether this token is a byte that only makes sense with its neighbours (`<0xE2>`)."""
+        return _BYTE_TOKEN.match(self._backend.id_to_token(token_id) or "") is not None
+
+    def _encode_messages(self, messages: Sequence[wire.ChatMessage]) -> list[int]:
+        if self._template is None:
+            if len(messages) > 1:
+                raise RequestError("unsupported", "this model has no chat template: send one question, or text")
+            return self.encode(messages[0].content)
+        prompt = self._template.render(
+            [{"role": message.role, "content": message.content} for message in messages],
+            bos_token=self._bos_token,
+            eos_token=self._eos_token,
+        )
+        # The template writes all special tokens itself.
+        ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
+        return ids
+
+
+class TextStream:
+    """Text of a growing sequence of ids, in pieces that are whole characters.
+
+    The pieces and `finish` joined equal `Tokenizer.decode` of all ids. A piece is the difference of two decodings
+    of a short window, because decoders look at neighbours: a character may span tokens, a leading space may be
+    dropped. What may still change is held back: the last character while it is U+FFFD (an unfinished one, or a
+    wrong one: the next byte tells), and runs of byte tokens until they end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._given = 0  # characters of the window's text that were given out
+        self._settled = 0  # tokens of the window whose text was given out whole
+
+    def push(self, token_id: int) -> str:
+        """The text that `token_id` settles, often one token's, sometimes none."""
+        self._window.append(token_id)
+        if self._tokenizer.is_byte(token_id):
+            return ""
+        text = self._tokenizer.decode(self._window)
+        whole = not text.endswith(REPLACEMENT)
+        piece = text[self._given :] if whole else text[self._given : -1]
+        self._given += len(piece)
+        if whole:
+            self._slide()
+        return piece
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._tokenizer.decode(self._window)[self._given :]
+
+    def _slide(self) -> None:
+        """Drop what was context, keep what is new as context; it must hold text, or the next would be first."""
+        context = self._window[self._settled :]
+        text = self._tokenizer.decode(context)
+        if text:
+            self._window, self._given = context, len(text)
+        self._settled = len(self._window)
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle, its template tried on a question.
+
+    Raises BundleError, or RuntimeUnavailable where `tokenizers` or `jinja2` is not installed.
+    """
+    info = bundle.manifest.tokenizer
+    template = None if info.chat_template is None else _open_template(bundle.file(info.chat_template))
+    tokenizer = Tokenizer(
+        bundle.file(info.path), chat_template=template, bos_token=info.bos_token, eos_token=info.eos_token
+    )
+    try:
+        tokenizer.encode_question(wire.Question(question="Is this a question?"))
+    except RequestError as error:
+        raise BundleError(f"{bundle.path}: its tokenizer takes no question: {error}") from None
+    return tokenizer
+
+
+def _open_template(path: Path) -> ChatTemplate:
+    try:
+        from edge_agent.template import ChatTemplate
+    except ImportError as error:
+        raise RuntimeUnavailable(f"jinja2 cannot be imported ({error}): install edgefleet[agent]") from None
+    try:
+        return ChatTemplate(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: not a readable chat template: {error}") from None
