@@ -71,7 +71,7 @@ class HubService:
         self._asks = Link(
             url,
             f"hub-{name}-asks",
-            Handlers(received=self._received_ask),
+            Handlers(received=self._received_ask, opened=self._asks_opened),
             subscriptions=[(wire.Topic.all_of("ask"), 1)],
             session_expiry_s=ASK_SESSION_S,
             by_hand=True,
@@ -108,10 +108,12 @@ class HubService:
         self._link.publish(self._presence.topic, wire.encode(state), qos=1, retain=True)
 
     def _opened(self) -> None:
-        log.info("hub %s is at %s", self.name, self._link.url)
         self._presence.opened()
         self._handle(events.LinkOpened())
         self._loop.add(self._asks)  # asks are taken only once there is a link to send their work over
+
+    def _asks_opened(self) -> None:
+        log.info("hub %s takes questions at %s", self.name, self._asks.url)
 
     def _closed(self, why: str) -> None:
         self._core_ticket.clear()

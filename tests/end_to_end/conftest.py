@@ -36,7 +36,13 @@ class Processes:
     def run(self, *command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `command` to its end."""
         return subprocess.run(
-            _resolved(command), cwd=ROOT, check=False, capture_output=True, text=True, timeout=timeout_s, env=_environment()
+            _resolved(command),
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=_environment(),
         )
 
     def log(self, name: str) -> str:
@@ -80,7 +86,8 @@ class Processes:
         return f"mqtt://127.0.0.1:{port}"
 
     def wait_for(self, broker: str, *names: str) -> None:
-        """Until these nodes are ready and the hub has measured their distance."""
+        """Until the hub takes questions (a plain client asks only once) and these nodes are ready."""
+        self.eventually(lambda: "takes questions" in self.log("hub"), limit_s=30)
 
         def ready() -> bool:
             printed = self.run("edge-hub", "nodes", "--broker", broker, "--json")

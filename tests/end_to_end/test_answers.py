@@ -94,7 +94,9 @@ def test_hub_killed_and_started_again(processes: Any, mosquitto: Any, bundle: Pa
     assert "Paris" in processes.ask(PARIS, mosquitto.url)["text"]
     outcomes: list[dict[str, Any]] = []
     threads = [
-        threading.Thread(target=lambda number=number: outcomes.append(processes.ask(PARIS, mosquitto.url, device=f"d{number}")))
+        threading.Thread(
+            target=lambda number=number: outcomes.append(processes.ask(PARIS, mosquitto.url, device=f"d{number}"))
+        )
         for number in range(6)
     ]
     for thread in threads[:3]:

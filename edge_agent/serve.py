@@ -1,0 +1,36 @@
+"""Runs a node as a process: bundles, service, signals and the log, put together and taken apart in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_agent.errors import BundleError
+from edge_agent.runtime.engine import Engine, open_engine
+from edge_agent.service import AgentService
+
+log = logging.getLogger(__name__)
+
+
+def serve(bundles: Sequence[Path], *, node: str, broker: str, context: int | None, threads: int | None) -> None:
+    """Serve `bundles` as `node` until SIGTERM or SIGINT. Raises AgentError or LinkError."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
+    )
+    with contextlib.ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for path in bundles:
+            engine = open_engine(path, context=context, threads=threads)
+            stack.callback(engine.close)
+            if engine.served.bundle in engines:
+                raise BundleError(f"{path} is bundle {engine.served.bundle} again: give each bundle once")
+            engines[engine.served.bundle] = engine
+            log.info("opened %s with %s", engine.served.bundle, engine.served.runtime)
+        service = AgentService(broker, node, engines)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: service.stop())
+        service.run()

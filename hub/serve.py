@@ -1,0 +1,44 @@
+"""Runs a hub as a process: broker, records, service, signals and the log, put together and taken apart in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from hub.broker import EmbeddedBroker, parse_listen
+from hub.records import Records
+from hub.service import HubService
+
+
+def serve(name: str, *, broker: str, embedded: str | None, store: str | None) -> None:
+    """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here, and `broker` is not used.
+
+    Raises HubError (of `hub.errors`).
+    """
+    log_to_stderr()
+    with contextlib.ExitStack() as stack:
+        if embedded is not None:
+            broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
+        records = None
+        if store is not None:
+            records = Records(store)
+            stack.callback(records.close)
+        service = HubService(broker, name, records)
+        stop_on_signals(service.stop)
+        service.run()
+
+
+def log_to_stderr() -> None:
+    """One line per event, with the time of day."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
+    )
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Let SIGTERM and Ctrl-C end the process in order."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop())
