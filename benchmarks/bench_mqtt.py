@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ from rich.table import Table
 from hub import wire
 from hub.broker import EmbeddedBroker
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
-from hub.nodes import fetch_states
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
@@ -81,10 +79,21 @@ def fleet(broker: str) -> Iterator[None]:
         running(str(BIN / "edge-hub"), "serve", "--broker", broker, "--name", "bench"),
         running(sys.executable, str(HERE / "noop_node.py"), "--broker", broker),
     ):
-        end = time.monotonic() + 20
-        while "noop" not in fetch_states(broker):
-            assert time.monotonic() < end, "the node did not come up"
+        wait_for_state(broker, wire.Topic("hub_state", "bench"))
+        wait_for_state(broker, wire.Topic("node_state", "noop"))
         yield
+
+
+def wait_for_state(broker: str, topic: wire.Topic) -> None:
+    """Until a retained state says `ready`."""
+    loop, ready = Loop(), []
+    handlers = Handlers(received=lambda message: ready.append(1) if b'"ready"' in message.payload else None)
+    loop.add(Link(BrokerUrl.parse(broker), "bench-watch", handlers, subscriptions=[(str(topic), 1)]))
+    end = time.monotonic() + 20
+    while not ready:
+        assert time.monotonic() < end, f"{topic} did not come up"
+        loop.run_once(0.1)
+    loop.close()
 
 
 class Client:
@@ -113,7 +122,9 @@ class Client:
         question = wire.Question(id=str(number), question="What is the capital of France?", deadline_ms=5000.0)
         self._waiting = correlation
         started = time.perf_counter()
-        self.link.publish(topic, wire.encode(question), qos=1, correlation=correlation, response_topic=ANSWER, expiry_s=5)
+        self.link.publish(
+            topic, wire.encode(question), qos=1, correlation=correlation, response_topic=ANSWER, expiry_s=5
+        )
         while self._waiting is not None:
             self.loop.run_once(1.0)
             assert time.perf_counter() - started < 10, "no reply"

@@ -108,12 +108,18 @@ class HubService:
         self._link.publish(self._presence.topic, wire.encode(state), qos=1, retain=True)
 
     def _opened(self) -> None:
-        self._presence.opened()
+        self._show_if_open()
         self._handle(events.LinkOpened())
         self._loop.add(self._asks)  # asks are taken only once there is a link to send their work over
 
     def _asks_opened(self) -> None:
         log.info("hub %s takes questions at %s", self.name, self._asks.url)
+        self._show_if_open()
+
+    def _show_if_open(self) -> None:
+        """A hub is `ready` once it hears asks and can send work."""
+        if self._link.is_open and self._asks.is_open:
+            self._presence.opened()
 
     def _closed(self, why: str) -> None:
         self._core_ticket.clear()

@@ -29,7 +29,7 @@ def garbage(seed: int) -> list[bytes]:
         b'{"epoch": 18446744073709551616, "status": "ready"}', b'{"epoch": 1, "status": "on fire"}',
         b'{"question": "x", "deadline_ms": -5}', b'{"question": "x", "max_tokens": "many"}',
         b'{"type": "pong", "hub": "hub", "seq": 99999999, "hold_ms": 1e300}',
-        b'{"type": "done", "hub": "hub", "device": "nobody", "id": "none", "attempt": 1, "bundle": "b", "outcome": "answered"}',
+        b'{"type": "done", "hub": "hub", "device": "a", "id": "0", "attempt": 1, "bundle": "b", "outcome": "answered"}',
         b'{"question": ' + b"[" * 200_000, b'{"x":' * 100_000, b"\xc3" * 10_000_000,
     ]  # fmt: skip
     return fixed + [draw.randbytes(draw.randrange(1, 300)) for _ in range(30)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,11 @@ pytestmark = pytest.mark.broker  # mosquitto_rr comes with Mosquitto's clients
 
 
 @pytest.fixture
-def fleet(processes: Any, broker_url: str) -> Iterator[tuple[Any, str]]:
+def fleet(processes: Any, broker_url: str) -> tuple[Any, str]:
     processes.hub(broker_url)
     processes.noop("n1", broker_url)
     processes.wait_for(broker_url, "n1")
-    yield processes, broker_url
+    return processes, broker_url
 
 
 def mosquitto_rr(broker: str, message: str, *options: str) -> subprocess.CompletedProcess[str]:
