@@ -34,12 +34,11 @@ _ROW: Final = np.dtype(
         ("busy", np.float64),
         ("end_s", np.float64),
         ("end_by_s", np.float64),
-        ("reported_end_s", np.float64),
-        ("since_ms", np.float64),
+        ("said_end_s", np.float64),
     ]
 )
 _WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, 0.0)
+_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER)
 
 
 class Fleet:
@@ -147,7 +146,7 @@ class Fleet:
     def _write(self, node: Node) -> None:
         queue = waiting(node)
         network_ms = float("nan") if node.network_ms is None else node.network_ms
-        tail = (queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.reported_end_s, queue.since_ms)
+        tail = (queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s)
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):
             size = self.prompt_size(bundle.bundle)
             self._table[row] = (

@@ -4,10 +4,11 @@ Small frozen estimates, each with a function that returns the better one. Knows 
 is which, or of clocks: whoever calls says how much time has passed.
 
 The two-parameter fits are recursive least squares with exponential forgetting, kept in information form (the
-decayed sums of the normal equations) with a weak pull towards the seed. That pull is what plain forgetting lacks:
-when every prompt has the same length, the direction that the data do not excite stays at the seed instead of
-drifting (covariance wind-up; Åström and Wittenmark, Adaptive Control, 2nd ed., section 11.5). It is scaled so that
-equal *relative* changes of both parameters cost the same, so a throttled node is priced as slower in all.
+decayed sums of the normal equations) with a weak pull towards an anchor: at first the seed, then a slow mean of the
+fits. That pull is what plain forgetting lacks: when every prompt has the same length, the direction that the data do
+not excite stays where it was instead of drifting (covariance wind-up; Åström and Wittenmark, Adaptive Control,
+2nd ed., section 11.5). It is scaled so that equal *relative* changes of both parameters cost the same, so a
+throttled node is priced as slower in all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from hub.recent import Recent
 NETWORK_TAU_S: Final = 10.0
 EXPECTED_TOKENS: Final = 64.0  # before any answer was seen: a paragraph
 
-_PULL: Final = 0.005  # weight of the seed against one observation of typical size
+_PULL: Final = 0.005  # weight of the anchor against one observation of typical size
+_ANCHOR_STEP: Final = 0.05  # of the way from the anchor to each new fit
 _KEEP_COST: Final = 0.7  # of an observation's weight after the next one: five answers outweigh the past 5 to 1
 _KEEP_PROMPT: Final = 0.97
 _TYPICAL_TOKENS: Final = 64.0
@@ -52,8 +54,8 @@ def peak_ewma(estimate_ms: float | None, sample_ms: float, elapsed_s: float) -> 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted `y = offset + slope * x`, neither negative, and the decayed sums that it came from."""
 
-    seed_offset: float
-    seed_slope: float
+    anchor_offset: float
+    anchor_slope: float
     typical_x: float
     keep: float
     offset: float
@@ -67,7 +69,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def seeded(cls, offset: float, slope: float, *, typical_x: float, keep: float) -> Line:
         """A line that has seen nothing yet."""
-        return cls(seed_offset=offset, seed_slope=slope, typical_x=typical_x, keep=keep, offset=offset, slope=slope)
+        return cls(anchor_offset=offset, anchor_slope=slope, typical_x=typical_x, keep=keep, offset=offset, slope=slope)
 
     def at(self, x: float) -> float:
         """The predicted y."""
@@ -82,7 +84,7 @@ def fit_line(line: Line, x: float, y: float) -> Line:
     >>> line = Line.seeded(2.0, 1.0, typical_x=64.0, keep=0.7)
     >>> for x in (20, 300, 40, 100, 60, 200): line = fit_line(line, x, 10 + 3 * x)
     >>> round(line.offset, 1), round(line.slope, 2)
-    (4.9, 3.03)
+    (5.4, 3.03)
     """
     weight = 1.0 / (1.0 + x / line.typical_x) ** 2
     keep = line.keep
@@ -91,18 +93,29 @@ def fit_line(line: Line, x: float, y: float) -> Line:
     sxx = keep * line.xx + weight * x * x
     sy = keep * line.y + weight * y
     sxy = keep * line.xy + weight * x * y
-    typical_y = max(line.seed_offset + line.seed_slope * line.typical_x, 1e-3)
-    pull_offset = _PULL * (typical_y / max(line.seed_offset, 0.1 * typical_y)) ** 2
-    pull_slope = _PULL * (typical_y / max(line.seed_slope, 0.1 * typical_y / line.typical_x)) ** 2
+    typical_y = max(line.anchor_offset + line.anchor_slope * line.typical_x, 1e-3)
+    pull_offset = _PULL * (typical_y / max(line.anchor_offset, 0.1 * typical_y)) ** 2
+    pull_slope = _PULL * (typical_y / max(line.anchor_slope, 0.1 * typical_y / line.typical_x)) ** 2
     a, b, d = n + pull_offset, sx, sxx + pull_slope
-    p, q = sy + pull_offset * line.seed_offset, sxy + pull_slope * line.seed_slope
+    p, q = sy + pull_offset * line.anchor_offset, sxy + pull_slope * line.anchor_slope
     determinant = a * d - b * b  # positive: the pull makes the matrix definite
     offset, slope = (p * d - q * b) / determinant, (q * a - p * b) / determinant
     if offset < 0.0:
         offset, slope = 0.0, max(q / d, 0.0)
     elif slope < 0.0:
         offset, slope = max(p / a, 0.0), 0.0
-    return msgspec.structs.replace(line, offset=offset, slope=slope, n=n, x=sx, xx=sxx, y=sy, xy=sxy)
+    return msgspec.structs.replace(
+        line,
+        anchor_offset=line.anchor_offset + _ANCHOR_STEP * (offset - line.anchor_offset),
+        anchor_slope=line.anchor_slope + _ANCHOR_STEP * (slope - line.anchor_slope),
+        offset=offset,
+        slope=slope,
+        n=n,
+        x=sx,
+        xx=sxx,
+        y=sy,
+        xy=sxy,
+    )
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,20 +73,19 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 class Waiting(msgspec.Struct, frozen=True):
     """A node's queue, so that its length at any time is a short formula.
 
-    `wait_ms(now) = max(rest_ms + busy * min(|end - now|, max(end_by - now, 0)), max(reported_end - now, 0) + since_ms)`
+    `wait_ms(now) = max(rest_ms + busy * min(|end - now|, max(end_by - now, 0)), said_end - now, 0)`
 
     The running question is `end - now` from its end by prediction. Once it is late, it is expected to be late by
     as much again, up to its last possible end: of heavy-tailed lengths, the longer one has run, the longer it goes
-    on. The second part is what the node says of itself, plus what was sent since it said so: it covers questions
-    that this hub never saw.
+    on. The second part is what the node said of itself, worked off since, plus what was sent since it said so: it
+    covers questions that this hub never saw.
     """
 
     rest_ms: float = 0.0
     busy: float = 0.0
     end_s: float = 0.0
     end_by_s: float = 0.0
-    reported_end_s: float = NEVER
-    since_ms: float = 0.0
+    said_end_s: float = NEVER
 
 
 def wait_ms(waiting: Waiting, now: float) -> float:
@@ -98,27 +97,34 @@ def wait_ms(waiting: Waiting, now: float) -> float:
     """
     running_s = min(abs(waiting.end_s - now), max(waiting.end_by_s - now, 0.0))
     ours_ms = waiting.rest_ms + waiting.busy * running_s * 1000.0
-    return max(ours_ms, max(waiting.reported_end_s - now, 0.0) * 1000.0 + waiting.since_ms)
+    return max(ours_ms, (waiting.said_end_s - now) * 1000.0, 0.0)
 
 
 def waiting(node: Node) -> Waiting:
     """The queue before a new question at this node. With `parallel` slots, full ones drain together."""
     slots = node.parallel
-    since = [load.work_ms for load in node.load if load.sent_s > node.reported_since_s]
-    reported_end_s, since_ms = node.reported_end_s, sum(since) / slots
-    if node.reported_questions + len(since) < slots:  # a slot is free, by the node's own account
-        reported_end_s, since_ms = NEVER, 0.0
     if len(node.load) < slots:
-        return Waiting(reported_end_s=reported_end_s, since_ms=since_ms)
+        return Waiting(said_end_s=_said_end_s(node))
     heads, queued = node.load[:slots], node.load[slots:]
     return Waiting(
         rest_ms=sum(load.work_ms for load in queued) / slots,
         busy=1.0,
         end_s=sum(load.start_s + load.work_ms / 1000 for load in heads) / slots,
         end_by_s=max(load.end_by_s for load in heads),
-        reported_end_s=reported_end_s,
-        since_ms=since_ms,
+        said_end_s=_said_end_s(node),
     )
+
+
+def _said_end_s(node: Node) -> float:
+    """When the reported backlog, and what was sent since, is worked off; never where a slot is free by that."""
+    since = [load for load in node.load if load.sent_s > node.reported_since_s]
+    if node.reported_questions + len(since) < node.parallel:
+        return NEVER
+    travel_s = (node.network_ms or 0.0) / 2000
+    end_s = node.reported_end_s
+    for load in since:
+        end_s = max(end_s, load.sent_s + travel_s) + load.work_ms / 1000 / node.parallel
+    return end_s
 
 
 # --- what can happen to a node --------------------------------------------------------------------------

@@ -51,6 +51,8 @@ class Heartbeat:
         sent_s = self._sent_s.pop(seq, None)
         if sent_s is None:
             return None
+        if self.silent:
+            self.distrust()  # an outage was no distance, neither this pong's nor that of the pings behind it
         self._unanswered = 0
         if seq < self._measured_from:
             return sent_s, None
@@ -62,5 +64,5 @@ class Heartbeat:
         self._unanswered = 0
 
     def distrust(self) -> None:
-        """This hub itself was held up: pongs under way show that a node lives, not how far it is."""
+        """This hub or the node was held up: pongs under way show that the node lives, not how far it is."""
         self._measured_from = self._seq + 1

@@ -141,7 +141,7 @@ def _waits(rows: NDArray[Any], now: float) -> NDArray[np.float64]:
     """`fleet.wait_ms` for many rows."""
     running_s = np.minimum(np.abs(rows["end_s"] - now), np.maximum(rows["end_by_s"] - now, 0.0))
     ours_ms = rows["rest_ms"] + rows["busy"] * running_s * 1000.0
-    said_ms = np.maximum(rows["reported_end_s"] - now, 0.0) * 1000.0 + rows["since_ms"]
+    said_ms = np.maximum((rows["said_end_s"] - now) * 1000.0, 0.0)
     longest: NDArray[np.float64] = np.maximum(ours_ms, said_ms)
     return longest
 

@@ -1,0 +1,201 @@
+"""What can happen to a node, and how long its queue is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub import wire
+from hub.fleet import (
+    Load,
+    Node,
+    Standing,
+    Waiting,
+    announced,
+    doubted,
+    freed,
+    given_up,
+    judge,
+    loaded,
+    ponged,
+    served_models,
+    taught,
+    told,
+    wait_ms,
+    waiting,
+)
+from tests.hub.core_driver import BUNDLE, TIMING, TOKENS, bundle
+
+
+def ready(epoch: int = 1, **changes: Any) -> wire.NodeState:
+    return wire.NodeState(**{"epoch": epoch, "status": "ready", "bundles": (BUNDLE,), **changes})
+
+
+OFFLINE = wire.NodeState(epoch=1, status="offline")
+
+
+def node(**changes: Any) -> Node:
+    """A ready node, 20 ms away, idle by its own account at second 0."""
+    fresh = announced(None, "n", ready(**changes), 0.0, live=False)
+    return ponged(fresh, wire.Backlog(), 20.0, -1.0, 0.0)
+
+
+def load(number: int, sent_s: float, work_ms: float = 100.0, **changes: Any) -> Load:
+    values: dict[str, Any] = {"longest_ms": math.inf, "deadline_s": 1000.0, **changes}
+    return Load(key=("d", str(number)), sent_s=sent_s, start_s=sent_s + 0.01, work_ms=work_ms, **values)
+
+
+# --- standing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "verdict", "standing"),
+    [
+        (None, ready(), "new", Standing.READY),
+        (None, OFFLINE, "new", Standing.GONE),
+        (None, ready(status="draining"), "new", Standing.DRAINING),
+        (node(epoch=2), ready(1), "stale", None),
+        (node(epoch=2), OFFLINE, "stale", None),
+        (node(), ready(), "same", Standing.READY),
+        (node(), ready(2), "restarted", Standing.READY),
+        (node(), OFFLINE, "offline", Standing.LOST),
+        (node(), wire.NodeState(epoch=5, status="offline"), "offline", Standing.LOST),
+        (node(status="draining"), OFFLINE, "offline", Standing.GONE),
+        (doubted(node()), ready(), "same", Standing.SUSPECT),
+        (doubted(node()), ready(2), "restarted", Standing.READY),
+        (doubted(node()), OFFLINE, "offline", Standing.LOST),
+        (given_up(node()), ready(), "back", Standing.READY),
+        (given_up(node()), OFFLINE, "offline", Standing.GONE),
+    ],
+)
+def test_states(before: Node | None, state: wire.NodeState, verdict: str, standing: Standing | None) -> None:
+    """Each state after each standing: what it means, and what the node is then."""
+    assert judge(before, state) == verdict
+    if standing is not None:
+        after = announced(before, "n", state, 1.0, live=True)
+        assert (after.standing, after.epoch) == (standing, state.epoch)
+
+
+def test_pong_heals() -> None:
+    """A suspect or lost node that answers is ready; a draining one goes on draining."""
+    for before, after in (
+        (doubted(node()), Standing.READY),
+        (announced(node(), "n", OFFLINE, 1.0, live=True), Standing.READY),
+        (node(status="draining"), Standing.DRAINING),
+    ):
+        assert ponged(before, wire.Backlog(), 5.0, 1.0, 1.01).standing == after
+
+
+def test_only_ready_nodes_become_suspect() -> None:
+    """Doubting a draining node does not make it a candidate of last resort."""
+    assert doubted(node(status="draining")).standing == Standing.DRAINING
+
+
+def test_restart_forgets_work_and_keeps_what_was_learned() -> None:
+    """The machine has not moved or changed: distance and costs stay while the bundle's figures do."""
+    before = taught(loaded(node(), load(1, 0.0)), BUNDLE.bundle, TOKENS, TIMING)
+    after = announced(before, "n", ready(2), 1.0, live=True)
+    assert (after.load, after.network_ms, after.costs) == ((), 20.0, before.costs)
+    reseeded = announced(before, "n", ready(3, bundles=(bundle(fixed_ms=9.0),)), 1.0, live=True)
+    assert reseeded.costs[0].fixed_ms == 9.0
+
+
+def test_retained_backlog_is_old_news() -> None:
+    """The backlog in a retained state was said at any time: only a live one counts."""
+    state = ready(backlog=wire.Backlog(questions=2, ms=500))
+    assert wait_ms(waiting(announced(None, "n", state, 0.0, live=False)), 0.0) == 0
+    assert wait_ms(waiting(announced(None, "n", state, 0.0, live=True)), 0.0) == 500
+
+
+# --- the queue ------------------------------------------------------------------------------------------
+
+
+def test_idle_node_has_no_wait() -> None:
+    """Nothing sent, nothing reported."""
+    assert wait_ms(waiting(node()), 5.0) == 0
+
+
+def test_wait_drains() -> None:
+    """A question of 100 ms that arrives after 10 ms: free at 110, and nothing is late before that."""
+    busy = waiting(loaded(node(), load(1, 0.0)))
+    assert [round(wait_ms(busy, at)) for at in (0.0, 0.05, 0.11)] == [110, 60, 0]
+
+
+def test_queue_behind_the_running_one() -> None:
+    """Queued questions wait in full until the one before them is done."""
+    busy = loaded(loaded(node(), load(1, 0.0)), load(2, 0.0))
+    assert wait_ms(waiting(busy), 0.05) == pytest.approx(160)
+    second = freed(busy, ("d", "1"), 0.12)
+    assert wait_ms(waiting(second), 0.12) == pytest.approx(90)  # it began when Done left, 10 ms ago
+
+
+def test_late_question_is_expected_to_stay_late() -> None:
+    """Once over its prediction, a question is expected to be late by as much again, up to its last possible end."""
+    overdue = waiting(loaded(node(), load(1, 0.0)))
+    assert wait_ms(overdue, 0.31) == pytest.approx(200)
+    capped = waiting(loaded(node(), load(1, 0.0, longest_ms=400.0)))
+    assert wait_ms(capped, 0.31) == pytest.approx(100)
+    expiring = waiting(loaded(node(), load(1, 0.0, deadline_s=0.35)))
+    assert wait_ms(expiring, 0.31) == pytest.approx(40)
+
+
+def test_foreign_work_counts() -> None:
+    """What the node reports covers questions that this hub never saw, drained since, plus what was sent since."""
+    told_busy = told(node(), wire.Backlog(questions=3, ms=1000), 0.99, 1.0)
+    assert wait_ms(waiting(told_busy), 1.0) == pytest.approx(990)  # the news travelled 10 ms
+    assert wait_ms(waiting(told_busy), 1.49) == pytest.approx(500)
+    assert wait_ms(waiting(loaded(told_busy, load(1, 1.2))), 1.49) == pytest.approx(600)
+
+
+def test_reported_backlog_is_not_added_to_our_own() -> None:
+    """A report that covers what we sent replaces nothing and adds nothing to our own prediction of it."""
+    busy = told(loaded(node(), load(1, 0.0)), wire.Backlog(questions=1, ms=90), 0.03, 0.04)
+    assert wait_ms(waiting(busy), 0.04) == pytest.approx(80)
+    slower = told(loaded(node(), load(1, 0.0)), wire.Backlog(questions=1, ms=300), 0.03, 0.04)
+    assert wait_ms(waiting(slower), 0.04) == pytest.approx(290)
+
+
+def test_parallel_node() -> None:
+    """With two slots, one question leaves no wait; a third shares the slots with those before it."""
+    two = node(parallel=2)
+    one = loaded(two, load(1, 0.0))
+    assert wait_ms(waiting(one), 0.0) == 0
+    full = loaded(one, load(2, 0.0))
+    assert wait_ms(waiting(full), 0.0) == pytest.approx(110)
+    queued = loaded(full, load(3, 0.0))
+    assert wait_ms(waiting(queued), 0.0) == pytest.approx(160)
+    assert queued.load[2].start_s == math.inf
+    assert freed(queued, ("d", "1"), 0.2).load[1].start_s == pytest.approx(0.19)
+
+
+def test_freeing_what_is_not_there() -> None:
+    """A question that the node does not have changes nothing."""
+    before = loaded(node(), load(1, 0.0))
+    assert freed(before, ("d", "7"), 1.0) is before
+
+
+@given(
+    st.builds(
+        Waiting,
+        st.floats(0, 1e6),
+        st.sampled_from([0.0, 1.0]),
+        st.floats(0, 1e6),
+        st.floats(0, 1e6),
+        st.floats(0, 1e6) | st.just(-math.inf),
+    ),
+    st.floats(0, 1e6),
+)
+def test_waits_are_never_negative(queue: Waiting, now: float) -> None:
+    """Whatever the queue and whenever it is asked."""
+    assert 0 <= wait_ms(queue, now) < math.inf
+
+
+def test_served_models_are_cut() -> None:
+    """A message names at most eight models."""
+    many = [announced(None, f"n{i}", ready(bundles=(bundle(model=f"m{i}"),)), 0.0, live=False) for i in range(20)]
+    assert served_models(many).endswith("and 12 more")
+    assert served_models([]) == "nothing"

@@ -1,0 +1,276 @@
+"""The choice: against the formula written out plainly, one node at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub import wire
+from hub.columns import Fleet
+from hub.decision import Decision
+from hub.fleet import Load, Node, announced, doubted, freed, loaded, ponged, taught, told, wait_ms, waiting
+from hub.router import NAMED, UNMEASURED_MS, Features, choose, least_wait_ms, refusal
+from tests.hub.core_driver import BUNDLE, bundle
+
+NOW = 10.0
+
+
+def question(**changes: Any) -> Features:
+    values: dict[str, Any] = {
+        "device": "d",
+        "id": "q",
+        "attempt": 1,
+        "task": "text-generation",
+        "model": None,
+        "chars": 40,
+        "max_tokens": None,
+        "expected_tokens": 10.0,
+        **changes,
+    }
+    return Features(**values)
+
+
+def node_of(name: str, *bundles: wire.ServedBundle, network_ms: float | None = 1.0, status: Any = "ready") -> Node:
+    state = wire.NodeState(epoch=1, status=status, bundles=bundles or (BUNDLE,))
+    fresh = announced(None, name, state, 0.0, live=False)
+    return fresh if network_ms is None else ponged(fresh, wire.Backlog(), network_ms, 0.0, 0.0)
+
+
+def fleet_of(*nodes: Node) -> Fleet:
+    fleet = Fleet()
+    for node in nodes:
+        fleet.put(node)
+    return fleet
+
+
+def naive_delay_ms(fleet: Fleet, node: Node, served: wire.ServedBundle, asked: Features, now: float) -> float:
+    """DESIGN.md's formula for one node, in plain arithmetic on what is known of it."""
+    known = [other.network_ms for other in fleet.values() if other.network_ms is not None and other.bundles]
+    network_ms = node.network_ms if node.network_ms is not None else max([*known, UNMEASURED_MS])
+    cost = dict(zip((each.bundle for each in node.bundles), node.costs, strict=True))[served.bundle]
+    prompt_tokens = fleet.prompt_size(served.bundle).at(asked.chars)
+    wait = wait_ms(waiting(node), now)
+    return (
+        network_ms
+        + max(wait - network_ms / 2, 0)
+        + cost.fixed_ms
+        + cost.prefill_ms_per_token * prompt_tokens
+        + cost.decode_ms_per_token * asked.expected_tokens
+    )
+
+
+milliseconds = st.floats(0, 1000)
+names = st.integers(0, 99).map(lambda number: f"n{number:02}")
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> Node:
+    served = tuple(
+        bundle(
+            bundle=f"b{number}",
+            fixed_ms=draw(milliseconds),
+            prefill_ms_per_token=draw(milliseconds),
+            decode_ms_per_token=draw(milliseconds),
+        )
+        for number in range(draw(st.integers(0, 2)))
+    )
+    state = wire.NodeState(epoch=1, status="ready", bundles=served, parallel=draw(st.integers(1, 3)))
+    made = announced(None, draw(names), state, 0.0, live=False)
+    if draw(st.booleans()):
+        made = ponged(made, wire.Backlog(), draw(milliseconds), 0.0, 0.0)
+    for number in range(draw(st.integers(0, 4))):
+        sent_s = draw(st.floats(0, NOW))
+        made = loaded(
+            made,
+            Load(
+                key=("d", str(number)),
+                sent_s=sent_s,
+                start_s=sent_s,
+                work_ms=draw(milliseconds),
+                longest_ms=draw(st.floats(0, 1e5)),
+                deadline_s=draw(st.floats(0, 100)),
+            ),
+        )
+    if draw(st.booleans()):
+        backlog = wire.Backlog(questions=draw(st.integers(0, 5)), ms=draw(milliseconds))
+        made = told(made, backlog, draw(st.floats(0, NOW)), draw(st.floats(0, NOW)))
+    if made.load and draw(st.booleans()):
+        made = freed(made, made.load[0].key, NOW)
+    for served_one in made.bundles:
+        timing = wire.Timing(prefill=draw(milliseconds), decode=draw(milliseconds))
+        made = taught(made, served_one.bundle, wire.Tokens(prompt=30, completion=9), timing)
+    return made
+
+
+@given(st.lists(nodes(), max_size=8), st.floats(0, 500), st.integers(0, 10_000))
+def test_chosen_node_has_the_least_delay(made: list[Node], expected_tokens: float, chars: int) -> None:
+    """No other node and bundle is sooner by the formula; ties go to the lesser name; the terms add up to it."""
+    fleet = fleet_of(*made)
+    asked = question(expected_tokens=expected_tokens, chars=chars, max_tokens=None)
+    decision = choose(asked, fleet, NOW)
+    delays = {
+        (node.name, served.bundle): naive_delay_ms(fleet, node, served, asked, NOW)
+        for node in fleet.values()
+        for served in node.bundles
+        if 0.75 * fleet.prompt_size(served.bundle).at(chars) <= served.context
+    }
+    assert (decision.chosen is None) == (not delays)
+    if decision.chosen is None:
+        return
+    for terms in decision.candidates:
+        assert terms.delay_ms == pytest.approx(delays[terms.node, terms.bundle], rel=1e-9, abs=1e-6)
+    best = (decision.chosen.node, decision.chosen.bundle)
+    assert delays[best] == pytest.approx(min(delays.values()), rel=1e-9, abs=1e-6)
+    ordered = [(terms.delay_ms, terms.node, terms.bundle) for terms in decision.candidates]
+    assert ordered == sorted(ordered)
+
+
+@given(st.lists(nodes(), min_size=1, max_size=6), nodes())
+def test_worse_node_changes_nothing(made: list[Node], other: Node) -> None:
+    """A node that is worse than the chosen one does not change the choice."""
+    fleet = fleet_of(*made)
+    before = choose(question(), fleet, NOW).chosen
+    if before is None or other.name in fleet or other.network_ms is None:
+        return  # the first measured node of a fleet says something about those not measured
+    if any(node.network_ms is None for node in made):
+        return
+    fleet.put(other)
+    delays = [naive_delay_ms(fleet, other, served, question(), NOW) for served in other.bundles]
+    if all(delay > before.delay_ms + 1e-6 for delay in delays):
+        assert choose(question(), fleet, NOW).chosen == before
+
+
+@given(st.lists(nodes(), max_size=8))
+def test_order_of_arrival_does_not_matter(made: list[Node]) -> None:
+    """The same nodes in any order give the same decision."""
+    unique = list({node.name: node for node in made}.values())
+    assert choose(question(), fleet_of(*unique), NOW) == choose(question(), fleet_of(*reversed(unique)), NOW)
+
+
+def test_near_and_far_change_places_with_load() -> None:
+    """The near node is chosen when free; while it is busy for longer than the way to the far one, that is."""
+    near, far = node_of("near", network_ms=1), node_of("far", network_ms=60)
+    work = Load(key=("d", "1"), sent_s=NOW, start_s=NOW, work_ms=50.0, longest_ms=5000.0, deadline_s=99.0)
+    assert chosen(choose(question(), fleet_of(near, far), NOW)) == "near"
+    assert chosen(choose(question(), fleet_of(loaded(near, work), far), NOW)) == "near"
+    longer = Load(key=("d", "1"), sent_s=NOW, start_s=NOW, work_ms=500.0, longest_ms=5000.0, deadline_s=99.0)
+    assert chosen(choose(question(), fleet_of(loaded(near, longer), far), NOW)) == "far"
+
+
+def test_queue_drains_while_the_question_travels() -> None:
+    """A wait shorter than half the round trip is not felt."""
+    work = Load(key=("d", "1"), sent_s=NOW - 0.05, start_s=NOW, work_ms=40.0, longest_ms=5000.0, deadline_s=99.0)
+    (terms,) = choose(question(), fleet_of(loaded(node_of("a", network_ms=100), work)), NOW).candidates
+    assert terms.wait_ms == pytest.approx(40)
+    assert terms.delay_ms == pytest.approx(100 + terms.fixed_ms + terms.prefill_ms + terms.decode_ms)
+
+
+def test_ties_go_to_the_lesser_name() -> None:
+    """Equal nodes are told apart by name, whoever came first."""
+    assert chosen(choose(question(), fleet_of(*(node_of(name) for name in "cab")), NOW)) == "a"
+
+
+def test_unmeasured_node_is_used_when_needed() -> None:
+    """Without a pong a node is no favourite, but better than a long wait, and better than nothing."""
+    fresh, near, far = node_of("a", network_ms=None), node_of("b", network_ms=1), node_of("c", network_ms=300)
+    assert chosen(choose(question(), fleet_of(fresh, near), NOW)) == "b"
+    assert chosen(choose(question(), fleet_of(fresh), NOW)) == "a"
+    priced = {terms.node: terms.network_ms for terms in choose(question(), fleet_of(fresh, near, far), NOW).candidates}
+    assert priced == {"a": 300, "b": 1, "c": 300}
+
+
+def test_tiers() -> None:
+    """A suspect node is used only as a last resort and only without a ready one; a draining one never."""
+    suspect = doubted(node_of("suspect"))
+    draining = node_of("draining", status="draining")
+    slow = node_of("slow", bundle(decode_ms_per_token=500))
+    assert chosen(choose(question(), fleet_of(suspect, draining, slow), NOW, last_resort=True)) == "slow"
+    assert chosen(choose(question(), fleet_of(suspect, draining), NOW)) is None
+    assert chosen(choose(question(), fleet_of(suspect, draining), NOW, last_resort=True)) == "suspect"
+    assert chosen(choose(question(), fleet_of(draining), NOW, last_resort=True)) is None
+
+
+def test_every_rejection_has_its_reason() -> None:
+    """Each node that was no candidate is named with the first rule that it fails."""
+    decision = choose(
+        question(model="smol", max_tokens=1000),
+        fleet_of(
+            node_of("a"),
+            node_of("b-busy", status="draining"),
+            node_of("c-small", bundle(context=512)),
+            node_of("d-other", bundle(bundle="x", model="big")),
+            node_of("e-task", bundle(task="embedding")),
+            node_of("f-failed"),
+            doubted(node_of("g-silent")),
+        ),
+        NOW,
+        {"f-failed"},
+    )
+    reasons = {rejected.node: rejected.reason for rejected in decision.rejected}
+    assert chosen(decision) == "a"
+    assert reasons == {
+        "b-busy": "smol-int4: draining",
+        "c-small": "smol-int4: context 512 is too small",
+        "d-other": "x: is not model smol",
+        "e-task": "smol-int4: does not do text-generation",
+        "f-failed": "smol-int4: failed this question",
+        "g-silent": "smol-int4: three pings were lost",
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes_there", "asked", "code", "told_so"),
+    [
+        ((), {}, "no_node", "no node is connected"),
+        ((node_of("a", status="draining"),), {}, "no_node", "1 nodes are draining"),
+        ((node_of("a"),), {"model": "giant"}, "unsupported", "there is smol (text-generation)"),
+        ((node_of("a"),), {"task": "embedding"}, "unsupported", "no node serves embedding"),
+        (
+            (node_of("a"), node_of("b", bundle(model="giant"), status="draining")),
+            {"model": "giant"},
+            "no_node",
+            "draining or offline",
+        ),
+        ((node_of("a"),), {"max_tokens": 5000}, "too_large", "largest context, 2048"),
+    ],
+)
+def test_refusals(nodes_there: tuple[Node, ...], asked: dict[str, Any], code: str, told_so: str) -> None:
+    """Why nobody can answer, as a code and in words."""
+    problem = refusal(question(**asked), fleet_of(*nodes_there))
+    assert problem.code == code
+    assert told_so in problem.message
+
+
+def test_least_wait() -> None:
+    """The shortest queue of the ready nodes."""
+    busy = told(node_of("a", network_ms=0), wire.Backlog(questions=1, ms=700), NOW, NOW)
+    assert least_wait_ms(fleet_of(busy), NOW) == pytest.approx(700)
+    assert least_wait_ms(fleet_of(busy, node_of("b")), NOW) == 0
+    assert least_wait_ms(fleet_of(), NOW) == 0
+
+
+def test_large_fleet_names_the_best() -> None:
+    """In a fleet of hundreds a decision names the best few candidates and counts the rest."""
+    made = [node_of(f"n{number:03}", network_ms=(number * 37) % 200 + 1) for number in range(200)]
+    made += [node_of(f"x{number:03}", status="draining") for number in range(100)]
+    decision = choose(question(), fleet_of(*made), NOW)
+    assert (len(decision.candidates), decision.more_candidates) == (NAMED, 200 - NAMED)
+    assert (len(decision.rejected), decision.more_rejected) == (NAMED, 100 - NAMED)
+    assert [terms.network_ms for terms in decision.candidates] == [float(number) for number in range(1, NAMED + 1)]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 3), min_size=20, max_size=60))
+def test_ties_in_a_large_fleet(distances: list[int]) -> None:
+    """Where more nodes tie than are named, those of lesser names are."""
+    made = [node_of(f"n{number:03}", network_ms=float(distance)) for number, distance in enumerate(distances)]
+    decision = choose(question(), fleet_of(*reversed(made)), NOW)
+    expected = sorted((float(distance), f"n{number:03}") for number, distance in enumerate(distances))[:NAMED]
+    assert [(terms.network_ms, terms.node) for terms in decision.candidates] == expected
+
+
+def chosen(decision: Decision) -> str | None:
+    return decision.chosen.node if decision.chosen is not None else None
