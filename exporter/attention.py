@@ -1,12 +1,9 @@
-"""How do a decoder's attention layers look from outside, and how is each written as one ONNX node?
+"""How is a decoder's attention layer written as one ONNX node?
 
-transformers lets a caller register an attention function, a mask function and pass its own cache. `probe` runs the
-model once through such hooks and writes down what every layer asks for: heads, scale, window, soft cap, and whether
-its rotary embedding can move into the attention node. `emitting` then makes the same layers emit
-`com.microsoft::GroupQueryAttention` while `torch.onnx.export` traces them. What the node cannot express raises
-ConversionError by name.
+transformers lets a caller register an attention function and pass its own cache. With `emitting` the layers of a model
+emit `com.microsoft::GroupQueryAttention` while `torch.onnx.export` traces them, as an `AttentionPlan` says.
 
-Does not know any architecture, and nothing of the files that the graph ends up in.
+Does not know any architecture, nor how the plan was made (`probe.py`), nor the files that the graph ends up in.
 """
 
 from __future__ import annotations
@@ -18,22 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from exporter.errors import ConversionError
-
 if TYPE_CHECKING:
     import torch
 
-_PROBE: Final = "edgefleet_probe"
 _EMIT: Final = "edgefleet_ort"
-
-# Keyword arguments that attention interfaces are given and that do not change what is computed in inference.
-_HARMLESS: Final = frozenset(
-    {
-        "dropout", "is_causal", "position_ids", "position_embeddings", "past_key_values", "use_cache",
-        "output_attentions", "output_hidden_states", "return_dict", "cache_position", "logits_to_keep",
-        "num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
-    }
-)  # fmt: skip
 
 
 class LayerAttention(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +28,6 @@ class LayerAttention(msgspec.Struct, frozen=True, kw_only=True):
     kv_heads: int
     head_dim: int
     scale: float
-    window: int | None
     softcap: float
     rotary: int | None
 
@@ -53,15 +37,6 @@ class AttentionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     layers: tuple[LayerAttention, ...]
     tables: tuple[tuple[Any, Any], ...]
-
-
-class _Mask(msgspec.Struct, frozen=True):
-    """Stands for a mask between the mask function and the attention function; `window` None is plain causal."""
-
-    window: int | None
-
-    def clone(self) -> _Mask:
-        return self
 
 
 class LayerCache:
@@ -89,34 +64,13 @@ class LayerCache:
         return query_length, 0
 
 
-def probe(model: Any, context: int) -> AttentionPlan:
-    """Run `model` (a transformers causal language model, fp32, eval) once and say what its attention needs.
-
-    `context` is the number of positions that rotary tables must cover.
-    Raises ConversionError for masks, sinks, biases or rotary types that GroupQueryAttention cannot express.
-    """
-    import torch
-
-    _refuse_positions_that_change(model.config)
-    watch = _Probe(model, context)
-    with watch.hooked(), torch.no_grad():
-        tokens = torch.zeros((1, 4), dtype=torch.long)
-        model(
-            input_ids=tokens,
-            position_ids=torch.arange(4)[None],
-            past_key_values=LayerCache(),
-            use_cache=True,
-        )
-    return watch.plan()
-
-
 @contextmanager
 def emitting(model: Any, plan: AttentionPlan) -> Iterator[_Emitter]:
     """While open, `model`'s attention layers emit GroupQueryAttention from the state set on the emitter."""
     emitter = _Emitter(plan)
     with (
-        _attention(model, _EMIT, emitter.attend, None),
-        _rotation(model, emitter.rotate if plan.tables else None),
+        attending(model, _EMIT, emitter.attend, None),
+        rotating(model, emitter.rotate if plan.tables else None),
     ):
         yield emitter
 
@@ -179,123 +133,6 @@ class _Emitter:
         return output.reshape(batch, sequence, heads, head_dim), None
 
 
-class _Probe:
-    """Watches one forward pass. Keeps what it saw alive, because it recognises tensors by identity."""
-
-    def __init__(self, model: Any, context: int) -> None:
-        self._model = model
-        self._context = context
-        self._tables: list[tuple[Any, Any]] = []
-        self._producers: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
-        self._table_of: dict[int, int] = {}
-        self._kept: list[Any] = []
-        self._rotated: tuple[Any, Any, int] | None = None
-        self._layers: list[LayerAttention] = []
-        self._all_fused = True
-
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        """Install the hooks for one forward pass."""
-        handles = [
-            module.register_forward_hook(self._saw_output, with_kwargs=True)
-            for name, module in self._model.named_modules()
-            if "rotary" in name.rsplit(".", 1)[-1]
-        ]
-        try:
-            with (
-                _attention(self._model, _PROBE, self._attend, _mask_of),
-                _rotation(self._model, self._rotate if _rotates_by_halves(self._model) else None),
-            ):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def plan(self) -> AttentionPlan:
-        """Rotary moves into the nodes only if every layer allows it: one patched function serves them all."""
-        if not self._layers:
-            raise ConversionError(
-                f"{type(self._model).__name__} does not use the attention interface of transformers: "
-                "it cannot be exported by this route"
-            )
-        if self._all_fused:
-            return AttentionPlan(layers=tuple(self._layers), tables=tuple(self._tables))
-        unfused = tuple(msgspec.structs.replace(layer, rotary=None) for layer in self._layers)
-        return AttentionPlan(layers=unfused, tables=())
-
-    def _saw_output(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if isinstance(output, tuple) and len(output) == 2:
-            self._kept.append(output)
-            self._producers[id(output[0])] = (module, args, kwargs)
-
-    def _rotate(self, q: Any, k: Any, cos: Any, sin: Any, *rest: Any, **named: Any) -> tuple[Any, Any]:
-        table = self._table(cos)
-        plain = not rest and named.get("unsqueeze_dim", 1) == 1 and cos.shape[-1] == q.shape[-1]
-        if table is None or not plain:
-            self._all_fused = False
-        else:
-            self._rotated = (q, k, table)
-        return q, k
-
-    def _table(self, cos: Any) -> int | None:
-        """The index of the table behind `cos`, built by the model's own rotary module over all positions."""
-        import torch
-
-        if id(cos) in self._table_of:
-            return self._table_of[id(cos)]
-        if id(cos) not in self._producers:
-            return None
-        module, args, kwargs = self._producers[id(cos)]
-        positions = torch.arange(self._context)[None]
-        args = tuple(positions if _are_positions(a) else a for a in args)
-        kwargs = {name: positions if _are_positions(a) else a for name, a in kwargs.items()}
-        table = tuple(_halved(part) for part in module.forward(*args, **kwargs))
-        if any(part is None for part in table):
-            return None
-        self._tables.append((table[0], table[1]))
-        self._table_of[id(cos)] = len(self._tables) - 1
-        return self._table_of[id(cos)]
-
-    def _attend(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> tuple[Any, None]:
-        layer = _layer_from_call(module, query, key, value, mask, named)
-        rotated, self._rotated = self._rotated, None
-        if rotated is not None and rotated[0] is query and rotated[1] is key:
-            layer = msgspec.structs.replace(layer, rotary=rotated[2])
-        else:
-            self._all_fused = False
-        self._layers.append(layer)
-        return query.transpose(1, 2) * 0, None
-
-
-def _layer_from_call(module: Any, query: Any, key: Any, value: Any, mask: Any, named: dict[str, Any]) -> LayerAttention:
-    kind = type(module).__name__
-    if not isinstance(mask, _Mask):
-        raise ConversionError(f"{kind} gives its attention a mask of its own: it cannot be exported faithfully")
-    if getattr(module, "is_causal", True) is False or named.get("is_causal") is False:
-        raise ConversionError(f"{kind} attends in both directions: this exporter takes causal decoders")
-    unknown = [n for n, v in named.items() if v is not None and n not in _HARMLESS | _UNDERSTOOD]
-    if unknown:
-        raise ConversionError(f"{kind} asks its attention for {', '.join(unknown)}: the graph cannot express it")
-    if value.shape[-1] != query.shape[-1] or key.shape[1] != value.shape[1]:
-        raise ConversionError(
-            f"{kind} has values of shape {tuple(value.shape)} for queries of {tuple(query.shape)}: "
-            "the attention node needs equal head sizes"
-        )
-    scale = named.get("scaling")
-    return LayerAttention(
-        heads=query.shape[1],
-        kv_heads=key.shape[1],
-        head_dim=query.shape[-1],
-        scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
-        window=mask.window,
-        softcap=float(named.get("softcap") or 0.0),
-        rotary=None,
-    )
-
-
-_UNDERSTOOD: Final = frozenset({"scaling", "softcap", "sliding_window"})
-
-
 def _attributes(layer: LayerAttention) -> dict[str, int | float]:
     attributes: dict[str, int | float] = {
         "num_heads": layer.heads,
@@ -304,34 +141,13 @@ def _attributes(layer: LayerAttention) -> dict[str, int | float]:
     }
     if layer.rotary is not None:
         attributes |= {"do_rotary": 1, "rotary_interleaved": 0}
-    if layer.window is not None:
-        attributes["local_window_size"] = layer.window
     if layer.softcap:
         attributes["softcap"] = layer.softcap
     return attributes
 
 
-def _mask_of(
-    *, mask_function: Callable[..., Any], attention_mask: Any = None, local_size: int | None = None, **_: Any
-) -> _Mask:
-    """The mask function of transformers' interface: names the mask instead of building it."""
-    import torch
-
-    if attention_mask is not None:
-        raise ConversionError("the model pads its input inside: padded prompts cannot be exported")
-    reach = (local_size or 4) + 3
-    row, column = torch.arange(reach)[:, None], torch.arange(reach)[None, :]
-    wanted = column <= row
-    if local_size is not None:
-        wanted &= column > row - local_size
-    zero = torch.zeros((), dtype=torch.long)
-    if not torch.equal(torch.broadcast_to(mask_function(zero, zero, row, column), wanted.shape), wanted):
-        raise ConversionError("the model's mask is neither causal nor a sliding window: it cannot be exported")
-    return _Mask(local_size)
-
-
 @contextmanager
-def _attention(model: Any, name: str, attend: Callable[..., Any], mask: Callable[..., Any] | None) -> Iterator[None]:
+def attending(model: Any, name: str, attend: Callable[..., Any], mask: Callable[..., Any] | None) -> Iterator[None]:
     """Make `model` call `attend` for attention and `mask` for masks, and undo it; without one it builds no mask."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
@@ -348,7 +164,7 @@ def _attention(model: Any, name: str, attend: Callable[..., Any], mask: Callable
 
 
 @contextmanager
-def _rotation(model: Any, replacement: Callable[..., Any] | None) -> Iterator[None]:
+def rotating(model: Any, replacement: Callable[..., Any] | None) -> Iterator[None]:
     """Replace `apply_rotary_pos_emb` in the module that defines `model`, and undo it; None changes nothing."""
     module = sys.modules[type(model).__module__]
     if replacement is None:
@@ -360,55 +176,6 @@ def _rotation(model: Any, replacement: Callable[..., Any] | None) -> Iterator[No
         yield
     finally:
         module.apply_rotary_pos_emb = original  # type: ignore[attr-defined]
-
-
-def _rotates_by_halves(model: Any) -> bool:
-    """Whether the model's rotary function computes x * cos + (-x2, x1) * sin, as the attention node does.
-
-    Judged by what it computes on random tensors, so that a renamed variable or a decorator does not matter.
-    """
-    import torch
-
-    rotate = getattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb", None)
-    if rotate is None:
-        return False
-    draw = torch.Generator().manual_seed(0)
-    q, k = (torch.randn((2, heads, 3, 8), generator=draw) for heads in (4, 2))
-    cos, sin = (torch.randn((2, 3, 8), generator=draw) for _ in range(2))
-
-    def by_halves(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
-
-    try:
-        got = rotate(q, k, cos, sin)
-    except (TypeError, RuntimeError, IndexError):
-        return False
-    return bool(len(got) == 2 and torch.allclose(got[0], by_halves(q)) and torch.allclose(got[1], by_halves(k)))
-
-
-def _refuse_positions_that_change(config: Any) -> None:
-    """Frequencies that depend on the length of the text cannot be a table (longrope switches at a length)."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    types = {parameters.get("rope_type")} | {
-        value.get("rope_type") for value in parameters.values() if isinstance(value, dict)
-    }
-    if "longrope" in types:
-        raise ConversionError("rotary embeddings of type longrope change with the text's length: not supported")
-
-
-def _are_positions(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor) and value.dtype == torch.long
-
-
-def _halved(table: torch.Tensor) -> torch.Tensor | None:
-    """(1, context, head_dim) with equal halves, to (context, head_dim / 2); None if the halves differ."""
-    import torch
-
-    first, second = table[0].chunk(2, dim=-1)
-    return first.contiguous() if torch.equal(first, second) else None
 
 
 def _flat(states: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.manifest import CacheLayout, Graph
-from exporter.attention import AttentionPlan, LayerCache, emitting, probe
+from exporter.attention import AttentionPlan, LayerCache, emitting
 from exporter.errors import ConversionError
+from exporter.probe import probe
 
 if TYPE_CHECKING:
     import onnx_ir as ir
