@@ -7,7 +7,9 @@ model's chat template. Each lives in a process of its own, so that none waits fo
 one works at a time, in interleaved rounds, after a warm-up, each round from an empty cache, greedily, without
 stopping at a stop token. Each is driven by the shortest loop that its library has: llama.cpp through its C
 functions, with its defaults and the same number of threads for prompt and decoding. Ratios are medians over the
-rounds. Prints a table, then one line of JSON.
+rounds. The start of each answer is shown, because speed without it says nothing. Prints a table, then one line
+of JSON. Only a machine with nothing else to do gives ratios that mean something: threads that wait for each other
+lose more than their share of a busy core.
 """
 
 from __future__ import annotations
@@ -230,7 +232,7 @@ def machine() -> str:
 
 def first_sentence(text: str) -> str:
     """What a reader needs to see that a contender answers, and does not just produce tokens."""
-    return text.partition(".")[0] + "."
+    return text.partition(".")[0][:60]
 
 
 def make_bundle(model: Path) -> None:

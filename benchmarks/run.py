@@ -33,9 +33,7 @@ def run_one(script: Path) -> Any:
 
 def main(names: list[str]) -> int:
     """Run the named benchmarks, or all of them in alphabetical order."""
-    found = {
-        path.stem.removeprefix("bench_"): path for path in sorted(Path(__file__).parent.glob("bench_*.py"))
-    }
+    found = {path.stem.removeprefix("bench_"): path for path in sorted(Path(__file__).parent.glob("bench_*.py"))}
     unknown = [name for name in names if name not in found]
     if unknown:
         print(f"unknown benchmark {unknown[0]!r}: there are {', '.join(found)}", file=sys.stderr)
