@@ -113,9 +113,7 @@ def content_hash(manifest: Manifest) -> str:
     `model/` and `tokenizer/`, and generation is the manifest's with its keys in the order of the schema.
     """
     hashed = sorted(
-        (entry.path, entry.sha256)
-        for entry in manifest.files
-        if entry.path.startswith(("model/", "tokenizer/"))
+        (entry.path, entry.sha256) for entry in manifest.files if entry.path.startswith(("model/", "tokenizer/"))
     )
     said = msgspec.json.encode([hashed, manifest.task, manifest.generation], order="deterministic")
     return hashlib.sha256(said).hexdigest()
@@ -125,9 +123,7 @@ def bundle_id(manifest: Manifest) -> str:
     """`<model>-<profile>-<12 hex of the content hash>`. Raises BundleError if that would be no plain name."""
     name = f"{manifest.model.name}-{manifest.profile}-{content_hash(manifest)[:12]}"
     if not _NAMED.match(name):
-        raise BundleError(
-            f"bundle id {name!r}: model and profile names take letters, digits, '.', '_' and '-' only"
-        )
+        raise BundleError(f"bundle id {name!r}: model and profile names take letters, digits, '.', '_' and '-' only")
     return name
 
 
@@ -167,9 +163,7 @@ def _decode(root: Path, payload: bytes) -> Manifest:
 def _check_id(root: Path, manifest: Manifest) -> None:
     computed = bundle_id(manifest)
     if computed != manifest.bundle_id:
-        raise BundleError(
-            f"{root}: bundle_id is {manifest.bundle_id!r}, but its content makes it {computed!r}"
-        )
+        raise BundleError(f"{root}: bundle_id is {manifest.bundle_id!r}, but its content makes it {computed!r}")
 
 
 def _check_paths(root: Path, manifest: Manifest) -> None:
@@ -289,10 +283,11 @@ def _chunks(root: Path, relative: str, *, expected_bytes: int | None = None) -> 
         handle = os.open(root / relative, _OPEN_FLAGS)
     except OSError as error:
         raise BundleError(f"{root}: {relative!r} cannot be opened: {error.strerror or error}") from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise BundleError(f"{root}: {relative!r} is not a file")
     with open(handle, "rb", buffering=0) as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{root}: {relative!r} is not a file")
         if expected_bytes is not None and status.st_size != expected_bytes:
             raise BundleError(
                 f"{root}: {relative!r} has {status.st_size} bytes, the manifest says {expected_bytes}: "

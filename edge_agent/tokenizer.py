@@ -47,6 +47,8 @@ class Tokenizer:
         self._template = chat_template
         self._bos_token, self._eos_token = bos_token, eos_token
         self._bos_id = None if bos_token is None else self._backend.token_to_id(bos_token)
+        added = self._backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
 
     @property
     def size(self) -> int:
@@ -84,9 +86,13 @@ class Tokenizer:
         """A decoder of one answer, token by token."""
         return TextStream(self)
 
+    def is_silent(self, token_id: int) -> bool:
+        """Whether `decode` leaves this token out: special, or unknown."""
+        return token_id in self._special_ids or self._backend.id_to_token(token_id) is None
+
     def is_byte(self, token_id: int) -> bool:
         """Whether this token is a byte that only makes sense with its neighbours (`<0xE2>`)."""
-        return _BYTE_TOKEN.match(self._backend.id_to_token(token_id) or "") is not None
+        return _BYTE_TOKEN.match(self._backend.id_to_token(token_id)) is not None
 
     def _encode_messages(self, messages: Sequence[wire.ChatMessage]) -> list[int]:
         if self._template is None:
@@ -120,6 +126,8 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` settles, often one token's, sometimes none."""
+        if self._tokenizer.is_silent(token_id):
+            return ""
         self._window.append(token_id)
         if self._tokenizer.is_byte(token_id):
             return ""
