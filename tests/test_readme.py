@@ -116,18 +116,16 @@ def test_every_relative_link_leads_somewhere(document: str) -> None:
 
 
 def test_index_of_decisions_is_complete() -> None:
-    """Every decision is a dated file that the index lists, and says so in its text."""
+    """Every decision is a dated file that the index lists."""
     folder = ROOT / "docs" / "decisions"
     files = {path.name for path in folder.glob("*.md")} - {"README.md"}
     assert files == set(re.findall(r"\]\(([^)]+\.md)\)", (folder / "README.md").read_text("utf-8")))
-    for name in files:
-        date = re.match(r"\d{4}-\d\d-\d\d", name)
-        assert date, name
-        assert f"\n{date.group()}\n" in (folder / name).read_text("utf-8"), name
+    assert [name for name in files if not re.match(r"\d{4}-\d\d-\d\d-", name)] == []
 
 
 def test_extras_table_is_complete() -> None:
     """README describes every extra that pyproject.toml declares."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    described = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    section = (ROOT / "README.md").read_text("utf-8").split("## Install on a device")[1].split("## ")[0]
+    described = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
     assert set(described) == set(table["project"]["optional-dependencies"])
