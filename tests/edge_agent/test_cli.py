@@ -1,0 +1,124 @@
+"""The commands of edge-agent: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge_agent.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def damaged(tiny_bundle: Path, tmp_path: Path) -> Path:
+    root = Path(shutil.copytree(tiny_bundle, tmp_path / "damaged"))
+    (root / "model/decoder.onnx").write_bytes(b"other")
+    return root
+
+
+def test_verify_says_one_line(tiny_bundle: Path) -> None:
+    """A good bundle: its name on stdout, exit code 0."""
+    done = run("verify", tiny_bundle)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("tiny-desktop-cpu-")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command", [["verify"], ["inspect"], ["bench", "--bundle"], ["eval", "--text", __file__, "--bundle"]]
+)
+def test_a_bad_bundle_is_one_line_on_stderr(command: list[str], damaged: Path) -> None:
+    """Exit code 1, nothing on stdout, no traceback, the file named."""
+    done = run(*command, damaged)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "model/decoder.onnx" in done.stderr
+
+
+def test_inspect_shows_the_manifest(tiny_bundle: Path) -> None:
+    """As rows for a reader, or as the manifest itself in JSON."""
+    shown = run("inspect", tiny_bundle)
+    assert shown.exit_code == 0
+    assert "random weights" in shown.stdout
+    printed = json.loads(run("inspect", tiny_bundle, "--json").stdout)
+    assert printed == json.loads((tiny_bundle / "manifest.json").read_bytes())
+
+
+FIELDS = {
+    "load_ms",
+    "ttft_ms",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "decode_ms_per_token",
+    "peak_rss_bytes",
+    "weights_bytes",
+    "roofline_fraction",
+    "runtime",
+    "threads",
+}
+
+
+def test_bench_prints_its_fields(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly the agreed fields in JSON, and all of them for a reader."""
+    monkeypatch.setattr("edge_agent.bench.READ_BYTES", 2**24)
+    options = ("--threads", "1", "--prompt-tokens", "4", "--new-tokens", "4")
+    document = json.loads(run("bench", "--bundle", tiny_bundle, *options, "--json").stdout)
+    assert set(document) == FIELDS
+    assert document["threads"] == 1
+    shown = run("bench", "--bundle", tiny_bundle, *options).stdout
+    assert {line.split()[0] for line in shown.splitlines()} == FIELDS | {"bundle"}
+
+
+def test_eval_scores_text(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Tokens, accuracy in percent and perplexity."""
+    (tmp_path / "text.txt").write_text("The capital of France is Paris. " * 20)
+    done = run("eval", "--bundle", tiny_bundle, "--text", tmp_path / "text.txt", "--threads", "1", "--json")
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert set(document) == {"tokens", "next_token_accuracy", "perplexity"}
+    assert document["tokens"] > 50
+    assert done.stderr == ""
+
+
+def test_eval_asks_questions(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Random weights know nothing, but they are asked."""
+    rows = ['{"question": "Capital of France?", "answers": ["Paris"]}', '{"question": "?", "answers": ["zzzz"]}']
+    (tmp_path / "qa.jsonl").write_text("\n".join(rows))
+    done = run("eval", "--bundle", tiny_bundle, "--qa", tmp_path / "qa.jsonl", "--threads", "1", "--json")
+    assert json.loads(done.stdout) == {"questions": 2, "correct": 0, "accuracy": 0.0}
+
+
+def test_eval_wants_one_of_text_and_questions(tiny_bundle: Path) -> None:
+    """Neither, or both, is wrong usage: exit code 2."""
+    for options in ([], ["--text", "a", "--qa", "b"]):
+        done = run("eval", "--bundle", tiny_bundle, *options)
+        assert done.exit_code == 2
+        assert "either --text or --qa" in done.stderr
+
+
+def test_eval_names_a_file_that_is_missing(tiny_bundle: Path) -> None:
+    """One line, exit code 1."""
+    done = run("eval", "--bundle", tiny_bundle, "--text", "/nowhere/text.txt")
+    assert done.exit_code == 1
+    assert "/nowhere/text.txt" in done.stderr
+
+
+def test_help_has_examples_and_needs_no_runtime() -> None:
+    """`--help` of every command works where neither ONNX Runtime nor tokenizers nor Jinja is installed."""
+    block = "import sys\nfor name in ('onnxruntime', 'tokenizers', 'jinja2'): sys.modules[name] = None\n"
+    for command in ([], *([name] for name in main.commands)):
+        script = f"{block}from edge_agent.cli import main\nmain([*{command!r}, '--help'], prog_name='edge-agent')"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Example:" in done.stdout
