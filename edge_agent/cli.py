@@ -67,7 +67,9 @@ def _this_machine() -> str:
 )
 @click.option("--node", default=_this_machine, show_default="this machine's name", help="Each node needs its own name.")
 @click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
-@click.option("--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096.")
+@click.option(
+    "--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096."
+)
 @_threads
 def serve(bundles: tuple[Path, ...], node: str, broker: str, context: int | None, threads: int | None) -> None:
     """Answer questions that the hub sends, until SIGTERM or Ctrl-C.

@@ -78,9 +78,7 @@ def test_orin_family_promises_no_more_than_its_smallest_member() -> None:
     members = [device_profiles.load(name) for name in device_profiles.names() if "orin-" in name]
     assert len(members) == 6
     assert family.memory_bytes == min(member.memory_bytes or 0 for member in members) == 4 * 2**30
-    assert family.memory_bandwidth_gb_per_s == min(
-        member.memory_bandwidth_gb_per_s or 0 for member in members
-    )
+    assert family.memory_bandwidth_gb_per_s == min(member.memory_bandwidth_gb_per_s or 0 for member in members)
     for member in members:
         assert member.software == family.software
         assert member.compute_capability == family.compute_capability == "8.7"
@@ -124,9 +122,7 @@ def test_every_figure_has_a_source_or_the_mark() -> None:
 
 def test_unknown_name_gives_the_nearest() -> None:
     """A slip in a name is answered with the names that come closest."""
-    with pytest.raises(
-        UnknownProfile, match=r"unknown profile 'jetson-orin-nano': .*jetson-orin-nano-8gb"
-    ) as caught:
+    with pytest.raises(UnknownProfile, match=r"unknown profile 'jetson-orin-nano': .*jetson-orin-nano-8gb") as caught:
         device_profiles.load("jetson-orin-nano")
     assert caught.value.nearest[:2] == ("jetson-orin-nano-4gb", "jetson-orin-nano-8gb")
     assert device_profiles.nearest_names("rtx4090")[0] == "rtx-4090"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,14 +53,14 @@ def answer(question: wire.Question, text: str = "Paris", **changes: Any) -> wire
 
 
 @pytest.fixture
-def fleet(broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> Iterator[Any]:
+def fleet(broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> Any:
     def start(script: Callable[[Fleet, Received, wire.Question], None]) -> tuple[Fleet, str]:
         fleet = Fleet(broker_url, script)
         running(fleet)
         eventually(lambda: fleet.link.is_open)
         return fleet, broker_url
 
-    yield start
+    return start
 
 
 def test_answer_comes_back(fleet: Any) -> None:
