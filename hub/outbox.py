@@ -95,7 +95,7 @@ class Outbox:
         self.is_open = False
         self._work_by_ticket.clear()
         self._ticket_by_work.clear()
-        self._unsent += self._replies.values()
+        self._unsent = [*self._replies.values(), *self._unsent]
         self._replies.clear()
 
     def _draw(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hub import events, wire
 from hub.core import Limits
@@ -23,6 +24,7 @@ from tests.hub.core_driver import (
     without_pings,
     works,
 )
+from tests.hub.core_machine import CoreMachine
 
 
 def two_nodes(**options: Any) -> Driver:
@@ -820,3 +822,11 @@ def test_replaying_the_events_rebuilds_the_fleet() -> None:
 
     assert msgspec.json.encode(run()[0]) == msgspec.json.encode(run()[0])
     assert run()[1] == run()[1]
+
+
+# --- any interleaving -----------------------------------------------------------------------------------
+
+TestAnyInterleaving = CoreMachine.TestCase
+TestAnyInterleaving.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
