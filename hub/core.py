@@ -280,8 +280,6 @@ class Core:
         self._timers.cancel(("settled",))
         self._watch.link_closed()
         self._outbox.close()
-        for question in self._in_flight.values():
-            question.accepted = False
 
     # --- time -------------------------------------------------------------------------------------------
 

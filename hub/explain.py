@@ -93,7 +93,7 @@ def explain_text(row: Row) -> Sequence[str | Table]:
     predicted = f", {row.predicted_ms:.1f} ms predicted" if row.predicted_ms is not None else ""
     head = f"{row.device}/{row.id}: {row.outcome}{answered_by} after {row.total_ms:.1f} ms{predicted}"
     if not row.decisions:
-        return [head, "It was never a question of which node."]
+        return [head, "No node was chosen for it, nor looked for."]
     return [head, *(explain_table(decision) for decision in row.decisions)]
 
 

@@ -466,6 +466,15 @@ def test_three_lost_pings_move_the_work() -> None:
     assert cancels(ended) == [("b", 2)]
 
 
+def test_question_that_has_moved_on_stays() -> None:
+    """When the silent node is lost for good, the question that left it stays where it is."""
+    hub = two_nodes()
+    hub.ask(id="q")
+    hub.wait_ponging(4.0, "b")
+    assert without_pings(hub.state("a", status="offline")) == []
+    assert without_pings(hub.state("a", epoch=2)) == []
+
+
 def test_first_outcome_wins() -> None:
     """After one attempt has answered, the other one's Done changes nothing."""
     hub = two_nodes()
@@ -766,6 +775,15 @@ def test_ask_while_the_link_is_down() -> None:
     hub.do(events.LinkClosed())
     assert hub.ask(id="q", receipt=1) == []
     assert acknowledged(hub.accept(hub.do(events.LinkOpened()))) == [1]
+
+
+def test_fleet_shows_itself_again_after_a_reconnect() -> None:
+    """A new link means that states may be under way: no_node is said two seconds later at the earliest."""
+    hub = Driver()
+    hub.do(events.LinkClosed())
+    hub.do(events.LinkOpened())
+    assert hub.ask(id="q") == []
+    assert failures(hub.wait(2.1)) == ["no_node"]
 
 
 def test_bad_ask_while_the_link_is_down() -> None:

@@ -1,0 +1,108 @@
+"""`edge-hub`: what is printed, and where, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hub.cli import main
+from hub.decision import Decision, Terms
+from hub.records import Records
+from tests.hub.rows import record
+
+TERMS = Terms(
+    node="a",
+    bundle="smol-int4",
+    network_ms=1.0,
+    wait_ms=2.0,
+    fixed_ms=3.0,
+    prefill_ms=4.0,
+    decode_ms=5.0,
+    prompt_tokens=6.0,
+    completion_tokens=7.0,
+)
+DECISION = Decision(device="kitchen", id="1", attempt=1, chosen=TERMS, candidates=(TERMS,), rejected=())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = str(tmp_path / "fleet.sqlite")
+    records = Records(path)
+    records.store(record(id="1", decisions=(DECISION,)), time.time() - 7200)
+    records.store(record(id="2", total_ms=50.0, decisions=(DECISION,)), time.time())
+    records.close()
+    return path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_report_as_json(store: str) -> None:
+    """One JSON document on stdout; `--since` limits it, `--slo-ms` is its objective."""
+    whole = json.loads(run("report", "--store", store, "--format", "json", "--slo-ms", "60").stdout)
+    assert (whole["fleet"]["questions"], whole["fleet"]["slo_ms"], whole["fleet"]["slo_attainment"]) == (2, 60.0, 0.5)
+    recent = json.loads(run("report", "--store", store, "--since", "1h", "--format", "json").stdout)
+    assert (recent["fleet"]["questions"], recent["window"]["seconds"]) == (1, 3600.0)
+
+
+def test_report_as_table(store: str) -> None:
+    """By default a table for people."""
+    done = run("report", "--store", store)
+    assert done.exit_code == 0
+    assert "2 questions" in done.stdout
+
+
+def test_empty_window(store: str) -> None:
+    """A window without questions is no error, and says so."""
+    records = Records(store)
+    records.close()
+    done = run("report", "--store", store, "--since", "0s")
+    assert done.exit_code == 0
+    assert "nothing to report" in done.stdout
+
+
+@pytest.mark.parametrize("duration", ["1", "h", "1w", "-1h", "1.5h", "NaNs", ""])
+def test_no_duration(store: str, duration: str) -> None:
+    """What is no duration is a usage error."""
+    done = run("report", "--store", store, "--since", duration)
+    assert done.exit_code == 2
+    assert "is no duration" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["report", "explain"])
+def test_missing_store(tmp_path: Path, command: str) -> None:
+    """A store that is not there: one line on stderr, exit code 1, nothing on stdout."""
+    done = run(command, "--store", str(tmp_path / "none.sqlite"))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("edge-hub: there is no record store at ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_explain(store: str) -> None:
+    """The last question by default, or the one with this id; every term is shown."""
+    last, first = run("explain", "--store", store), run("explain", "--store", store, "1")
+    assert "kitchen/2: answered by a after 50.0 ms" in last.stdout
+    assert "kitchen/1: answered by a after 100.0 ms" in first.stdout
+    assert "chosen" in first.stdout
+    (decision,) = json.loads(run("explain", "--store", store, "1", "--json").stdout)
+    assert decision["candidates"][0]["delay_ms"] == pytest.approx(14.5)
+
+
+def test_explain_unknown_question(store: str) -> None:
+    """One line, exit code 1."""
+    done = run("explain", "--store", store, "nope")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "no question 'nope'" in done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["report"], ["explain"]])
+def test_help(command: list[str]) -> None:
+    """Each command explains itself, with an example."""
+    done = run(*command, "--help")
+    assert done.exit_code == 0
+    assert not command or "Example: edge-hub" in done.stdout
