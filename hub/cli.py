@@ -86,6 +86,48 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
         console.print(part)
 
 
+@main.command(epilog="Example: edge-hub serve --embedded-broker 1883 --store fleet.sqlite")
+@click.option("--broker", metavar="URL", help="mqtt://[USER:PASSWORD@]HOST[:PORT], an MQTT 5 broker.")
+@click.option(
+    "--embedded-broker", "embedded", metavar="[HOST:]PORT", help="Start a broker here; without HOST on loopback only."
+)
+@click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
+@click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
+def serve(broker: str | None, embedded: str | None, name: str, store: str | None) -> None:
+    """Route questions until SIGTERM or Ctrl-C."""
+    from hub.serve import serve as run
+    from hub.wire import is_name
+
+    if (broker is None) == (embedded is None):
+        raise click.UsageError("give either --broker URL or --embedded-broker [HOST:]PORT")
+    if not is_name(name):
+        raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
+    try:
+        run(name, broker=broker or "", embedded=embedded, store=store)
+    except HubError as error:
+        _end(error)
+
+
+@main.command(epilog="Example: edge-hub nodes --broker mqtt://127.0.0.1:1883")
+@click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def nodes(broker: str, as_json: bool) -> None:
+    """Show the fleet as the broker's retained messages tell it; needs no running hub."""
+    import msgspec
+    from rich.console import Console
+
+    from hub.nodes import fetch_states, nodes_document, nodes_table
+
+    try:
+        states = fetch_states(broker)
+    except HubError as error:
+        _end(error)
+    if as_json:
+        click.echo(msgspec.json.encode(nodes_document(states)))
+    else:
+        Console(width=None if sys.stdout.isatty() else 140).print(nodes_table(states))
+
+
 def _end(error: HubError) -> NoReturn:
     """One line, exit code 1."""
     click.echo(f"edge-hub: {error}", err=True)
