@@ -381,8 +381,8 @@ class Core:
             question.next_number += 1
             question.tries += 1
         self.fleet.put(loaded(freed(node, question.key, now), load_of(question, terms, now)))
-        self._outbox.out.append(events.LogDecision(decision))
         self._publish_work(question, now)
+        self._outbox.out.append(events.LogDecision(decision))  # the line is written while the Work travels
         if node.standing == Standing.READY:
             self._adrift.pop(question.key, None)
             self._timers.cancel(("hopeless", *question.key))
