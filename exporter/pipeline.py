@@ -90,7 +90,7 @@ def export(order: Order, tell: Tell) -> Report:
         built = [reference if name == "fp32" else _quantized(reference, staging, name) for name in tried]
         fitting = {one.name: one for one in built if _misfit(profile, one, source) is None}
         accuracies = _verified(order, source, fitting, tell)
-        costs = _measured({reference.name: reference, **fitting}, tell)
+        costs = _measured({reference.name: reference, **fitting}, source.info.context_length, tell)
         candidates = tuple(_judged(one, profile, source, accuracies, costs) for one in built)
         report = Report(
             bundle_id=None,
@@ -244,15 +244,15 @@ def _verified(order: Order, source: Source, fitting: dict[str, _Built], tell: Te
     )
 
 
-def _measured(graphs: dict[str, _Built], tell: Tell) -> dict[str, Cost]:
+def _measured(graphs: dict[str, _Built], context: int, tell: Tell) -> dict[str, Cost]:
     from edge_agent.bench import measure_decoder
 
     costs = {}
+    prompt = min(ANSWER_PROMPT_TOKENS, context // 4)  # prefills of up to four times this are measured
+    new = min(ANSWER_NEW_TOKENS, context - prompt)
     for number, (name, one) in enumerate(graphs.items()):
         tell(f"measuring {name}", number / len(graphs))
-        costs[name] = measure_decoder(
-            one.path, one.graph, prompt_tokens=ANSWER_PROMPT_TOKENS, new_tokens=ANSWER_NEW_TOKENS
-        )
+        costs[name] = measure_decoder(one.path, one.graph, prompt_tokens=prompt, new_tokens=new)
     return costs
 
 

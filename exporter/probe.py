@@ -54,14 +54,21 @@ def probe(model: Any, context: int) -> AttentionPlan:
 
     _refuse_positions_that_change(model.config)
     watch = _Probe(model, context)
-    with watch.hooked(), torch.no_grad():
-        tokens = torch.zeros((1, 4), dtype=torch.long)
-        model(
-            input_ids=tokens,
-            position_ids=torch.arange(4)[None],
-            past_key_values=LayerCache(),
-            use_cache=True,
-        )
+    try:
+        with watch.hooked(), torch.no_grad():
+            model(
+                input_ids=torch.zeros((1, 4), dtype=torch.long),
+                position_ids=torch.arange(4)[None],
+                past_key_values=LayerCache(),
+                use_cache=True,
+            )
+    except (ConversionError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # model code that knows neither our mask nor our cache fails as it happens to
+        raise ConversionError(
+            f"{type(model).__name__} does not attend through the attention interface of transformers "
+            f"({type(error).__name__}): it cannot be exported by this route"
+        ) from error
     return watch.plan()
 
 

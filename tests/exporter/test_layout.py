@@ -1,0 +1,83 @@
+"""Rewrites that take nodes away and change no value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.layout import lay_out
+
+FLOAT = ir.TensorType(ir.DataType.FLOAT)
+
+
+def value(name: str, *shape: int | str) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(shape), type=FLOAT)
+
+
+def constant(name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def shaped(node: ir.Node, name: str, *shape: int | str) -> ir.Value:
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, ir.Shape(shape), FLOAT
+    return output
+
+
+def model_of(
+    inputs: list[ir.Value], outputs: list[ir.Value], nodes: list[ir.Node], weights: list[ir.Value]
+) -> ir.Model:
+    graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=weights, opset_imports={"": 21})
+    return ir.Model(graph, ir_version=10)
+
+
+def run(model: ir.Model, path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    import onnxruntime
+
+    ir.save(model, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, feeds)[0]
+    return result
+
+
+def test_reshapes_that_cancel_each_other_go() -> None:
+    """A chain of Reshapes that ends in the shape it began with disappears; one that does not stays."""
+    x = value("x", "batch", 8)
+    there = ir.node("Reshape", [x, constant("there", np.array([-1, 2, 4]))])
+    back = ir.node("Reshape", [shaped(there, "split", "batch", 2, 4), constant("back", np.array([-1, 8]))])
+    use = ir.node("Relu", [shaped(back, "joined", "batch", 8)])
+    keep = ir.node("Reshape", [shaped(use, "used", "batch", 8), constant("keep", np.array([-1, 4, 2]))])
+    model = model_of([x], [shaped(keep, "y", "batch", 4, 2)], [there, back, use, keep], [])
+    for name in ("there", "back", "keep"):
+        node = {"there": there, "back": back, "keep": keep}[name]
+        assert node.inputs[1] is not None
+        model.graph.register_initializer(node.inputs[1])
+    lay_out(model)
+    assert [node.op_type for node in model.graph] == ["Relu", "Reshape"]
+
+
+def test_keeping_positions_is_one_gather(tmp_path: Path) -> None:
+    """Transpose, GatherND, Transpose become one Gather that picks the same positions."""
+    hidden, kept = (
+        value("hidden", "b", "s", 3),
+        ir.Value(name="kept", shape=ir.Shape(["k"]), type=ir.TensorType(ir.DataType.INT64)),
+    )
+    axis = constant("axis", np.array([-1]))
+    turned = ir.node("Transpose", [hidden], {"perm": [1, 0, 2]})
+    column = ir.node("Unsqueeze", [kept, axis])
+    column.outputs[0].name = "column"
+    picked = ir.node("GatherND", [shaped(turned, "turned", "s", "b", 3), column.outputs[0]])
+    last = ir.node("Transpose", [shaped(picked, "picked", "k", "b", 3)], {"perm": [1, 0, 2]})
+    relu = ir.node("Relu", [shaped(last, "last", "b", "k", 3)])
+    nodes = [turned, column, picked, last, relu]
+    model = model_of([hidden, kept], [shaped(relu, "y", "b", "k", 3)], nodes, [axis])
+    feeds = {"hidden": np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)}
+    feeds["kept"] = np.array([4, 0])
+    wanted = run(model, tmp_path / "before.onnx", feeds)
+    lay_out(model)
+    assert Counter(node.op_type for node in model.graph) == {"Gather": 1, "Relu": 1}
+    assert np.array_equal(run(model, tmp_path / "after.onnx", feeds), wanted)
