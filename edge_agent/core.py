@@ -1,8 +1,9 @@
 """What a node does with work: queue, recognise repeats, refuse what is late, cancel, report. Pure.
 
 `NodeCore.handle(event, now)` returns what is to be done; it reads no clock and touches no socket or thread.
-One question runs at a time; `now` is monotonic seconds. Failures are reported to the hub, which decides whether to
-try elsewhere; only an answer goes to the device.
+One question runs at a time; `now` is monotonic seconds. Work is a repeat when device, id and question are the same: a
+device that uses an id again for another question gets an answer to that one. Failures are reported to the hub, which
+decides whether to try elsewhere; only an answer goes to the device.
 
 A question's life here:
 
@@ -150,7 +151,7 @@ class NodeCore:
         self._remembered_limit = remembered_limit
         self._queue: collections.OrderedDict[Key, _Job] = collections.OrderedDict()
         self._running: _Job | None = None
-        self._answered: collections.OrderedDict[Key, wire.Answer] = collections.OrderedDict()
+        self._answered: collections.OrderedDict[Key, tuple[wire.Question, wire.Answer]] = collections.OrderedDict()
         self._expected_tokens = 32.0
 
     # --- what the shell asks ----------------------------------------------------------------------------
@@ -205,19 +206,20 @@ class NodeCore:
     def _take(self, work: wire.Work, now: float) -> list[Effect]:
         job = _Job(work, now)
         known = self._find(job.key)
-        if known is not None and known.unwanted is None:
+        if known is not None and known.unwanted is None and known.work.question == work.question:
             # A repeat: the newest sender and attempt get the answer, the place in the queue is kept.
             known.work = work
             known.deadline_at = job.deadline_at
             return []
-        if known is None and (answer := self._answered.get(job.key)) is not None:
-            return self._answer(work, msgspec.structs.replace(answer, attempt=work.attempt), now)
+        if known is None and (ended := self._answered.get(job.key)) is not None and ended[0] == work.question:
+            return self._answer(work, msgspec.structs.replace(ended[1], attempt=work.attempt), now)
         if work.bundle not in self._served:
             return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
         if len(self._queue) >= self._queue_limit:
             return [self._failed(work, Refusal("overloaded", f"{len(self._queue)} questions wait here"), now)]
+        replaced = self._queue.pop(job.key, None)  # another question under the same id: nobody waits for the old one
         self._queue[job.key] = job
-        return []
+        return [] if replaced is None else [self._done(replaced.work, "cancelled", now)]
 
     def _control(self, event: ControlReceived, now: float) -> list[Effect]:
         control = event.control
@@ -283,7 +285,7 @@ class NodeCore:
                 compute=round(result.compute_ms, 3),
             ),
         )
-        self._answered[job.key] = answer
+        self._answered[job.key] = job.work.question, answer
         while len(self._answered) > self._remembered_limit:
             self._answered.popitem(last=False)
         self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)

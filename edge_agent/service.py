@@ -70,7 +70,9 @@ class AgentService:
                     self._handle(core.TimePassed())
         finally:
             if self._link.is_open:
-                self._publish_state(wire.NodeState(epoch=self._presence.epoch, status="offline"))
+                # Draining first: a hub that only hears `offline` takes it for a crash and waits for the node's return.
+                for status in ("draining", "offline"):
+                    self._publish_state(wire.NodeState(epoch=self._presence.epoch, status=status))
             self._link.flush()
             self._loop.close()
             self._worker.close()

@@ -22,7 +22,7 @@ from hub import wire
 from hub.errors import LinkError, WireError
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
 
-LOOK_S: Final = 0.25  # how long the retained state may take to come when looking
+LOOK_S: Final = 0.25  # how long to look: a namesake's will can come before its birth
 
 
 class _Seen(msgspec.Struct):
@@ -65,7 +65,7 @@ class Presence:
             self._url,
             f"look-{self.name}-{uuid.uuid4().hex[:12]}",
             Handlers(
-                received=lambda message: self._looked(link, message),
+                received=self._looked,
                 opened=lambda: self._loop.call_at(time.monotonic() + LOOK_S, lambda: self._resume(link, look)),
             ),
             subscriptions=[(self.topic, 1)],
@@ -87,15 +87,13 @@ class Presence:
         if self._shown:
             self._publish(self.epoch)
 
-    def _looked(self, link: Link, message: Received) -> None:
+    def _looked(self, message: Received) -> None:
         try:
             seen = _decode(message.payload)
         except WireError:
             return  # no state, no namesake; the timer goes on
         if seen is not None and seen.epoch > self.epoch and seen.status != "offline":
             raise LinkError(f"another process took over the name {self.name!r} at {self._url}: give each its own")
-        assert self._looking is not None
-        self._resume(link, self._looking)
 
     def _resume(self, link: Link, look: Link) -> None:
         if look is self._looking:

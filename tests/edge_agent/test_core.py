@@ -112,6 +112,18 @@ def test_same_id_of_another_device_is_another_question() -> None:
     assert agent.handle(core.WorkReceived(other), 0.2) == [core.StartWork(("hall", "1"), "b", other.question)]
 
 
+def test_same_id_for_another_question_is_not_a_repeat() -> None:
+    """A device that uses an id again for something else gets an answer to that, not the old one."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    agent.handle(core.WorkFinished(KEY, generation()), 0.1)
+    other = work(question=wire.Question(id="1", question="how?"))
+    assert agent.handle(core.WorkReceived(other), 0.2) == [core.StartWork(KEY, "b", other.question)]
+    third = work(question=wire.Question(id="1", question="when?"))
+    agent.handle(core.WorkReceived(third), 0.3)
+    assert dones(agent.handle(core.WorkReceived(work()), 0.4)) == [("1", "cancelled", 1)]
+
+
 def test_late_in_the_queue() -> None:
     """Work whose budget ends in the queue is reported as late and never computed."""
     agent = node()
