@@ -38,12 +38,19 @@ def _cut_reshapes(graph: ir.Graph) -> None:
             continue
         output = node.outputs[0]
         source = node.inputs[0]
+        if output.is_graph_output() or not _is_known(output.shape):
+            continue
         while source is not None and source.shape != output.shape and _op(source) == "Reshape":
             producer = source.producer()
             assert producer is not None
             source = producer.inputs[0]
         if source is not None and source.shape is not None and source.shape == output.shape:
             output.replace_all_uses_with(source)
+
+
+def _is_known(shape: ir.Shape | None) -> bool:
+    """Whether every dimension has a number or a name: two dimensions without either may differ."""
+    return shape is not None and not any(shape.is_unknown_dim(axis) for axis in range(len(shape)))
 
 
 def _gather_kept_positions(graph: ir.Graph) -> None:

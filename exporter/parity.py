@@ -37,8 +37,9 @@ def check_parity(model: Any, graph_path: Path, graph: Graph, *, seed: int = 0, p
             wanted = model(input_ids=torch.tensor([ids])).logits[0].numpy()
         differences.append(_difference(decoder.logits(ids), wanted))
         differences.append(_difference(decoder.prefill(ids[:_PROMPT_TOKENS]), wanted[_PROMPT_TOKENS - 1]))
-        for position in range(_PROMPT_TOKENS, length):
-            differences.append(_difference(decoder.step(ids[position]), wanted[position]))
+        differences.extend(
+            _difference(decoder.step(ids[position]), wanted[position]) for position in range(_PROMPT_TOKENS, length)
+        )
     decoder.close()
     worst = float(np.max(differences))  # NaN if any is, unlike max()
     if not worst <= TOLERANCE:

@@ -60,6 +60,19 @@ def test_reshapes_that_cancel_each_other_go() -> None:
     assert [node.op_type for node in model.graph] == ["Relu", "Reshape"]
 
 
+def test_a_dimension_that_is_not_known_equals_no_other() -> None:
+    """Two shapes that look alike because a dimension has neither number nor name are not taken for equal."""
+    x = ir.Value(name="x", shape=ir.Shape([None, 8]), type=FLOAT)
+    reshape = ir.node("Reshape", [x, constant("to", np.array([-1, 8]))])
+    output = reshape.outputs[0]
+    output.name, output.shape, output.type = "split", ir.Shape([None, 8]), FLOAT
+    use = ir.node("Relu", [output])
+    weights = [value for value in reshape.inputs if value is not None and value.name == "to"]
+    model = model_of([x], [shaped(use, "y", "rows", 8)], [reshape, use], weights)
+    lay_out(model)
+    assert [node.op_type for node in model.graph] == ["Reshape", "Relu"]
+
+
 def test_keeping_positions_is_one_gather(tmp_path: Path) -> None:
     """Transpose, GatherND, Transpose become one Gather that picks the same positions."""
     hidden, kept = (
