@@ -1,0 +1,59 @@
+"""Who is in the fleet: read from retained messages alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from hub import wire
+from hub.errors import LinkError
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop
+from hub.nodes import fetch_states, nodes_document, nodes_table
+
+SERVED = wire.ServedBundle(
+    bundle="smollm2-x", model="m", task="text-generation", context=64,
+    fixed_ms=1.5, prefill_ms_per_token=1, decode_ms_per_token=6.25,
+)  # fmt: skip
+
+
+def test_states_are_fetched(broker_url: str) -> None:
+    """Every node's retained state comes back by name; what is no state is passed over."""
+    loop = Loop()
+    accepted: list[int] = []
+    link = Link(BrokerUrl.parse(broker_url), "p", Handlers(received=print, accepted=accepted.append))
+    loop.add(link)
+    ready = wire.NodeState(epoch=1, status="ready", bundles=(SERVED,))
+    for name, payload in (("n1", wire.encode(ready)), ("n2", b"\xff"), ("n3", b'{"epoch":2,"status":"offline"}')):
+        link.publish(f"edge/v1/node/{name}/state", payload, qos=1, retain=True)
+    while len(accepted) < 3:
+        loop.run_once(0.1)
+    loop.close()
+    states = fetch_states(broker_url)
+    assert {name: state.status for name, state in states.items()} == {"n1": "ready", "n3": "offline"}
+    assert states["n1"] == ready
+
+
+def test_no_broker(free_port: Callable[[], int]) -> None:
+    """A broker that is not there is named."""
+    with pytest.raises(LinkError, match="is a broker running there"):
+        fetch_states(f"mqtt://127.0.0.1:{free_port()}", limit_s=0.5)
+
+
+def test_document_and_table() -> None:
+    """The document has one object per node; the table shows what an answer costs."""
+    states = {
+        "b": wire.NodeState(epoch=1, status="offline"),
+        "a": wire.NodeState(epoch=1, status="ready", bundles=(SERVED,)),
+    }
+    document = nodes_document(states)
+    assert [(row["node"], row["status"], len(row["bundles"])) for row in document] == [
+        ("a", "ready", 1),
+        ("b", "offline", 0),
+    ]
+    console = Console(width=140, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(nodes_table(states))
+    text = console.export_text()
+    assert "smollm2-x" in text
+    assert "6.25" in text

@@ -1,0 +1,54 @@
+"""`edge-hub serve` and `nodes` as processes: wrong use, a taken port, an orderly end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def test_wrong_use(bin_folder: Path) -> None:
+    """Neither, both, or a name that is none: exit code 2 and what to do."""
+    for options in ([], ["--broker", "mqtt://h", "--embedded-broker", "1"], ["--broker", "mqtt://h", "--name", "a/b"]):
+        done = subprocess.run([bin_folder / "edge-hub", "serve", *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "Error:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--broker", "http://x"], "mqtt://"),
+        (["--embedded-broker", "99999999"], "99999999"),
+        (["--embedded-broker", "{port}", "--store", "/proc/nowhere/records.sqlite"], "/proc/nowhere"),
+    ],
+)
+def test_one_line_and_exit_one(bin_folder: Path, free_port: Callable[[], int], options: list[str], named: str) -> None:
+    """What cannot be is one line that names the value."""
+    command = [option.format(port=free_port()) for option in options]
+    done = subprocess.run(
+        [bin_folder / "edge-hub", "serve", *command], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_orderly_end(
+    bin_folder: Path, free_port: Callable[[], int], eventually: Callable[..., None], tmp_path: Path, signum: int
+) -> None:
+    """SIGTERM and Ctrl-C end hub and embedded broker with exit code 0."""
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        hub = subprocess.Popen([bin_folder / "edge-hub", "serve", "--embedded-broker", str(port)], stderr=log)
+    eventually(lambda: "takes questions" in (tmp_path / "log").read_text(), limit_s=30)
+    hub.send_signal(signum)
+    assert hub.wait(15) == 0
+    nodes = [bin_folder / "edge-hub", "nodes", "--broker", f"mqtt://127.0.0.1:{port}"]
+    gone = subprocess.run(nodes, capture_output=True, text=True, check=False)
+    assert gone.returncode == 1
+    assert "is a broker running there" in gone.stderr

@@ -1,0 +1,100 @@
+"""The live hub on real brokers, with a node that answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.service import AgentService
+from hub import events, wire
+from hub.ask import Asker
+from hub.errors import LinkError
+from hub.service import HubService
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from noop_node import BUNDLE, Noop
+
+
+class Kept:
+    """Records in a list."""
+
+    def __init__(self) -> None:
+        self.records: list[events.Record] = []
+
+    def store(self, record: events.Record, wall_time_s: float) -> None:
+        self.records.append(record)
+
+
+def start_fleet(url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> tuple[Any, Kept, Any]:
+    kept = Kept()
+    hub = running(HubService(url, "h", kept))
+    node = running(AgentService(url, "n1", {BUNDLE: Noop()}))
+    eventually(lambda: hub.service._asks.is_open and node.service._link.is_open)
+    return hub, kept, node
+
+
+def test_question_is_routed_and_recorded(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """A question reaches the node, its answer the asker, and its row the records, with the decision."""
+    _, kept, _ = start_fleet(broker_url, running, eventually)
+    with Asker(broker_url, "kitchen") as asker:
+        reply = asker.ask(wire.Question(question="why?")).reply
+    assert isinstance(reply, wire.Answer)
+    eventually(lambda: kept.records)
+    record = kept.records[0]
+    assert (record.outcome, record.node, record.device, record.id) == ("answered", "n1", "kitchen", reply.id)
+    assert record.decisions[0].chosen is not None
+    assert record.total_ms > 0
+
+
+def test_every_ask_is_acknowledged(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """Far more questions than a broker keeps in flight are all answered: none is held unacknowledged."""
+    hub, _, _ = start_fleet(broker_url, running, eventually)
+    with Asker(broker_url, "kitchen") as asker:
+        futures = [asker.submit(wire.Question(question=f"why {number}?")) for number in range(300)]
+        assert all(isinstance(future.result(30).reply, wire.Answer) for future in futures)
+    eventually(lambda: hub.service._core.in_flight == 0 and not hub.service._asks._unacknowledged)
+
+
+def test_failures_are_typed(broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> None:
+    """What no node can do is failed by code, at once."""
+    start_fleet(broker_url, running, eventually)
+    with Asker(broker_url, "kitchen") as asker:
+        for question, code in (
+            (wire.Question(question="?", model="other"), "unsupported"),
+            (wire.Question(question="x" * 200_000), "too_large"),
+        ):
+            outcome = asker.ask(question)
+            assert isinstance(outcome.reply, wire.Failure)
+            assert (outcome.reply.error.code, outcome.own_timer) == (code, False)
+
+
+def test_second_hub_of_a_name_takes_over(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """The hub that started last keeps the name; the first ends and says why."""
+    first, _, _ = start_fleet(broker_url, running, eventually)
+    running(HubService(broker_url, "h", None))
+    eventually(lambda: first.ended, limit_s=30)
+    assert isinstance(first.error, LinkError)
+    with Asker(broker_url, "kitchen") as asker:
+        assert isinstance(asker.ask(wire.Question(question="why?")).reply, wire.Answer)
+
+
+@pytest.mark.broker
+def test_broker_restart(mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]) -> None:
+    """When the broker is killed and comes back, hub and node come back by themselves."""
+    start_fleet(mosquitto.url, running, eventually)
+    with Asker(mosquitto.url, "kitchen") as asker:
+        assert isinstance(asker.ask(wire.Question(question="before?")).reply, wire.Answer)
+        mosquitto.stop(kill=True)
+        during = asker.submit(wire.Question(question="during?"))
+        mosquitto.start()
+        assert isinstance(during.result(30).reply, wire.Answer)
