@@ -114,14 +114,19 @@ def measure_decoder(
     )
     root = str(Path(__file__).resolve().parent.parent)
     search = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_agent.bench"],
-        input=msgspec.json.encode(order),
-        capture_output=True,
-        timeout=_TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": search},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_agent.bench"],
+            input=msgspec.json.encode(order),
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": search},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeUnavailable(
+            f"{model_path}: measuring took more than {_TIMEOUT_S} s: ask for fewer tokens"
+        ) from None
     if done.returncode != 0:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise RuntimeUnavailable(f"{model_path}: measuring ended with {done.returncode}: {' '.join(words[-1:])}")

@@ -7,7 +7,7 @@ running forever or eating all memory. This does, and here is why:
 
 1. Only listed syntax, filters and methods exist. None of them takes more than linear time and memory in the
    size of its operands, a size being the characters that printing the value would take.
-2. Those that could give more than they take (`replace`, `join`, `indent`, `*`, `tojson` with an indent) are
+2. Those that could give more than they take (`replace`, `join`, `*`, `tojson` with an indent) are
    charged for their result before it is computed.
 3. Every value that is built, every piece of output, and every turn of a loop or macro is charged to one budget
    (`template_meter.py`); each charge also looks at the clock.
@@ -151,7 +151,7 @@ class _MeteredEnvironment(ImmutableSandboxedEnvironment):
             **{name: filters.FILTERS[name] for name in _PLAIN_FILTERS},
             **{name: _eager(filters.FILTERS[name], self.meter) for name in _LAZY_FILTERS},
             "join": self._filter_join,
-            "replace": lambda text, old, new, count=-1: self._replace(str(text), str(old), str(new), count),
+            "replace": self._filter_replace,
             "indent": self._filter_indent,
             "tojson": self._filter_tojson,
         }
@@ -184,33 +184,34 @@ class _MeteredEnvironment(ImmutableSandboxedEnvironment):
             return __obj(*args)
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str) and __obj.__name__ == "replace":
-            return __self.charge(__self._replace(owner, *args, **kwargs))
+            __self._foresee_replace(owner, *args)
         if isinstance(owner, str) and __obj.__name__ == "join":
-            return __self.charge(__self._join(owner, *args))
-        result = super().call(__context, __obj, *args, **kwargs)
-        return __self.charge(result)
+            args = (__self._foresee_join(owner, *args),)
+        return __self.charge(super().call(__context, __obj, *args, **kwargs))
 
-    def _replace(self, text: str, old: str, new: str, count: int = -1) -> str:
+    def _foresee_replace(self, text: str, old: str, new: str, count: int = -1) -> None:
         found = text.count(old)
         self.spend(len(new) * (found if count < 0 else min(found, count)))
-        return text.replace(old, new, count)
 
-    def _join(self, separator: str, values: Iterable[Any]) -> str:
+    def _foresee_join(self, separator: str, values: Iterable[Any]) -> list[Any]:
         listed = self.meter.collect(values)
         self.spend(len(separator) * len(listed))
-        return separator.join(listed)
+        return listed
+
+    def _filter_replace(self, text: Any, old: Any, new: Any, count: int = -1) -> str:
+        self._foresee_replace(str(text), str(old), str(new), count)
+        return str(text).replace(str(old), str(new), count)
 
     def _filter_join(self, values: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
         if attribute is not None:
             values = map(filters.make_attrgetter(self, attribute), values)
-        return self._join(str(d), [str(value) for value in self.meter.collect(values)])
+        return str(d).join(map(str, self._foresee_join(str(d), values)))
 
     def _filter_indent(self, text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
         text = str(text)
         step = len(width) if isinstance(width, str) else width
         if step > MAX_INDENT:
             raise SecurityError(f"an indent of {step} is not available to chat templates, at most {MAX_INDENT}")
-        self.spend(step * (1 + len(text.splitlines())))
         return filters.do_indent(text, width, first, blank)
 
     def _filter_tojson(

@@ -120,9 +120,9 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._window: list[int] = []
+        self._window: list[int] = []  # the tokens of the last whole piece as context, then what is new
+        self._context = 0  # how many of them are context
         self._given = 0  # characters of the window's text that were given out
-        self._settled = 0  # tokens of the window whose text was given out whole
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` settles, often one token's, sometimes none."""
@@ -135,21 +135,15 @@ class TextStream:
         whole = not text.endswith(REPLACEMENT)
         piece = text[self._given :] if whole else text[self._given : -1]
         self._given += len(piece)
-        if whole:
-            self._slide()
+        if whole:  # what was new becomes the context of what comes
+            self._window = self._window[self._context :]
+            self._context = len(self._window)
+            self._given = len(self._tokenizer.decode(self._window))
         return piece
 
     def finish(self) -> str:
         """What was held back."""
         return self._tokenizer.decode(self._window)[self._given :]
-
-    def _slide(self) -> None:
-        """Drop what was context, keep what is new as context; it must hold text, or the next would be first."""
-        context = self._window[self._settled :]
-        text = self._tokenizer.decode(context)
-        if text:
-            self._window, self._given = context, len(text)
-        self._settled = len(self._window)
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from edge_agent.bundle import Bundle, open_bundle
-from edge_agent.errors import BundleError, ContextOverflow, InputError, RequestError, RuntimeUnavailable
+from edge_agent.errors import BundleError, InputError, RequestError, RuntimeUnavailable
 from edge_agent.manifest import Graph, Manifest
 from edge_agent.onnx_file import read_onnx
 from edge_agent.runtime.decoder import Decoder
@@ -111,12 +111,9 @@ class Engine:
         self.decoder.close()
 
     def _max_tokens(self, question: wire.Question, prompt_tokens: int) -> int:
-        """What was asked for, if it fits; else the bundle's default, cut to what the context leaves."""
-        context = self.decoder.context
-        wanted = question.max_tokens or min(self.manifest.generation.max_tokens, context - prompt_tokens)
-        if wanted < 1 or prompt_tokens + wanted > context:
-            raise ContextOverflow(prompt_tokens, max(1, wanted), context)
-        return wanted
+        """What was asked for, which must fit; else the bundle's default, cut to what the context leaves."""
+        left = self.decoder.context - prompt_tokens
+        return question.max_tokens or max(1, min(self.manifest.generation.max_tokens, left))
 
     def _chooser(self, question: wire.Question) -> Callable[[Logits], int]:
         defaults = self.manifest.generation

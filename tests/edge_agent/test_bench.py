@@ -37,6 +37,13 @@ def test_a_measurement_that_fails_says_why(tiny_graph: tuple[Path, Graph], tmp_p
     assert "\n" not in str(failure.value)
 
 
+def test_a_measurement_without_end_is_ended(tiny_graph: tuple[Path, Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measuring process is killed after its time, and that is said."""
+    monkeypatch.setattr(bench, "_TIMEOUT_S", 0.01)
+    with pytest.raises(RuntimeUnavailable, match="took more than"):
+        measure_decoder(*tiny_graph)
+
+
 @given(st.floats(0, 100), st.floats(0, 10))
 def test_a_line_is_found_again(fixed: float, slope: float) -> None:
     """Times that lie on a line give that line."""

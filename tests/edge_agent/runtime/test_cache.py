@@ -48,6 +48,7 @@ def test_room_is_made_by_doubling_and_nothing_is_lost(context: int, steps: list[
             array[:, :, cache.length : cache.length + step] = cache.length
         written.append((cache.length, step))
         cache.length += step
+        assert cache.capacity in {min(context, FIRST_POSITIONS << doubled) for doubled in range(6)}
         assert cache.length <= cache.capacity <= min(context, max(FIRST_POSITIONS, 2 * cache.length))
         for start, size in written:
             assert all((array[:, :, start : start + size] == start).all() for array in cache.arrays.values())

@@ -55,11 +55,11 @@ def test_logits_of_all_positions_are_those_of_a_plain_run(
     np.testing.assert_allclose(decoder.logits(ids), reference(tiny_graph, ids), **CLOSE)
 
 
-def test_steps_equal_a_prefill(decoder: Decoder, tiny_graph: tuple[Path, Graph]) -> None:
+def test_steps_equal_a_prefill(tiny_graph: tuple[Path, Graph]) -> None:
     """Token by token through two growths of the cache, each logit equals that of one run over all."""
     ids = ids_of(600)
     expected = reference(tiny_graph, ids)
-    decoder.reset()
+    decoder = Decoder(*tiny_graph, context=1000, threads=1)
     for position, token in enumerate(ids):
         np.testing.assert_allclose(decoder.step(token), expected[position], **CLOSE)
     assert decoder.length == 600
