@@ -31,6 +31,8 @@ _KEEP_PROMPT: Final = 0.97
 _TYPICAL_TOKENS: Final = 64.0
 _TYPICAL_CHARS: Final = 200.0
 _LENGTH_MEMORY: Final = 20  # answers that a mean length reaches back
+_TASK_PRIOR: Final = 4  # answers of EXPECTED_TOKENS
+_DEVICE_PRIOR: Final = 1  # answer of the task's mean
 _SANE_TOKENS: Final = 10_000_000
 _SANE_MS: Final = 1e8  # a day and more: such a report says nothing of a node's speed
 
@@ -183,7 +185,11 @@ def fit_prompt_size(line: Line, chars: int, prompt_tokens: int) -> Line:
 
 
 class Lengths:
-    """Expected answer tokens per (device, task): a mean that starts at the task's, which starts at a paragraph."""
+    """Expected answer tokens per (device, task): a mean that starts at the task's, which starts at a paragraph.
+
+    The start counts as answers that were seen (`_DEVICE_PRIOR`, `_TASK_PRIOR`), so that one device's first short
+    answer does not make another's long one look short.
+    """
 
     def __init__(self, max_devices: int) -> None:
         self._devices: Recent[tuple[str, str], tuple[float, int]] = Recent(max_devices)
@@ -198,8 +204,8 @@ class Lengths:
         """One answer had this many tokens."""
         if completion_tokens > _SANE_TOKENS:
             return
-        of_task = self._tasks.get(task) or (EXPECTED_TOKENS, 0)
-        of_device = self._devices.get((device, task)) or (of_task[0], min(of_task[1], 1))
+        of_task = self._tasks.get(task) or (EXPECTED_TOKENS, _TASK_PRIOR)
+        of_device = self._devices.get((device, task)) or (of_task[0], _DEVICE_PRIOR)
         self._tasks.put(task, _mean_after(of_task, completion_tokens))
         self._devices.put((device, task), _mean_after(of_device, completion_tokens))
 
