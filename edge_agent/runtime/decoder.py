@@ -199,7 +199,7 @@ def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     Even, because a last part of one token would run through other kernels than the rest of the prompt.
 
     >>> [len(part) for part in chunks(range(1025))]
-    [342, 342, 341]
+    [341, 342, 342]
     """
     if len(ids) == 0:
         raise ValueError("no tokens: a sequence needs at least one")
