@@ -115,7 +115,9 @@ def smollm2_source() -> Any:
 
 
 @pytest.fixture(scope="session")
-def smollm2_fp32(smollm2_source: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """SmolLM2's fp32 graph, converted once."""
-    context = smollm2_source.info.context_length
-    return exported(smollm2_source.model, tmp_path_factory.mktemp("smollm2"), context)
+def smollm2_fp32(smollm2_source: Any, bundle: Path) -> Exported:
+    """SmolLM2 in torch, and the fp32 graph that `edge-export` wrote for it."""
+    from edge_agent.bundle import open_bundle
+
+    graph = open_bundle(bundle).manifest.graphs[0]
+    return Exported(smollm2_source.model, bundle / graph.path, graph)
