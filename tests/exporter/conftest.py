@@ -44,6 +44,7 @@ def random_model(architecture: str, *, config: str = "", **changes: Any) -> Any:
     import transformers
 
     settings = getattr(transformers, f"{config or architecture}Config")(**{**SIZES, **changes})
+    torch.set_num_threads(1)  # two threads only wait for one another over matrices this small
     torch.manual_seed(0)
     model = getattr(transformers, f"{architecture}ForCausalLM")(settings).eval()
     for name, parameter in model.named_parameters():

@@ -14,10 +14,13 @@ from edge_agent.runtime.sampling import greedy
 from tests.exporter.conftest import Exported, exported, random_model
 
 ARCHITECTURES = [
-    ("Llama", {"tie_word_embeddings": False}),
+    ("Llama", {"num_hidden_layers": 1, "tie_word_embeddings": False}),
     ("Qwen2", {"num_hidden_layers": 1}),  # biases on queries, keys and values
     ("Qwen3", {"num_hidden_layers": 1, "head_dim": 32}),  # norms before the rotation, heads wider than hidden
-    ("Gemma2", {"head_dim": 16, "sliding_window": 64}),  # soft caps, scaled embeddings, four norms a layer
+    (
+        "Gemma2",
+        {"num_hidden_layers": 1, "head_dim": 16, "sliding_window": 64},
+    ),  # soft caps, scaled embeddings, four norms a layer
     ("StableLm", {"num_hidden_layers": 1}),  # rotates part of a head, so the rotation stays outside the node
 ]
 PROMPTS = (
