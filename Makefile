@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# The oldest runtime that a device has (JetPack 6): a test answers with it.
+OLDEST := onnxruntime==1.23.2
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench models clean
@@ -24,6 +26,7 @@ setup: .venv/.setup
 	  "$(PYTHON) is Python %d.%d, edgefleet needs 3.10 or newer: make PYTHON=/path/to/python3.11" % v[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,agent,hub,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oldest-onnxruntime $(OLDEST)
 	@touch $@
 
 .venv/.bench: .venv/.setup

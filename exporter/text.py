@@ -17,7 +17,7 @@ import msgspec
 from exporter.errors import CalibrationError
 
 SCORED_TOKENS: Final = 4096  # at least 4,000 for a bound of about half a point
-_ROWS: Final = 16
+_ROWS: Final = 32
 _MAX_TOKENS: Final = 16_384  # more text than this costs minutes and moves the bound by little
 _MAX_LINE_BYTES: Final = 10_000_000
 

@@ -183,3 +183,36 @@ def running() -> Iterator[Callable[[object], Running]]:
 def bin_folder() -> Path:
     """Where the commands of this environment lie."""
     return Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, bin_folder: Path) -> Path:
+    """SmolLM2 as `edge-export` writes it, in fp32: exported once, by the command, for all tests that need it."""
+    output = tmp_path_factory.mktemp("bundles") / "smollm2"
+    command = ["--model", str(GGUF), "--profile", "desktop-cpu", "--precision", "fp32", "--output", str(output)]
+    done = subprocess.run([bin_folder / "edge-export", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with its graph quantized to int8; its figures are still those of fp32."""
+    import onnx_ir as ir
+
+    from edge_agent.bundle import open_bundle, write_bundle
+    from exporter.graph_file import write_graph
+    from exporter.quantize import quantize
+
+    folder = tmp_path_factory.mktemp("bundles")
+    staging = Path(shutil.copytree(bundle, folder / "staging"))
+    manifest = open_bundle(bundle).manifest
+    (staging / "manifest.json").unlink()
+    shutil.rmtree(staging / "model")
+    graph = ir.load(bundle / manifest.graphs[0].path)
+    quantize(graph, 8)
+    path = staging / manifest.graphs[0].path
+    path.parent.mkdir()
+    write_graph(graph, path)
+    write_bundle(staging, folder / "int8", manifest)
+    return folder / "int8"
