@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +25,46 @@ GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 _skipped: list[str] = []
 
 
+class Export:
+    """SmolLM2 exported by the command, in the background while other tests run: it takes two minutes."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="edgefleet-test-bundle-")
+        folder = Path(self._folder.name)
+        self.output = folder / "smollm2"
+        texts = [(ROOT / name).read_text() for name in ("LICENSE", "README.md", "CONTRIBUTING.md")]
+        rows = [{"text": text[start : start + 2000]} for text in texts for start in range(0, len(text), 2000)]
+        (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = ["edge-export", "--model", str(GGUF), "--profile", "desktop-cpu", "--precision", "fp32"]
+        command += ["--calibration", str(folder / "text.jsonl"), "--output", str(self.output)]
+        command[0] = str(Path(sys.executable).parent / command[0])
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def bundle(self) -> Path:
+        """The bundle, once it is there."""
+        assert self._process.wait() == 0, (self.output.parent / "log").read_text()
+        return self.output
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+_export: list[Export] = []
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the export as soon as it is known that a test needs it."""
+    wanted = any(item.get_closest_marker("model") for item in session.items)
+    if wanted and GGUF.exists() and not session.config.option.collectonly:
+        _export.append(Export())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
+    """Tests of the real model last, when its export is done; skip, with the reason, what this machine cannot run."""
+    items.sort(key=lambda item: item.get_closest_marker("model") is not None)
     for item in items:
         if item.get_closest_marker("broker") and not shutil.which("mosquitto", path=_path_with_sbin()):
             item.add_marker(pytest.mark.skip(reason="Mosquitto is not installed (apt-get install mosquitto)"))
@@ -40,7 +80,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Where EDGEFLEET_NO_SKIPS is set, a skip that is not for want of a GPU fails the run."""
+    """End the export; where EDGEFLEET_NO_SKIPS is set, a skip that is not for want of a GPU fails the run."""
+    for export in _export:
+        export.end()
     if os.environ.get("EDGEFLEET_NO_SKIPS") and _skipped and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -186,13 +228,9 @@ def bin_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory, bin_folder: Path) -> Path:
-    """SmolLM2 as `edge-export` writes it, in fp32: exported once, by the command, for all tests that need it."""
-    output = tmp_path_factory.mktemp("bundles") / "smollm2"
-    command = ["--model", str(GGUF), "--profile", "desktop-cpu", "--precision", "fp32", "--output", str(output)]
-    done = subprocess.run([bin_folder / "edge-export", *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return output
+def bundle() -> Path:
+    """SmolLM2 as `edge-export` writes it, in fp32; one export for all tests that need it."""
+    return _export[0].bundle()
 
 
 @pytest.fixture(scope="session")

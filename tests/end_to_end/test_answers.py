@@ -21,10 +21,10 @@ def terms(decision: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {candidate["node"]: candidate for candidate in decision["candidates"]}
 
 
-def test_paris(processes: Any, broker_url: str, int8_bundle: Path) -> None:
+def test_paris(processes: Any, broker_url: str, bundle: Path) -> None:
     """The answer is right, says where it comes from, and its stages add up to the whole."""
     processes.hub(broker_url)
-    processes.node("n1", int8_bundle, broker_url)
+    processes.node("n1", bundle, broker_url)
     processes.wait_for(broker_url, "n1")
     document = processes.ask(PARIS, broker_url)
     assert "Paris" in document["text"]
@@ -36,13 +36,13 @@ def test_paris(processes: Any, broker_url: str, int8_bundle: Path) -> None:
 
 
 def test_near_then_free(
-    processes: Any, broker_url: str, int8_bundle: Path, free_port: Callable[[], int], eventually: Callable[..., None]
+    processes: Any, broker_url: str, bundle: Path, free_port: Callable[[], int], eventually: Callable[..., None]
 ) -> None:
     """With unlike links the near node is chosen; once it is busy, the far one; the numbers say why."""
     slow = processes.slow_link(broker_url, free_port(), 30)
     processes.hub(broker_url)
-    processes.node("near", int8_bundle, broker_url)
-    processes.node("far", int8_bundle, slow)
+    processes.node("near", bundle, broker_url)
+    processes.node("far", bundle, slow)
     processes.wait_for(broker_url, "near", "far")
 
     first = processes.ask(PARIS, broker_url)
@@ -53,7 +53,7 @@ def test_near_then_free(
 
     long: dict[str, Any] = {}
     asking = threading.Thread(
-        target=lambda: long.update(processes.ask(STORY, broker_url, "--max-tokens", "200", device="library"))
+        target=lambda: long.update(processes.ask(STORY, broker_url, "--max-tokens", "120", device="library"))
     )
     asking.start()
     eventually(lambda: "library" in processes.log("hub"), limit_s=20)
@@ -66,15 +66,15 @@ def test_near_then_free(
 
 
 def test_node_killed_in_mid_answer(
-    processes: Any, broker_url: str, int8_bundle: Path, eventually: Callable[..., None]
+    processes: Any, broker_url: str, bundle: Path, eventually: Callable[..., None]
 ) -> None:
     """A node that dies while it answers costs time, not the question: the other node answers it."""
     processes.hub(broker_url)
     for name in ("n1", "n2"):
-        processes.node(name, int8_bundle, broker_url)
+        processes.node(name, bundle, broker_url)
     processes.wait_for(broker_url, "n1", "n2")
     outcome: dict[str, Any] = {}
-    asking = threading.Thread(target=lambda: outcome.update(processes.ask(STORY, broker_url, "--max-tokens", "150")))
+    asking = threading.Thread(target=lambda: outcome.update(processes.ask(STORY, broker_url, "--max-tokens", "80")))
     asking.start()
     eventually(lambda: "kitchen" in processes.log("hub"), limit_s=20)
     victim = "n1" if "n1" in processes.log("hub").split("kitchen")[1].split("\n")[0].split("n2")[0] else "n2"
@@ -82,14 +82,14 @@ def test_node_killed_in_mid_answer(
     asking.join()
     assert outcome["node"] != victim
     assert outcome["attempts"] == 2
-    assert outcome["tokens"]["completion"] == 150
+    assert outcome["tokens"]["completion"] == 80
 
 
 @pytest.mark.broker
-def test_hub_killed_and_started_again(processes: Any, mosquitto: Any, int8_bundle: Path) -> None:
+def test_hub_killed_and_started_again(processes: Any, mosquitto: Any, bundle: Path) -> None:
     """Questions asked before, while and after the hub is dead are all answered."""
     processes.hub(mosquitto.url)
-    processes.node("n1", int8_bundle, mosquitto.url)
+    processes.node("n1", bundle, mosquitto.url)
     processes.wait_for(mosquitto.url, "n1")
     assert "Paris" in processes.ask(PARIS, mosquitto.url)["text"]
     outcomes: list[dict[str, Any]] = []
@@ -111,10 +111,10 @@ def test_hub_killed_and_started_again(processes: Any, mosquitto: Any, int8_bundl
     assert all("Paris" in outcome.get("text", "") for outcome in outcomes), outcomes
 
 
-def test_report_tells_what_happened(processes: Any, broker_url: str, int8_bundle: Path) -> None:
+def test_report_tells_what_happened(processes: Any, broker_url: str, bundle: Path) -> None:
     """The report counts the questions and its stages agree with the askers' own clocks."""
     processes.hub(broker_url)
-    processes.node("n1", int8_bundle, broker_url)
+    processes.node("n1", bundle, broker_url)
     processes.wait_for(broker_url, "n1")
     totals = sorted(processes.ask(PARIS, broker_url)["timing_ms"]["total"] for _ in range(3))
     assert processes.end("hub") == 0
