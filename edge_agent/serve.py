@@ -28,8 +28,15 @@ def serve(bundles: Sequence[Path], *, node: str, broker: str, context: int | Non
             stack.callback(engine.close)
             if engine.served.bundle in engines:
                 raise BundleError(f"{path} is bundle {engine.served.bundle} again: give each bundle once")
-            engines[engine.served.bundle] = engine
-            log.info("opened %s with %s", engine.served.bundle, engine.served.runtime)
+            engine.warm_up()
+            served = engines.setdefault(engine.served.bundle, engine).served
+            log.info(
+                "opened %s: %.1f ms + %.2f ms a prompt token + %.2f ms an answer token here",
+                served.bundle,
+                served.fixed_ms,
+                served.prefill_ms_per_token,
+                served.decode_ms_per_token,
+            )
         service = AgentService(broker, node, engines)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: service.stop())
