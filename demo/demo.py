@@ -141,7 +141,7 @@ def story(demo: Demo) -> None:
     long = demo.start(
         "long", "edge-ask", LONG_QUESTION, "--broker", broker, "--device", "library", "--max-tokens", "200"
     )
-    wait_for_backlog(demo, broker, store)
+    wait_for_backlog(demo)
     demo.run("edge-ask", QUESTION, "--broker", broker, "--device", "kitchen")
     demo.run("edge-hub", "explain", "--store", store)
     long.wait(timeout=60)
@@ -149,7 +149,7 @@ def story(demo: Demo) -> None:
     demo.run("edge-hub", "report", "--store", store)
 
 
-def wait_for_backlog(demo: Demo, broker: str, store: str, limit_s: float = 10) -> None:
+def wait_for_backlog(demo: Demo, limit_s: float = 10) -> None:
     """Until the hub has logged where the long question went."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
@@ -164,7 +164,8 @@ def interrupted(signum: int, frame: object) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, interrupted)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, interrupted)
     os.environ["PYTHONUNBUFFERED"] = "1"
     with tempfile.TemporaryDirectory(prefix="edgefleet-demo-") as folder:
         demo = Demo(Path(folder))
@@ -177,7 +178,8 @@ def main() -> int:
             print("\ndemo: interrupted", file=sys.stderr)
             return 130
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anything running
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not leave anything running
             demo.end()
     return 0
 

@@ -17,8 +17,7 @@ class UnknownProfile(ProfileError):
 
     def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
         super().__init__(
-            f"unknown profile {name!r}: nearest are {', '.join(nearest)}; "
-            "`edge-export --list-profiles` shows them all"
+            f"unknown profile {name!r}: nearest are {', '.join(nearest)}; `edge-export --list-profiles` shows them all"
         )
         self.name = name
         self.nearest = nearest
