@@ -85,8 +85,8 @@ def verify(
     Each window's reference logits are computed once. `on_progress` gets the number of tokens just scored.
     """
     import torch
-    from edge_agent.evaluate import windows
 
+    from edge_agent.evaluate import windows
     from edge_agent.runtime.decoder import Decoder
 
     longest = max(len(row) for row in text.rows)
