@@ -32,8 +32,9 @@ class Export:
         self._folder = tempfile.TemporaryDirectory(prefix="edgefleet-test-bundle-")
         folder = Path(self._folder.name)
         self.output = folder / "smollm2"
-        texts = [(ROOT / name).read_text() for name in ("LICENSE", "README.md", "CONTRIBUTING.md")]
-        rows = [{"text": text[start : start + 2000]} for text in texts for start in range(0, len(text), 2000)]
+        text = "".join((ROOT / name).read_text() for name in ("LICENSE", "README.md", "CONTRIBUTING.md"))
+        text = text[:18_900]  # about 4,400 tokens; the gate wants 4,096, and more would only take longer
+        rows = [{"text": text[start : start + 2000]} for start in range(0, len(text), 2000)]
         (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         command = ["edge-export", "--model", str(GGUF), "--profile", "desktop-cpu", "--precision", "fp32"]
         command += ["--calibration", str(folder / "text.jsonl"), "--output", str(self.output)]

@@ -53,7 +53,7 @@ def test_near_then_free(
 
     long: dict[str, Any] = {}
     asking = threading.Thread(
-        target=lambda: long.update(processes.ask(STORY, broker_url, "--max-tokens", "120", device="library"))
+        target=lambda: long.update(processes.ask(STORY, broker_url, "--max-tokens", "70", device="library"))
     )
     asking.start()
     eventually(lambda: "library" in processes.log("hub"), limit_s=20)
@@ -74,7 +74,7 @@ def test_node_killed_in_mid_answer(
         processes.node(name, bundle, broker_url)
     processes.wait_for(broker_url, "n1", "n2")
     outcome: dict[str, Any] = {}
-    asking = threading.Thread(target=lambda: outcome.update(processes.ask(STORY, broker_url, "--max-tokens", "80")))
+    asking = threading.Thread(target=lambda: outcome.update(processes.ask(STORY, broker_url, "--max-tokens", "50")))
     asking.start()
     eventually(lambda: "kitchen" in processes.log("hub"), limit_s=20)
     victim = "n1" if "n1" in processes.log("hub").split("kitchen")[1].split("\n")[0].split("n2")[0] else "n2"
@@ -82,7 +82,7 @@ def test_node_killed_in_mid_answer(
     asking.join()
     assert outcome["node"] != victim
     assert outcome["attempts"] == 2
-    assert outcome["tokens"]["completion"] == 80
+    assert outcome["tokens"]["completion"] == 50
 
 
 @pytest.mark.broker
@@ -111,6 +111,7 @@ def test_hub_killed_and_started_again(processes: Any, mosquitto: Any, bundle: Pa
     assert all("Paris" in outcome.get("text", "") for outcome in outcomes), outcomes
 
 
+@pytest.mark.parametrize("broker_url", ["embedded"], indirect=True)
 def test_report_tells_what_happened(processes: Any, broker_url: str, bundle: Path) -> None:
     """The report counts the questions and its stages agree with the askers' own clocks."""
     processes.hub(broker_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,13 @@ def test_orderly_end(
     eventually(lambda: "takes questions" in (tmp_path / "log").read_text(), limit_s=30)
     hub.send_signal(signum)
     assert hub.wait(15) == 0
-    nodes = [bin_folder / "edge-hub", "nodes", "--broker", f"mqtt://127.0.0.1:{port}"]
-    gone = subprocess.run(nodes, capture_output=True, text=True, check=False)
-    assert gone.returncode == 1
-    assert "is a broker running there" in gone.stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 0.5)
+
+
+def test_nodes_without_a_broker(bin_folder: Path, free_port: Callable[[], int]) -> None:
+    """`edge-hub nodes` names the broker that is not there, in one line."""
+    command = [bin_folder / "edge-hub", "nodes", "--broker", f"mqtt://127.0.0.1:{free_port()}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is a broker running there" in done.stderr
