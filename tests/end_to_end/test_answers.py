@@ -1,4 +1,7 @@
-"""The real model behind the real commands on real brokers: right answers, from the node with the least delay."""
+"""The real model behind the real commands on real brokers: right answers, from the node with the least delay.
+
+The first test runs on both brokers; the longer ones take one each, to keep the suite short.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ def test_paris(processes: Any, broker_url: str, bundle: Path) -> None:
     assert stages == pytest.approx(timing["total"], rel=0.05, abs=5)
 
 
+@pytest.mark.parametrize("broker_url", [pytest.param("mosquitto", marks=pytest.mark.broker)], indirect=True)
 def test_near_then_free(
     processes: Any, broker_url: str, bundle: Path, free_port: Callable[[], int], eventually: Callable[..., None]
 ) -> None:
@@ -65,6 +69,7 @@ def test_near_then_free(
     assert busy["near"]["wait_ms"] > busy["far"]["network_ms"] - busy["near"]["network_ms"]
 
 
+@pytest.mark.parametrize("broker_url", [pytest.param("mosquitto", marks=pytest.mark.broker)], indirect=True)
 def test_node_killed_in_mid_answer(
     processes: Any, broker_url: str, bundle: Path, eventually: Callable[..., None]
 ) -> None:
