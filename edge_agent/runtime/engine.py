@@ -63,10 +63,11 @@ class Engine:
         )
 
     def warm_up(self) -> None:
-        """Measure here, with these threads, what the bundle measured elsewhere, in well under a second.
+        """Measure here, with these threads, what the bundle measured elsewhere, in a hundred steps.
 
         A router that compares nodes by what their bundles once cost on another machine, or with other threads,
         prefers whoever has not answered yet. It also spares the first question the first run of every shape.
+        Raises RequestError for a graph that gives no numbers.
         """
         self._cost = measure_steps(self.decoder)
 

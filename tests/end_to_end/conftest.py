@@ -88,6 +88,8 @@ class Processes:
     def wait_for(self, broker: str, *names: str) -> None:
         """Until the hub takes questions (a plain client asks only once) and these nodes are ready."""
         self.eventually(lambda: "takes questions" in self.log("hub"), limit_s=30)
+        for name in names:  # without a command that would run beside the node's own measurement of itself
+            self.eventually(lambda name=name: f"node {name} is at" in self.log(name), limit_s=60)
 
         def ready() -> bool:
             printed = self.run("edge-hub", "nodes", "--broker", broker, "--json")
