@@ -54,8 +54,8 @@ def measure_steps(decoder: Decoder) -> StepCost:
 def _answer_ms(decoder: Decoder, prompt_tokens: int) -> tuple[float, list[float]]:
     """Milliseconds to the first token of an answer, and of each further one."""
     max_tokens = min(STEPS + 1, decoder.context - prompt_tokens)
-    ticks = [time.perf_counter()]
-    for _ in decoder.generate([1] * prompt_tokens, choose=greedy, max_tokens=max_tokens, stop_ids=()):
-        ticks.append(time.perf_counter())
+    started = time.perf_counter()
+    answer = decoder.generate([1] * prompt_tokens, choose=greedy, max_tokens=max_tokens, stop_ids=())
+    ticks = [started, *(time.perf_counter() for _ in answer)]
     took_ms = [1e3 * (later - sooner) for sooner, later in itertools.pairwise(ticks)]
     return took_ms[0], took_ms[1:]
