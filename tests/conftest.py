@@ -22,6 +22,8 @@ from hub.broker import EmbeddedBroker
 ROOT = Path(__file__).resolve().parent.parent
 GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+EXPORT_LIMIT_S = 600  # it takes two minutes beside the other tests
+
 _skipped: list[str] = []
 
 
@@ -44,7 +46,7 @@ class Export:
 
     def bundle(self) -> Path:
         """The bundle, once it is there."""
-        assert self._process.wait() == 0, (self.output.parent / "log").read_text()
+        assert self._process.wait(EXPORT_LIMIT_S) == 0, (self.output.parent / "log").read_text()
         return self.output
 
     def end(self) -> None:

@@ -63,7 +63,7 @@ class Engine:
         )
 
     def warm_up(self) -> None:
-        """Measure here, with these threads, what the bundle measured elsewhere, in a hundred steps.
+        """Measure here, with these threads, what the bundle measured elsewhere, in a second or two.
 
         A router that compares nodes by what their bundles once cost on another machine, or with other threads,
         prefers whoever has not answered yet. It also spares the first question the first run of every shape.
