@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -117,8 +116,15 @@ def test_no_bytes_crash_the_reader(payload: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(payload)
         file.flush()
-        with contextlib.suppress(BundleError):
-            read_onnx(Path(file.name))
+        try:
+            found = read_onnx(Path(file.name))
+        except BundleError as refused:
+            said = str(refused)
+        else:
+            said = f"{file.name} was read"
+            assert 0 <= found.bytes_per_token <= found.weights_bytes
+        assert said.startswith(file.name)
+        assert "\n" not in said
 
 
 def test_cut_files_are_refused_or_read_without_harm(tiny_graph: tuple[Path, Graph], tmp_path: Path) -> None:

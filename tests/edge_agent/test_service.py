@@ -201,7 +201,8 @@ def test_overwritten_state_is_put_right(scene: Scene, eventually: Callable[..., 
     epoch = watcher.states[-1].epoch
     lie = wire.encode(wire.NodeState(epoch=epoch, status="offline"))
     watcher._loop.call_soon(lambda: watcher.link.publish("edge/v1/node/n/state", lie, qos=1, retain=True))
-    eventually(lambda: watcher.states[-1].status == "ready" and watcher.states[-1].epoch > epoch)
+    eventually(lambda: watcher.states[-1].epoch > epoch)
+    assert watcher.states[-1].status == "ready"
 
 
 def test_namesake_takes_over(

@@ -227,7 +227,7 @@ def test_the_real_prompt_has_37_tokens(real: Tokenizer) -> None:
 
 
 @pytest.mark.model
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_real_pieces_join_to_the_whole(real: Tokenizer, data: st.DataObject) -> None:
     """Over random ids of the real vocabulary, too."""
@@ -236,7 +236,7 @@ def test_real_pieces_join_to_the_whole(real: Tokenizer, data: st.DataObject) -> 
 
 
 @pytest.mark.model
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_real_text_survives(real: Tokenizer, text: str) -> None:
     """Any text comes back from its ids, piece by piece."""

