@@ -29,7 +29,8 @@ def serve(bundles: Sequence[Path], *, node: str, broker: str, context: int | Non
             if engine.served.bundle in engines:
                 raise BundleError(f"{path} is bundle {engine.served.bundle} again: give each bundle once")
             engine.warm_up()
-            served = engines.setdefault(engine.served.bundle, engine).served
+            served = engine.served
+            engines[served.bundle] = engine
             log.info(
                 "opened %s: %.1f ms + %.2f ms a prompt token + %.2f ms an answer token here",
                 served.bundle,
