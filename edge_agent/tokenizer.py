@@ -82,6 +82,14 @@ class Tokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def decode_cut(self, ids: Sequence[int]) -> str:
+        """Like `decode`, but without a last character of which `ids` hold only some bytes: as a stream ends there."""
+        text = self.decode(ids)
+        if not text.endswith(REPLACEMENT):
+            return text
+        stream = self.stream()
+        return "".join([*map(stream.push, ids), stream.finish(cut=True)])
+
     def stream(self) -> TextStream:
         """A decoder of one answer, token by token."""
         return TextStream(self)
@@ -141,9 +149,10 @@ class TextStream:
             self._given = len(self._tokenizer.decode(self._window))
         return piece
 
-    def finish(self) -> str:
-        """What was held back."""
-        return self._tokenizer.decode(self._window)[self._given :]
+    def finish(self, *, cut: bool = False) -> str:
+        """What was held back; where the answer was `cut` by its limit, without the character that it cut in two."""
+        held = self._tokenizer.decode(self._window)[self._given :]
+        return held.rstrip(REPLACEMENT) if cut else held
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:

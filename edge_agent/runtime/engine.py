@@ -81,7 +81,8 @@ class Engine:
         """Answer one question, calling `on_text` with each new piece of text and `should_stop` between tokens.
 
         Raises RequestError for what this bundle cannot take, ContextOverflow with the numbers if it is too long.
-        `token_ids` and `tokens.completion` leave out the stop token.
+        `token_ids` and `tokens.completion` leave out the stop token; an answer of full length leaves out of its text
+        a last character of which it holds only some bytes.
         """
         started = time.perf_counter()
         if question.task is not None and question.task != self.manifest.task:
@@ -109,9 +110,10 @@ class Engine:
         if finish != "stop" and len(token_ids) == max_tokens:
             finish = "length"
         ended = time.perf_counter()
-        if on_text is not None and finish != "cancelled" and (piece := stream.finish()):
+        cut = finish == "length"
+        if on_text is not None and finish != "cancelled" and (piece := stream.finish(cut=cut)):
             on_text(piece)
-        text = self.tokenizer.decode(token_ids)
+        text = self.tokenizer.decode_cut(token_ids) if cut else self.tokenizer.decode(token_ids)
         return Generation(
             text=text,
             token_ids=tuple(token_ids),

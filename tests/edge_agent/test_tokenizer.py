@@ -163,6 +163,17 @@ def test_pieces_come_as_soon_as_they_are_whole(tokenizer: Tokenizer) -> None:
     assert pieces(tokenizer, bear) == ["", "", "", "🐻", ""]
 
 
+@given(st.text(max_size=40).filter(lambda text: "�" not in text), st.integers(0, 60))
+def test_a_cut_answer_ends_with_a_whole_character(tokenizer: Tokenizer, text: str, kept: int) -> None:
+    """Cut after any token, the text is a beginning of the whole, and the stream's pieces are the same."""
+    ids = tokenizer._backend.encode(text, add_special_tokens=False).ids
+    begun = tokenizer.decode_cut(ids[:kept])
+    assert tokenizer.decode(ids).startswith(begun)
+    assert "�" not in begun
+    stream = tokenizer.stream()
+    assert "".join([*map(stream.push, ids[:kept]), stream.finish(cut=True)]) == begun
+
+
 def test_wrong_bytes_are_not_held_for_ever(tokenizer: Tokenizer) -> None:
     """All but the last of a run of wrong bytes are given out while it still runs."""
     stray = tokenizer._backend.token_to_id("Ģ")  # the byte 80, which begins nothing

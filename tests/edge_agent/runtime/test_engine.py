@@ -37,12 +37,27 @@ def test_an_answer_counts_and_times_itself(engine: Engine) -> None:
     given = ask(engine, max_tokens=10)
     prompt = engine.tokenizer.encode_question(Question(question="What is the capital of France?"))
     assert given.tokens.prompt == len(prompt)
-    assert given.tokens.completion == len(given.token_ids) <= 10
+    assert given.tokens.completion == len(given.token_ids) == 10
     assert given.tokens.cached == 0
-    assert given.text == engine.tokenizer.decode(given.token_ids)
+    assert given.finish == "length"
+    assert given.text == engine.tokenizer.decode_cut(given.token_ids)
+    assert engine.tokenizer.decode(given.token_ids).startswith(given.text)
     assert given.prefill_ms > 0
     assert given.decode_ms >= 0
     assert given.prefill_ms + given.decode_ms <= given.compute_ms
+
+
+def test_an_answer_at_its_limit_ends_with_a_whole_character(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where max_tokens cuts a character in two, neither the text nor its stream shows the half; a stop keeps all."""
+    ids = engine.tokenizer.encode("ab🐻")
+    assert engine.tokenizer.decode(ids[:-1]).endswith("�")
+    monkeypatch.setattr(engine.decoder, "generate", lambda *_, max_tokens, **__: iter(ids[:max_tokens]))
+    for max_tokens, text in ((len(ids) - 1, "ab"), (len(ids), "ab🐻")):
+        pieces: list[str] = []
+        question = Question(question="?", max_tokens=max_tokens)
+        given = engine.answer(question, should_stop=lambda: False, on_text=pieces.append)
+        assert (given.finish, given.text, "".join(pieces)) == ("length", text, text)
+        assert given.tokens.completion == max_tokens
 
 
 def test_an_answer_is_greedy_by_default_and_repeats_itself(engine: Engine) -> None:
