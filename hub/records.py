@@ -81,7 +81,7 @@ class Records:
 
     def __init__(self, store: str) -> None:
         """Open or create the store. Raises StoreError."""
-        self._shown_url, self._engine = _engine(store)
+        self._shown_url, self._engine = _engine(store, writing=True)
         self._lost = 0
         self._lock = threading.Lock()
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_QUEUE_ROWS)
@@ -172,7 +172,7 @@ def read_question(store: str, question_id: str | None) -> Row | None:
 
 
 def _read(store: str, query: sa.Select[Any]) -> list[Row]:
-    shown, engine = _engine(store)
+    shown, engine = _engine(store, writing=False)
     path = engine.url.database if engine.dialect.name == "sqlite" else None
     try:
         if path and not Path(path).is_file():
@@ -186,14 +186,14 @@ def _read(store: str, query: sa.Select[Any]) -> list[Row]:
         engine.dispose()
 
 
-def _engine(store: str) -> tuple[str, sa.Engine]:
-    """The engine, and the URL without its password. Raises StoreError."""
+def _engine(store: str, *, writing: bool) -> tuple[str, sa.Engine]:
+    """The URL without its password, and the engine. Raises StoreError."""
     try:
         engine = sa.create_engine(store_url(store), connect_args=_connect_args(store_url(store)))
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
         raise StoreError(f"--store {store.split('@')[-1]!r} is no store: {_first_line(error)}") from None
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _tune_sqlite)
+        event.listen(engine, "connect", _tune_sqlite if writing else _only_read_sqlite)
     return engine.url.render_as_string(hide_password=True), engine
 
 
@@ -206,6 +206,12 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
+
+
+def _only_read_sqlite(connection: Any, _: Any) -> None:
+    """Whoever reads changes nothing, least of all a file that is no store of ours."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("PRAGMA query_only=ON")
 
 
 def _prepare(engine: sa.Engine, shown: str) -> None:

@@ -165,16 +165,20 @@ def test_missing_store(tmp_path: Path, store_name: str) -> None:
 
 
 def test_file_that_is_no_store(tmp_path: Path) -> None:
-    """A text file, and another program's database, are refused in one line."""
+    """A text file, an empty one and another program's database are refused in one line, and stay as they are."""
     text = tmp_path / "notes.txt"
     text.write_text("not a database, but long enough to be read as one: " * 50)
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE t (x)")
-    for path in (text, other):
+    empty = tmp_path / "empty"
+    empty.touch()
+    for path in (text, other, empty):
+        before = path.read_bytes()
         with pytest.raises(StoreError) as caught:
             read_rows(str(path))
         assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("url", ["nosuchdb://host/x", "sqlite:///no/such/folder/x.sqlite"])
