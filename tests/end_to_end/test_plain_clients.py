@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.broker  # mosquitto_rr comes with Mosquitto's clients
+CLIENT = shutil.which("mosquitto_rr")
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif(CLIENT is None, reason="mosquitto_rr is not installed (apt-get install mosquitto-clients)"),
+]
 
 
 @pytest.fixture
@@ -22,11 +26,10 @@ def fleet(processes: Any, broker_url: str) -> tuple[Any, str]:
 
 def mosquitto_rr(broker: str, message: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Ask as device `kitchen` with Debian's request-response client."""
-    program = shutil.which("mosquitto_rr")
-    assert program is not None, "mosquitto_rr is missing: apt-get install mosquitto-clients"
+    assert CLIENT is not None
     port = broker.rpartition(":")[2]
     topics = ["-t", "edge/v1/ask/kitchen", "-e", "edge/v1/answer/kitchen"]
-    command = [program, "-V", "5", "-h", "127.0.0.1", "-p", port, *topics, "-m", message, "-W", "20", *options]
+    command = [CLIENT, "-V", "5", "-h", "127.0.0.1", "-p", port, *topics, "-m", message, "-W", "20", *options]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
 
 
