@@ -52,6 +52,13 @@ class Graph(_Part, frozen=True):
     - the past of `cache`,
 
     and give `logits` float32 (batch, kept, vocabulary) and the present of `cache`.
+
+    Encoders (no `cache`) take `input_ids`, `attention_mask` (1 for each token, 0 for padding) and, where the model
+    knows them, `token_type_ids`, each int64 (batch, sequence), and give float32 outputs by task:
+
+    - `text-classification`: `logits` (batch, labels); `token-classification`: `logits` (batch, sequence, labels),
+    - `question-answering`: `start_logits` and `end_logits` (batch, sequence),
+    - `feature-extraction`: `embedding` (batch, width), pooled and normalized as `EncoderInfo` says.
     """
 
     path: str
@@ -84,28 +91,59 @@ class GenerationDefaults(_Part, frozen=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
+class EncoderInfo(_Part, frozen=True):
+    """What an encoder's outputs mean.
+
+    `pooling` says how token vectors become one (the graph does it), `normalize` that its length is then 1;
+    `labels` are the classes in the order of the logits.
+    """
+
+    max_tokens: Annotated[int, Meta(ge=2)]
+    pooling: Literal["mean", "cls", "max"] | None = None
+    normalize: bool = False
+    labels: tuple[str, ...] = ()
+
+
 class Sample(_Part, frozen=True):
-    """A prompt and the greedy token ids that this bundle gave when it was made."""
+    """A text and what this bundle gave for it when it was made, so that a device can see that it gives the same.
+
+    Decoders: the greedy `token_ids`. Encoders: the values of the first output, flattened, for the text alone.
+    """
 
     prompt: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
+    output: tuple[float, ...] = ()
 
 
 class Accuracy(_Part, frozen=True):
-    """What the gate measured, against the untouched reference, in percent and points of the metric."""
+    """What the gate measured, against the untouched reference, in percent and points of the metric.
+
+    `metric` names what the budget is held against: `next_token_accuracy`, `qa_accuracy`, `accuracy` (of labels),
+    `agreement` (with the reference's own answers) or `cosine`. `count` is how many tokens, questions or texts that
+    metric is the mean of. What a task does not have is None.
+    """
 
     metric: str
     reference: float
     value: float
     drop_points: float
-    drop_bound_points: float  # upper end of the paired 95% interval
+    drop_low_points: float  # lower end of the paired 95% interval
+    drop_bound_points: float  # upper end
     budget_points: float
-    agreement: float
-    kl: float
-    perplexity: float
-    reference_perplexity: float
-    tokens: int
+    count: int
     text: str
+    agreement: float | None = None  # percent of answers (tokens, labels) that are the reference's
+    next_token_accuracy: float | None = None
+    reference_next_token_accuracy: float | None = None
+    kl: float | None = None
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    cosine: float | None = None
+
+    @property
+    def is_anomaly(self) -> bool:
+        """Whether the bundle is better than its reference by more than chance: then something is wrong."""
+        return self.drop_bound_points < 0
 
 
 class Measured(_Part, frozen=True):
@@ -138,12 +176,21 @@ class BundleFile(_Part, frozen=True):
 
 
 class Engine(_Part, frozen=True):
-    """A prebuilt engine, or the recipe to build one on the device."""
+    """A prebuilt engine (`path`), or the `recipe` to build one on the device.
+
+    `graph` is the ONNX graph that it is built from. `surrogate` is that graph's accuracy in ONNX Runtime, where no
+    device with this engine's runtime was at hand: the device repeats the check before it calls the engine ready.
+    """
 
     runtime: str
     compute_capability: str
+    precision: str
+    graph: str
     path: str | None = None
     recipe: dict[str, Any] | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    surrogate: Accuracy | None = None
 
 
 class Manifest(_Part, frozen=True):
@@ -165,3 +212,4 @@ class Manifest(_Part, frozen=True):
     measured: Measured
     engines: tuple[Engine, ...]
     files: tuple[BundleFile, ...]
+    encoder: EncoderInfo | None = None

@@ -50,9 +50,11 @@ def _accuracy(manifest: Manifest) -> Iterator[tuple[str, str]]:
         f"{accuracy.drop_points:.2f} points lost (at most {accuracy.drop_bound_points:.2f} with 95% confidence, "
         f"budget {accuracy.budget_points:.2f})",
     )
-    yield (
-        "",
-        f"same top token {accuracy.agreement:.1f}%, perplexity {accuracy.perplexity:.2f} "
-        f"(reference {accuracy.reference_perplexity:.2f}), KL {accuracy.kl:.4f}, "
-        f"over {accuracy.tokens:,} tokens of {accuracy.text}",
-    )
+    if accuracy.is_anomaly:
+        yield "", "better than the reference by more than chance: an anomaly, look at the text it was judged on"
+    parts = [f"same answer {accuracy.agreement:.1f}%"] if accuracy.agreement is not None else []
+    if accuracy.perplexity is not None:
+        parts.append(f"perplexity {accuracy.perplexity:.2f} (reference {accuracy.reference_perplexity:.2f})")
+    parts += [f"KL {accuracy.kl:.4f}"] if accuracy.kl is not None else []
+    parts += [f"cosine {accuracy.cosine:.4f}"] if accuracy.cosine is not None else []
+    yield "", f"{', '.join(parts)}{', ' if parts else ''}over {accuracy.count:,} items of {accuracy.text}"

@@ -81,8 +81,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
                     verdict,
                     f"{accuracy.value:.1f}%" if accuracy else "-",
                     f"{accuracy.drop_points:+.2f} (<= {accuracy.drop_bound_points:.2f})" if accuracy else "-",
-                    f"{accuracy.agreement:.1f}%" if accuracy else "-",
-                    f"{accuracy.kl:.4f}" if accuracy else "-",
+                    f"{accuracy.agreement:.1f}%" if accuracy and accuracy.agreement is not None else "-",
+                    f"{accuracy.kl:.4f}" if accuracy and accuracy.kl is not None else "-",
                     f"{one.weights_bytes / 1e6:.0f}" if one.weights_bytes else "-",
                     f"{1e3 / cost.decode_ms_per_token:.0f}" if cost else "-",
                     f"{one.latency_ms:.0f}" if cost else "-",
@@ -111,7 +111,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         if accuracy is None
         else {
             **{key: _rounded(value, 6) for key, value in msgspec.to_builtins(accuracy).items()},
-            "perplexity_ratio": _rounded(accuracy.perplexity / accuracy.reference_perplexity, 6),
+            "perplexity_ratio": _rounded(_perplexity_ratio(accuracy), 6),
         },
         "weights_bytes": candidate.weights_bytes,
         "measured": None
@@ -123,6 +123,12 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
             "peak_rss_bytes": cost.peak_rss_bytes,
         },
     }
+
+
+def _perplexity_ratio(accuracy: Accuracy) -> float | None:
+    if accuracy.perplexity is None or accuracy.reference_perplexity is None:
+        return None
+    return accuracy.perplexity / accuracy.reference_perplexity
 
 
 def _rounded(value: Any, digits: int = 3) -> Any:

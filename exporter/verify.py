@@ -17,10 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent.manifest import Accuracy, Graph
+from exporter.interval import interval_of_counts
 from exporter.text import Text
 
 METRIC: Final = "next_token_accuracy"
-_Z: Final = 1.959964  # two-sided 95%
 
 
 class Tally(msgspec.Struct):
@@ -39,37 +39,24 @@ class Tally(msgspec.Struct):
     def accuracy(self, *, budget_points: float, text: str) -> Accuracy:
         """What the sums say, in percent and points."""
         n = self.tokens
-        drop = (self.lost - self.won) / n
+        drop = interval_of_counts(self.lost, self.won, n)
         return Accuracy(
             metric=METRIC,
             reference=100 * self.reference_right / n,
             value=100 * self.right / n,
-            drop_points=100 * drop,
-            drop_bound_points=100 * drop_bound(self.lost, self.won, n),
+            drop_points=100 * drop.mean,
+            drop_low_points=100 * drop.low,
+            drop_bound_points=100 * drop.high,
             budget_points=budget_points,
+            count=n,
+            text=text,
             agreement=100 * self.agreed / n,
+            next_token_accuracy=100 * self.right / n,
+            reference_next_token_accuracy=100 * self.reference_right / n,
             kl=max(0.0, self.kl / n),
             perplexity=math.exp(min(self.nll / n, 700.0)),
             reference_perplexity=math.exp(min(self.reference_nll / n, 700.0)),
-            tokens=n,
-            text=text,
         )
-
-
-def drop_bound(lost: int, won: int, tokens: int) -> float:
-    """Upper end of the 95% interval of the drop of a paired proportion.
-
-    Wald's interval for the difference of two correlated proportions (Agresti, Categorical Data Analysis, section 11.1):
-    each token's difference is -1, 0 or 1, so the mean is (lost - won) / n and its variance
-    ((lost + won) / n - mean^2) / n.
-
-    >>> drop_bound(0, 0, 4000)
-    0.0
-    >>> round(drop_bound(40, 20, 4000), 5)
-    0.00879
-    """
-    mean = (lost - won) / tokens
-    return mean + _Z * math.sqrt(((lost + won) / tokens - mean**2) / tokens)
 
 
 def verify(

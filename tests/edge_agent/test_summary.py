@@ -34,26 +34,27 @@ def test_accuracy_engines_and_estimates_are_told(tiny_bundle: Path) -> None:
         reference=45.3,
         value=45.0,
         drop_points=0.3,
+        drop_low_points=0.0,
         drop_bound_points=0.7,
         budget_points=1.0,
         agreement=98.0,
         kl=0.001,
         perplexity=18.5,
         reference_perplexity=18.3,
-        tokens=4096,
+        count=4096,
         text="sampled",
     )
     changed = msgspec.structs.replace(
         manifest,
         accuracy=accuracy,
-        engines=(Engine(runtime="tensorrt", compute_capability="8.7", recipe={"fp16": True}),),
+        engines=(Engine(runtime="tensorrt", compute_capability="8.7", precision="fp16", graph="g", recipe={"a": 1}),),
         measured=msgspec.structs.replace(manifest.measured, estimated=True),
         model=msgspec.structs.replace(manifest.model, licence=None),
     )
     said = text_of(*rows(changed))
     for words in (
         "next-token accuracy 45.00, reference 45.30: 0.30 points lost (at most 0.70 with 95% confidence, budget 1.00)",
-        "over 4,096 tokens of sampled",
+        "over 4,096 items of sampled",
         "tensorrt for compute capability 8.7: recipe",
         "estimated on a test",
         "licence unknown",

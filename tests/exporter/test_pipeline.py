@@ -83,7 +83,7 @@ def test_the_bundle_holds_what_was_asked_and_says_what_was_done(order: Order) ->
     assert manifest.model.licence == "apache-2.0"
     assert manifest.generation.stop_ids == (257,)
     assert manifest.accuracy is not None
-    assert manifest.accuracy.tokens >= 4000
+    assert manifest.accuracy.count >= 4000
     assert not manifest.measured.estimated
     assert [path.name for path in order.output.parent.iterdir()] == ["tiny"]
     decoder = Decoder(order.output / manifest.graphs[0].path, manifest.graphs[0], context=256)

@@ -15,8 +15,9 @@ COST = Cost(
     threads=2, runtime="test",
 )  # fmt: skip
 ACCURACY = Accuracy(
-    metric="next_token_accuracy", reference=45.0, value=44.5, drop_points=0.5, drop_bound_points=0.9, budget_points=1,
-    agreement=98, kl=0.01, perplexity=11, reference_perplexity=10, tokens=4096, text="t",
+    metric="next_token_accuracy", reference=45.0, value=44.5, drop_points=0.5, drop_low_points=0.1,
+    drop_bound_points=0.9, budget_points=1,
+    agreement=98, kl=0.01, perplexity=11, reference_perplexity=10, count=4096, text="t",
 )  # fmt: skip
 REPORT = Report(
     bundle_id="m-p-0", path="b", accepted=True, profile="p", task="text-generation", precision="int8", passes=(),

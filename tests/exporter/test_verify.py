@@ -7,24 +7,12 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exporter.text import Text
-from exporter.verify import Tally, accepted, drop_bound, verify
+from exporter.verify import Tally, accepted, verify
 from tests.exporter.conftest import Exported
 
 ROWS = tuple(tuple(np.random.default_rng(seed).integers(0, 256, 48).tolist()) for seed in range(6))
-
-
-@given(lost=st.integers(0, 500), won=st.integers(0, 500), more=st.integers(1, 10_000))
-def test_the_bound_lies_above_the_drop_and_shrinks_with_more_text(lost: int, won: int, more: int) -> None:
-    """The bound is never below the measured drop, and ten times the same text brings it closer."""
-    tokens = lost + won + more
-    drop = (lost - won) / tokens
-    bound = drop_bound(lost, won, tokens)
-    assert bound >= drop
-    assert drop_bound(10 * lost, 10 * won, 10 * tokens) - drop <= (bound - drop) / 3 + 1e-12
 
 
 def test_the_graph_of_the_reference_loses_nothing(tiny_llama: Exported) -> None:
@@ -37,7 +25,7 @@ def test_the_graph_of_the_reference_loses_nothing(tiny_llama: Exported) -> None:
         budget_points=0.0,
         on_progress=scored.append,
     )["fp32"]
-    assert sum(scored) == result.tokens == 6 * 47
+    assert sum(scored) == result.count == 6 * 47
     assert result.agreement == 100
     assert result.drop_points == result.drop_bound_points == 0
     assert result.kl < 1e-6
