@@ -1,8 +1,8 @@
 """What is removed from a model, and what does the record say of it?
 
 `--prune METHOD:AMOUNT` is parsed here and given to the file of its method: single weights (`prune_weights.py`), whole
-channels and heads (`prune_width.py`), whole blocks (`prune_depth.py`). All work in place, on an fp32 model in eval mode,
-whose configuration changes with it: an untouched copy needs a configuration of its own (`copy.deepcopy` does that).
+channels and heads (`prune_width.py`), whole blocks (`prune_depth.py`). All work in place, on an fp32 model in eval
+mode, and change its configuration with it: an untouched copy needs one of its own (`copy.deepcopy` makes it).
 
 Does not know what the removal costs in accuracy; `verify.py` finds out.
 """
