@@ -1,6 +1,7 @@
 """How is an exported decoder graph laid out so that little runs between the matrix multiplications?
 
-Rewrites that change no value: reshapes that cancel each other go, the choice of positions to keep becomes one Gather,
+Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add (the
+form that the quantizer knows), the choice of positions to keep becomes one Gather,
 sibling projections of the same input become one multiplication (queries, keys and values are given to the attention
 node packed), and onnxscript's fusions turn norms and skip connections into single nodes.
 
@@ -24,6 +25,7 @@ def lay_out(model: ir.Model) -> None:
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     _cut_reshapes(model.graph)
+    _split_gemms(model.graph)
     _gather_kept_positions(model.graph)
     RemoveUnusedNodesPass()(model)
     optimize_for_ort(model)
@@ -51,6 +53,52 @@ def _cut_reshapes(graph: ir.Graph) -> None:
 def _is_known(shape: ir.Shape | None) -> bool:
     """Whether every dimension has a number or a name: two dimensions without either may differ."""
     return shape is not None and not any(shape.is_unknown_dim(axis) for axis in range(len(shape)))
+
+
+def _split_gemms(graph: ir.Graph) -> None:
+    """Gemm(x, W, bias) of a constant W becomes Add(MatMul(x, W), bias), around the Reshapes to two dimensions and back.
+
+    GPT-2's layers (`Conv1D`) arrive so, between a Reshape that joins batch and sequence and one that parts them again.
+    """
+    import onnx_ir as ir
+
+    for gemm in list(graph):
+        if gemm.op_type != "Gemm" or not _is_plain_gemm(gemm):
+            continue
+        source, last = gemm.inputs[0], gemm
+        before, after = _producer(source), _only_consumer(gemm.outputs[0])
+        if before is not None and before.op_type == "Reshape" and after is not None and after.op_type == "Reshape":
+            whole, parted = before.inputs[0], after.outputs[0]
+            if whole is not None and _same_leading(whole.shape, parted.shape):
+                source, last = whole, after
+        product = ir.node("MatMul", [source, gemm.inputs[1]])
+        added = ir.node("Add", [product.outputs[0], gemm.inputs[2]])
+        output = last.outputs[0]
+        for node in (product, added):
+            node.outputs[0].name = f"{gemm.outputs[0].name}.{node.op_type}"
+            node.outputs[0].shape, node.outputs[0].type = output.shape, output.type
+        graph.insert_before(gemm, [product, added])
+        output.replace_all_uses_with(added.outputs[0], replace_graph_outputs=True)
+
+
+def _is_plain_gemm(node: ir.Node) -> bool:
+    """x @ W + bias and nothing else, with a constant W."""
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    has_bias = len(node.inputs) == 3 and node.inputs[2] is not None
+    defaults = all(attribute.value == plain.get(name) for name, attribute in node.attributes.items())
+    return has_bias and defaults and _constant(node.inputs[1]) is not None
+
+
+def _same_leading(one: ir.Shape | None, other: ir.Shape | None) -> bool:
+    """Whether all dimensions but the last are known to be equal."""
+    if one is None or other is None or not (_is_known(one) and _is_known(other)):
+        return False
+    return list(one)[:-1] == list(other)[:-1]
+
+
+def _only_consumer(value: ir.Value) -> ir.Node | None:
+    uses = value.uses()
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def _gather_kept_positions(graph: ir.Graph) -> None:
