@@ -3,13 +3,14 @@
 Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add (the
 form that the quantizer knows), the choice of positions to keep becomes one Gather,
 sibling projections of the same input become one multiplication (queries, keys and values are given to the attention
-node packed), and onnxscript's fusions turn norms and skip connections into single nodes.
+node packed, as they are where the model projects them packed already), and onnxscript's fusions turn norms and skip connections into single nodes.
 
 Does not know where the graph came from, and never touches a weight's value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import ConversionError
@@ -128,14 +129,53 @@ def _pack_attention_inputs(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "GroupQueryAttention":
             continue
+        packed = _packed_already(node.inputs[:3])
+        if packed is not None:
+            _give_packed(node, packed)
+            continue
         projections = [_producer(value) for value in node.inputs[:3]]
         if any(p is None or len(p.outputs[0].uses()) != 1 for p in projections):
             continue
         whole = _merged(graph, [p for p in projections if p is not None], node)
         if whole is not None:
-            node.replace_input_with(0, whole)
-            node.replace_input_with(1, None)
-            node.replace_input_with(2, None)
+            _give_packed(node, whole)
+
+
+def _give_packed(node: ir.Node, whole: ir.Value) -> None:
+    node.replace_input_with(0, whole)
+    node.replace_input_with(1, None)
+    node.replace_input_with(2, None)
+
+
+def _packed_already(parts: Sequence[ir.Value | None]) -> ir.Value | None:
+    """The value whose last axis is `parts` side by side, where they are a Split of it or Slices from it."""
+    wholes, reached = [], 0
+    for part in parts:
+        cut = _producer(part)
+        if part is None or cut is None or cut.op_type not in ("Split", "Slice") or part.shape is None:
+            return None
+        whole, start, width = cut.inputs[0], _first_of(cut, part), part.shape[-1]
+        if whole is None or start != reached or not isinstance(width, int):
+            return None
+        wholes.append(whole)
+        reached += width
+    whole = wholes[0]
+    same = all(other is whole for other in wholes)
+    return whole if same and whole.shape is not None and whole.shape[-1] == reached else None
+
+
+def _first_of(cut: ir.Node, part: ir.Value) -> int | None:
+    """Where on the last axis of its source `part`, an output of a Split or a Slice, begins; None if elsewhere."""
+    last = len(part.shape or ()) - 1
+    if cut.op_type == "Split":
+        axis = cut.attributes["axis"].as_int() if "axis" in cut.attributes else 0
+        widths = [None if one.shape is None else one.shape[-1] for one in cut.outputs[: cut.outputs.index(part)]]
+        known = [width for width in widths if isinstance(width, int)]
+        return sum(known) if axis in (-1, last) and len(known) == len(widths) else None
+    starts, _, axes, *steps = (_constant(value) for value in cut.inputs[1:])
+    if starts is None or axes is None or axes.tolist() not in ([-1], [last]):
+        return None
+    return int(starts[0]) if not steps or (steps[0] is not None and steps[0].tolist() == [1]) else None
 
 
 def _merged(graph: ir.Graph, parts: list[ir.Node], before: ir.Node) -> ir.Value | None:
