@@ -152,10 +152,7 @@ class _Probe:
     def _attend(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> tuple[Any, None]:
         layer = _layer_from_call(module, query, key, value, mask, named)
         if mask.window is not None and mask.window < self._context:
-            raise ConversionError(
-                f"{type(module).__name__} attends to a window of {mask.window} of its {self._context} positions: "
-                "ONNX Runtime 1.23 and 1.32 count such a window differently, so no graph is right on both"
-            )
+            layer = msgspec.structs.replace(layer, window=mask.window)
         rotated, self._rotated = self._rotated, None
         if rotated is not None and rotated[0] is query and rotated[1] is key:
             layer = msgspec.structs.replace(layer, rotary=rotated[2])
