@@ -25,7 +25,8 @@ setup: .venv/.setup
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and \
 	  "$(PYTHON) is Python %d.%d, edgefleet needs 3.10 or newer: make PYTHON=/path/to/python3.11" % v[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,agent,hub,dev]'
+	@# the extra tensorrt is empty but on x86-64 Linux, by the markers in pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,tensorrt,agent,hub,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oldest-onnxruntime $(OLDEST)
 	@touch $@
 
