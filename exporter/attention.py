@@ -22,7 +22,10 @@ _EMIT: Final = "edgefleet_ort"
 
 
 class LayerAttention(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attention layer asks for. `rotary` is an index into the tables of the plan, or None."""
+    """What one attention layer asks for. `rotary` is an index into the tables of the plan, or None.
+
+    `window` is how many positions a token sees, itself included; None is all.
+    """
 
     heads: int
     kv_heads: int
@@ -30,6 +33,7 @@ class LayerAttention(msgspec.Struct, frozen=True, kw_only=True):
     scale: float
     softcap: float
     rotary: int | None
+    window: int | None = None
 
 
 class AttentionPlan(msgspec.Struct, frozen=True, kw_only=True):
