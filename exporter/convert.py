@@ -43,7 +43,7 @@ def convert(model: Any, context: int, dialect: Dialect = "ort", *, half: bool = 
     from exporter.half import halve
     from exporter.layout import lay_out, lay_out_standard
 
-    plan = probe(model, context, windows=dialect != "ort")
+    plan = probe(model, context)
     with _quiet():
         if dialect == "ort":
             converted = _exported(model, plan, emitting, OPSET)
@@ -53,8 +53,8 @@ def convert(model: Any, context: int, dialect: Dialect = "ort", *, half: bool = 
             lay_out_standard(converted, emit_onnx.OPSET)
         if half:
             halve(converted)
-        if dialect == "plain":
-            plain.lower(converted)
+        if dialect != "ort":
+            plain.lower(converted, whole=dialect == "plain")
     for present in converted.graph.outputs[1:]:
         # Not "positions + sequence": past and present may be one buffer, and then its length is neither.
         layer = plan.layers[0]

@@ -25,8 +25,12 @@ OPSET: Final = 19
 _HIDDEN: Final = -6e4  # added to scores that a token must not see; float16 holds it, should a builder narrow it
 
 
-def lower(model: ir.Model) -> None:
-    """Lower all nodes of `model`. Raises ConversionError for one that has no plain form."""
+def lower(model: ir.Model, *, whole: bool = True) -> None:
+    """Lower all nodes of `model`, or only those `Attention` nodes that cap their scores where not `whole`.
+
+    TensorRT refuses these ("Setting softcap is not supported in TensorRT Attention", TensorRT-RTX 1.7).
+    Raises ConversionError for a node that has no plain form.
+    """
     from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
     graph = model.graph
@@ -38,14 +42,15 @@ def lower(model: ir.Model) -> None:
         "RMSNormalization": writer.rms_norm,
     }
     for node in list(graph):
-        if node.op_type in lowered:
+        if node.op_type in lowered and (whole or _attribute(node, "softcap", 0.0)):
             output, source = lowered[node.op_type](node), node.outputs[0]
             graph.insert_before(node, writer.taken())
             output.shape, output.type = source.shape, source.type
             source.replace_all_uses_with(output, replace_graph_outputs=True)
             output.name, source.name = source.name, f"{source.name}.lowered"
     RemoveUnusedNodesPass()(model)
-    model.opset_imports[""] = OPSET
+    if whole:
+        model.opset_imports[""] = OPSET
     ShapeInferencePass()(model)
 
 

@@ -44,16 +44,16 @@ class _Mask(msgspec.Struct, frozen=True):
         return self
 
 
-def probe(model: Any, context: int, *, windows: bool = False) -> AttentionPlan:
+def probe(model: Any, context: int) -> AttentionPlan:
     """Run `model` (a transformers causal language model, fp32, eval) once and say what its attention needs.
 
-    `context` is the number of positions that rotary tables must cover; `windows` says that the dialect has them.
+    `context` is the number of positions that rotary tables must cover.
     Raises ConversionError for masks, sinks, biases or rotary types that GroupQueryAttention cannot express.
     """
     import torch
 
     _refuse_positions_that_change(model.config)
-    watch = _Probe(model, context, windows)
+    watch = _Probe(model, context)
     try:
         with watch.hooked(), torch.no_grad():
             model(
@@ -75,10 +75,9 @@ def probe(model: Any, context: int, *, windows: bool = False) -> AttentionPlan:
 class _Probe:
     """Watches one forward pass. Keeps what it saw alive, because it recognises tensors by identity."""
 
-    def __init__(self, model: Any, context: int, windows: bool) -> None:
+    def __init__(self, model: Any, context: int) -> None:
         self._model = model
         self._context = context
-        self._windows = windows
         self._tables: list[tuple[Any, Any]] = []
         self._producers: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
         self._table_of: dict[int, int] = {}
@@ -152,13 +151,8 @@ class _Probe:
 
     def _attend(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> tuple[Any, None]:
         layer = _layer_from_call(module, query, key, value, mask, named)
-        window = mask.window if mask.window is not None and mask.window < self._context else None
-        layer = msgspec.structs.replace(layer, window=window)
-        if window is not None and not self._windows:
-            raise ConversionError(
-                f"{type(module).__name__} attends to a window of {window} of its {self._context} positions: "
-                "ONNX Runtime 1.23 and 1.32 count such a window differently, so no graph is right on both"
-            )
+        if mask.window is not None and mask.window < self._context:
+            layer = msgspec.structs.replace(layer, window=mask.window)
         rotated, self._rotated = self._rotated, None
         if rotated is not None and rotated[0] is query and rotated[1] is key:
             layer = msgspec.structs.replace(layer, rotary=rotated[2])

@@ -46,7 +46,7 @@ def random_model(architecture: str, *, config: str = "", **changes: Any) -> Any:
     settings = getattr(transformers, f"{config or architecture}Config")(**{**SIZES, **changes})
     torch.set_num_threads(1)  # two threads only wait for one another over matrices this small
     torch.manual_seed(0)
-    model = getattr(transformers, f"{architecture}ForCausalLM")(settings).eval()
+    model = transformers.AutoModelForCausalLM.from_config(settings).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.15)
