@@ -34,6 +34,22 @@ def lay_out(model: ir.Model) -> None:
     RemoveUnusedNodesPass()(model)
 
 
+def lay_out_standard(model: ir.Model, opset: int) -> None:
+    """What `lay_out` does with operators of ONNX alone, in place; `opset` is what the traced nodes belong to."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+    from onnxscript.optimizer import optimize
+    from onnxscript.rewriter.rules.fusion._rms_normalization import fuse_rms_normalization
+
+    _cut_reshapes(model.graph)
+    _split_gemms(model.graph)
+    _gather_kept_positions(model.graph)
+    fuse_rms_normalization(model)
+    model.opset_imports[""] = opset
+    optimize(model)
+    ShapeInferencePass()(model)
+    RemoveUnusedNodesPass()(model)
+
+
 def _cut_reshapes(graph: ir.Graph) -> None:
     """A chain of Reshapes keeps the order of elements, so one that ends in the shape it began with is nothing."""
     for node in list(graph):
