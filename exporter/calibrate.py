@@ -1,7 +1,7 @@
 """What does calibration text say of a graph: how its weights' inputs move together, and what each weight's error costs?
 
-Both are measured by running the fp32 graph in ONNX Runtime, decoder or encoder alike: `second_moments` with the inputs of
-the multiplications as further outputs, `sensitivity` with some weights replaced at a time.
+Both are measured by running the fp32 graph in ONNX Runtime, decoder or encoder alike: `second_moments` with the inputs
+of the multiplications as further outputs, `sensitivity` with some weights replaced at a time.
 
 Does not know how weights are quantized, nor who will be judged on which text.
 """
@@ -56,7 +56,7 @@ def sensitivity(
     rows: Sequence[Sequence[int]],
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, float]:
-    """How far the outputs move when one group of weights at a time is replaced: mean KL over the tokens of `rows`.
+    """How far outputs move when one group of weights at a time is replaced: mean KL over the tokens of `rows`.
 
     `groups` maps a group's name to its weights: the initializer's name and a function that gives the replacement, in the
     initializer's own shape. For outputs that are no distribution the measure is the mean squared difference, relative.

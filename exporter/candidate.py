@@ -1,6 +1,7 @@
 """What is tried, and which of it is taken?
 
-`Built` is a graph on disk, `Candidate` what became of it, `choose` the rule. Does not know how a graph is made or judged.
+`Built` is a graph on disk, `Candidate` what became of it, `choose` the rule. Does not know how a graph is made or
+judged.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 
 from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy, Graph, Pass
+from exporter.estimate import Estimate
 
 ANSWER_PROMPT_TOKENS: Final = 37  # the question that an answer's latency is quoted for
 ANSWER_NEW_TOKENS: Final = 96
@@ -32,6 +34,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int
     tensors: dict[str, str]
     passes: tuple[Pass, ...]
+    zeros: float | None = None  # share of the matrices' weights, where a pass made some
 
     @property
     def path(self) -> Path:
@@ -53,7 +56,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     zeros: float | None = None
     accuracy: Accuracy | None = None
     cost: Cost | None = None
-    estimate: Cost | None = None
+    estimate: Estimate | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -62,7 +65,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return float("inf") if cost is None else answer_ms(cost)
 
 
-def answer_ms(cost: Cost) -> float:
+def answer_ms(cost: Cost | Estimate) -> float:
     """Milliseconds from a prompt of 37 tokens to the last of 96 new ones; the first comes with the prefill.
 
     An encoder has no new tokens: its decode costs nothing.

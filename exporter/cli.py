@@ -75,7 +75,8 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
 @click.option("--static-calibration", "static_method", type=click.Choice(["minmax", "entropy", "percentile"]),
               default="entropy", show_default=True, help="How the ranges of static int8 are found.")  # fmt: skip
 @click.option("--max-accuracy-drop", "max_accuracy_drop_points", type=click.FloatRange(min=0, max=100), default=1.0,
-              show_default=True, metavar="POINTS", help="Points of accuracy that may be lost, at 95% confidence.")  # fmt: skip
+              show_default=True, metavar="POINTS",
+              help="Points of accuracy that may be lost, at 95% confidence.")  # fmt: skip
 @click.option("--target-latency-ms", type=click.FloatRange(min=0, min_open=True), metavar="X",
               help="Refuse what needs longer for an answer (37 tokens in, 96 out; an encoder: 37 in).")  # fmt: skip
 @_readable(

@@ -69,13 +69,14 @@ def estimate(
     if profile.memory_bandwidth_gb_per_s is None:
         return NoEstimate(f"{profile.name} has no bandwidth of its own: measure on such a machine")
     there_bytes_per_s = profile.memory_bandwidth_gb_per_s * 1e9
-    fraction = reached_fraction(read_bytes_per_token, here_bytes_per_s, cost.decode_ms_per_token)
+    decodes = cost.decode_ms_per_token > 0  # an encoder does not
+    fraction = reached_fraction(read_bytes_per_token, here_bytes_per_s, cost.decode_ms_per_token) if decodes else 1.0
     slower = here_bytes_per_s / there_bytes_per_s
     return Estimate(
         where=f"{profile.name}, from {profile.memory_bandwidth_gb_per_s:g} GB/s there and "
         f"{here_bytes_per_s / 1e9:.1f} GB/s here",
         fixed_ms=cost.fixed_ms * slower,
         prefill_ms_per_token=cost.prefill_ms_per_token * slower,
-        decode_ms_per_token=decode_ms(read_bytes_per_token, there_bytes_per_s, fraction),
+        decode_ms_per_token=decode_ms(read_bytes_per_token, there_bytes_per_s, fraction) if decodes else 0.0,
         bandwidth_fraction=fraction,
     )

@@ -10,12 +10,13 @@ import ctypes
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from edge_agent.bench import Cost, measure_decoder
-from edge_agent.manifest import Accuracy, Graph, Pass, Sample
+from edge_agent.evaluate import WINDOW_TOKENS
+from edge_agent.manifest import Accuracy, Pass, Sample
 from exporter.candidate import ANSWER_NEW_TOKENS, ANSWER_PROMPT_TOKENS, Built
 from exporter.codes import Coder
 from exporter.errors import CalibrationError
@@ -28,6 +29,7 @@ from exporter.source import Source
 from exporter.text import Text, Texts, apart, halves, judged, rows_from_file, texts_from_model
 
 SAMPLE_TOKENS: Final = 16
+ENGINE_BLOCK: Final = 128  # of int4 weights in an engine's graph
 SAMPLE_PROMPTS: Final = (
     "What is the capital of France?",
     "Name three colours.",
@@ -88,12 +90,67 @@ class Generation:
             directory=directory,
             graph=graph,
             weights_bytes=weights_bytes,
-            tensors={"embedding": "fp32", "linear": "fp32", "norm": "fp32", "cache": "fp32"},
+            tensors=dict.fromkeys(("embedding", "head", "linear", "norm", "cache"), "fp32"),
             passes=(*passes, made),
         )
         if self._graded is not None and not self._right:
             self._right = self._answers_right(built)  # the untouched graph is the yardstick
         return built
+
+    def convert_for_engine(self, dialect: Literal["onnx", "plain"], context: int, passes: Sequence[Pass]) -> Built:
+        """The fp16 graph of the torch model in a dialect that TensorRT parses, for `context` positions."""
+        from exporter.convert import convert, describe
+        from exporter.graph_file import write_graph
+
+        self._tell(f"converting to dialect {dialect}", 0)
+        graph_model = convert(self._source.model, context, dialect, half=True)
+        graph = describe(graph_model, dialect)
+        directory = self._staging / f"engine-{dialect}"
+        path = directory / graph.path
+        path.parent.mkdir(parents=True)
+        weights_bytes = write_graph(graph_model, path)
+        return Built(
+            name="fp16",
+            precision="fp16",
+            directory=directory,
+            graph=graph,
+            weights_bytes=weights_bytes,
+            tensors={},
+            passes=tuple(passes),
+        )
+
+    def quantized_for_engine(self, half: Built, precision: str) -> Built:
+        """The fp16 graph with weights of `precision` as QuantizeLinear pairs."""
+        import onnx_ir as ir
+
+        from exporter.graph_file import write_graph
+        from exporter.qdq import quantize_qdq
+
+        self._tell(f"quantizing the engine's graph to {precision}", 0)
+        graph_model = ir.load(half.path)
+        quantize_qdq(graph_model, int(precision.removeprefix("int")), ENGINE_BLOCK)
+        directory = half.directory.with_name(f"{half.directory.name}-{precision}")
+        path = directory / half.graph.path
+        path.parent.mkdir(parents=True)
+        weights_bytes = write_graph(graph_model, path)
+        return msgspec.structs.replace(
+            half, name=precision, precision=precision, directory=directory, weights_bytes=weights_bytes
+        )
+
+    def verify_surrogate(self, built: Built) -> Accuracy:
+        """How truthful a graph of another dialect is, in ONNX Runtime."""
+        from exporter.surrogate import SurrogateDecoder
+        from exporter.verify import score
+
+        decoder = SurrogateDecoder(built.path, built.graph, context=WINDOW_TOKENS)
+        try:
+            return score(
+                decoder.logits, self._reference,
+                budget_points=self._order.max_accuracy_drop_points,
+                on_progress=self._scoring(f"verifying the engine's graph in {built.precision}"),
+            )  # fmt: skip
+        finally:
+            decoder.close()
 
     def release(self) -> None:
         """Let go of the torch model; its memory is the candidates' from here on."""
@@ -114,16 +171,25 @@ class Generation:
         """The candidate of `recipe`, made from the fp32 graph `base`."""
         import onnx_ir as ir
 
+        from exporter.convert import describe
         from exporter.graph_file import write_graph
+        from exporter.half import halve
         from exporter.quantize import rewrite
 
         if recipe.precision == "fp32":
             return base
         self._tell(f"quantizing: {recipe.name}", 0)
-        coder = self._coder(base)
-        blocks = coder.codes(recipe)
         graph_model = ir.load(base.path)
-        rewrite(graph_model, blocks)
+        if recipe.precision == "fp16":
+            halve(graph_model)
+            graph, tensors = describe(graph_model), dict.fromkeys(base.tensors, "fp16")
+            made = Pass(name="halve", parameters={"precision": "fp16"})
+        else:
+            coder = self._coder(base)
+            blocks = coder.codes(recipe)
+            rewrite(graph_model, blocks)
+            graph, tensors = base.graph, {**coder.tensors(blocks), "norm": "fp32", "cache": "fp32"}
+            made = coder.record(recipe, blocks)
         directory = self._staging / recipe.name
         path = directory / base.graph.path
         path.parent.mkdir(parents=True)
@@ -133,25 +199,19 @@ class Generation:
             name=recipe.name,
             precision=recipe.precision,
             directory=directory,
+            graph=graph,
             weights_bytes=weights_bytes,
-            tensors={**coder.tensors(blocks), "norm": "fp32", "cache": "fp32"},
-            passes=(*base.passes, coder.record(recipe, blocks)),
+            tensors=tensors,
+            passes=(*base.passes, made),
         )
 
     def verify(self, built: Built) -> Accuracy:
         """How truthful it is, in the runtime that will serve it."""
         from exporter.verify import verify
 
-        total, done = self._reference.text.scored_tokens, 0
-
-        def scored(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            self._tell(f"verifying {built.name}", done / total)
-
         accuracy = verify(
             self._reference, built.path, built.graph,
-            budget_points=self._order.max_accuracy_drop_points, on_progress=scored,
+            budget_points=self._order.max_accuracy_drop_points, on_progress=self._scoring(f"verifying {built.name}"),
         )  # fmt: skip
         return accuracy if self._graded is None else self._with_answers(accuracy, self._answers_right(built))
 
@@ -198,15 +258,19 @@ class Generation:
         return Texts(own or sampled.calibration, judging or sampled.evaluation)
 
     def _recorded(self) -> Reference:
-        text = self._texts.evaluation
-        done = 0
+        told = self._scoring("recording what the reference says")
+        return record(self._source.model, self._texts.evaluation, self._staging / "reference", told)
+
+    def _scoring(self, what: str) -> Callable[[int], None]:
+        """Progress over the evaluation text, by tokens."""
+        total, done = self._texts.evaluation.scored_tokens, 0
 
         def scored(tokens: int) -> None:
             nonlocal done
             done += tokens
-            self._tell("recording what the reference says", done / text.scored_tokens)
+            self._tell(what, done / total)
 
-        return record(self._source.model, text, self._staging / "reference", scored)
+        return scored
 
     def _coder(self, base: Built) -> Coder:
         if base.name not in self._coders:

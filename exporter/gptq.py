@@ -2,8 +2,8 @@
 
 GPTQ (Frantar et al., Accurate Post-Training Quantization for Generative Pre-trained Transformers, 2023): columns are
 rounded one after the other, and what each rounding changes in the layer's output on calibration text is taken up by the
-columns not yet rounded, by the inverse of the inputs' second moments. Each block's scale is searched (`rounding.py`) when
-its turn comes, on the weights as they are then.
+columns not yet rounded, by the inverse of the inputs' second moments. Each block's scale is searched (`rounding.py`)
+when its turn comes, on the weights as they are then.
 
 Does not know where the second moments come from (`calibrate.py`).
 """

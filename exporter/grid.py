@@ -1,7 +1,7 @@
 """Was a matrix quantized before, and on which grid?
 
-A checkpoint that was stored in 4 or 8 bits (GGUF's Q4_0, Q4_1, Q8_0, Q4_K and their like) comes back as float32, but its
-weights still lie on a grid: in every block of consecutive weights they are `minimum + step * code` with small whole
+A checkpoint that was stored in 4 or 8 bits (GGUF's Q4_0, Q4_1, Q8_0, Q4_K and their like) comes back as float32, but
+its weights still lie on a grid: in every block of consecutive weights they are `minimum + step * code` with small whole
 codes. `find_grid` recovers step and codes from the values alone, so the weights can be stored again in as many bits
 without being rounded a second time, whatever rows were permuted or concatenated on the way.
 

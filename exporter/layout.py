@@ -1,9 +1,9 @@
 """How is an exported decoder graph laid out so that little runs between the matrix multiplications?
 
-Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add (the
-form that the quantizer knows), the choice of positions to keep becomes one Gather,
-sibling projections of the same input become one multiplication (queries, keys and values are given to the attention
-node packed, as they are where the model projects them packed already), and onnxscript's fusions turn norms and skip connections into single nodes.
+Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add (the form
+that the quantizer knows), the choice of positions to keep becomes one Gather, sibling projections of the same input
+become one multiplication (queries, keys and values are given to the attention node packed, as they are where the model
+projects them packed already), and onnxscript's fusions turn norms and skip connections into single nodes.
 
 Does not know where the graph came from, and never touches a weight's value.
 """

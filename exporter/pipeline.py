@@ -1,4 +1,5 @@
-"""How does a checkpoint become a bundle: load, prune, compress, recover, convert, quantize, verify, measure, choose, write.
+"""How does a checkpoint become a bundle: load, prune, compress, recover, convert, quantize, verify, measure, choose,
+write.
 
 `export` is that story in order. All work happens in a staging directory beside the output, which is gone afterwards
 whatever happens. Does not know how any step is done, nor how its outcome is printed.
@@ -16,12 +17,17 @@ from pathlib import Path
 import msgspec
 
 import device_profiles
-from edge_agent.manifest import SCHEMA, GenerationDefaults, Manifest, Measured, Pass
+from device_profiles.profile import Profile, with_jetpack
+from edge_agent.manifest import SCHEMA, GenerationDefaults, Graph, Manifest, Measured, Pass
 from exporter.candidate import Built, Candidate, choose
-from exporter.errors import GateRefused, OutputError
+from exporter.engines import engine_for, graphs_of, wanted_dialect
+from exporter.errors import GateRefused, OrderError, OutputError
+from exporter.foresight import budget, refuse_too_large
 from exporter.generation import Generation
 from exporter.judge import Judge
-from exporter.order import Order
+from exporter.order import SERVED_CONTEXT, Order
+from exporter.recipe import precision_refusal
+from exporter.recipes import recipes
 from exporter.report import Report
 from exporter.source import Source, open_source
 
@@ -35,15 +41,19 @@ def export(order: Order, tell: Tell) -> Report:
     `device_profiles`, and GateRefused, which carries the report, when no candidate may become the bundle.
     """
     started = time.monotonic()
-    profile = device_profiles.profile.load(order.profile)
+    profile = _profile(order)
+    dialect = wanted_dialect(order, profile)
     with _staging(order.output) as staging:
         tell("loading the checkpoint", 0)
-        source = open_source(order.model)
+        source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
+        context = min(source.info.context_length, order.context or SERVED_CONTEXT)
+        refuse_too_large(order, profile, source, context)
         work = Generation(order, source, staging, tell)
         untouched = work.convert("fp32", ())
         stages = [untouched, *_modified(order, work, tell)]
+        half = None if dialect is None else work.convert_for_engine(dialect, context, stages[-1].passes)
         work.release()
-        judge = Judge(order, profile, work)
+        judge = Judge(order, profile, work, context)
         told = tuple(judge(stage) for stage in stages)
         built = [work.build(recipe, stages[-1]) for recipe in work.recipes(profile.precisions, stages[-1])]
         candidates = tuple(judge(one) for one in built)
@@ -61,15 +71,67 @@ def export(order: Order, tell: Tell) -> Report:
         chosen = choose(candidates, by_speed=order.precision == "auto")
         if chosen is None:
             raise GateRefused(_refusal(candidates), report)
-        tell("writing the bundle", 0)
         winner = next(one for one in built if one.name == chosen.name)
+        engine = None if half is None else engine_for(order, profile, work, half, winner, context, tell)
+        tell("writing the bundle", 0)
         report = msgspec.structs.replace(
-            report, accepted=True, chosen=chosen.name, precision=winner.precision, passes=winner.passes
+            report,
+            accepted=True,
+            chosen=chosen.name,
+            precision=winner.precision,
+            passes=winner.passes,
+            engines=() if engine is None else (engine.engine,),
         )
-        manifest = _written(order, profile, source, work, winner, chosen, report)
+        manifest = _written(order, source, work, winner, graphs_of(winner, engine), chosen, report)
     return msgspec.structs.replace(
         report, bundle_id=manifest.bundle_id, path=str(order.output), seconds=time.monotonic() - started
     )
+
+
+def plan(order: Order) -> Report:
+    """What `export` would try, after every check that needs no work: nothing is written.
+
+    Raises what `export` raises for an order that cannot be carried out.
+    """
+    started = time.monotonic()
+    profile = _profile(order)
+    wanted_dialect(order, profile)
+    if order.output.exists() or order.output.is_symlink():
+        raise OutputError(f"{order.output} exists already: choose another --output, or remove it first")
+    source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
+    context = min(source.info.context_length, order.context or SERVED_CONTEXT)
+    refuse_too_large(order, profile, source, context)
+    tried = recipes(order, profile.precisions, on_grid=source.quantized_blocks is not None)
+    return Report(
+        profile=profile.name,
+        task=source.task,
+        passes=(),
+        stages=(),
+        candidates=tuple(
+            Candidate(
+                name=one.name, precision=one.precision, accepted=False, reason="dry run: not tried",
+                weights_bytes=budget(order, profile, source, context, one.precision).weights_bytes,
+            )
+            for one in tried
+        ),
+        reference_latency_ms=None,
+        measured_on="",
+        command=order.command,
+        seconds=time.monotonic() - started,
+    )  # fmt: skip
+
+
+def _profile(order: Order) -> Profile:
+    """The device, with the JetPack asked for. Raises ProfileError; EngineError for a precision that it lacks."""
+    profile = device_profiles.profile.load(order.profile)
+    if order.jetpack is not None:
+        profile = with_jetpack(profile, order.jetpack)
+    for precision in {"auto": (), "mixed": ("int4", "int8")}.get(order.precision, (order.precision,)):
+        if (refusal := precision_refusal(profile, precision)) is not None:
+            raise OrderError(f"--precision {order.precision}: {refusal}")
+    if order.precision == "fp8":
+        raise OrderError("--precision fp8: no graph with FP8 weights can be scored in ONNX Runtime on a CPU: take int8")
+    return profile
 
 
 def _modified(order: Order, work: Generation, tell: Tell) -> Iterator[Built]:
@@ -137,7 +199,13 @@ def _refusal(candidates: Sequence[Candidate]) -> str:
 
 
 def _written(
-    order: Order, source: Source, work: Generation, winner: Built, chosen: Candidate, report: Report
+    order: Order,
+    source: Source,
+    work: Generation,
+    winner: Built,
+    graphs: tuple[Graph, ...],
+    chosen: Candidate,
+    report: Report,
 ) -> Manifest:
     from edge_agent.bundle import write_bundle
     from exporter.page import page
@@ -146,8 +214,9 @@ def _written(
     document = msgspec.json.format(msgspec.json.encode(report.document()), indent=2)
     (winner.directory / "report.json").write_bytes(document + b"\n")
     (winner.directory / "report.html").write_text(page(report), "utf-8")
-    cost = chosen.estimate or chosen.cost
+    cost = chosen.cost
     assert cost is not None
+    told = chosen.estimate or cost
     draft = Manifest(
         schema=SCHEMA,
         bundle_id="",
@@ -157,18 +226,18 @@ def _written(
         profile=report.profile,
         passes=winner.passes,
         precision=winner.tensors,
-        graphs=(winner.graph,),
+        graphs=graphs,
         tokenizer=tokenizer,
         generation=GenerationDefaults(stop_ids=source.stop_ids),
         samples=work.samples(winner),
         accuracy=chosen.accuracy,
         measured=Measured(
-            where=report.measured_on,
+            where=report.measured_on if chosen.estimate is None else chosen.estimate.where,
             runtime=cost.runtime,
             threads=cost.threads,
-            fixed_ms=cost.fixed_ms,
-            prefill_ms_per_token=cost.prefill_ms_per_token,
-            decode_ms_per_token=cost.decode_ms_per_token,
+            fixed_ms=told.fixed_ms,
+            prefill_ms_per_token=told.prefill_ms_per_token,
+            decode_ms_per_token=told.decode_ms_per_token,
             load_ms=cost.load_ms,
             peak_rss_bytes=cost.peak_rss_bytes,
             estimated=chosen.estimate is not None,

@@ -1,7 +1,7 @@
 """How is a graph of dialect `onnx` written without the operators that older TensorRT parsers lack?
 
-`lower` replaces, in place, `Attention`, `RotaryEmbedding`, `TensorScatter` and `RMSNormalization` by MatMul, Softmax and
-element-wise operators of opset 19, which onnx-tensorrt takes from TensorRT 10.0 on (docs/operators.md of its 10.1
+`lower` replaces, in place, `Attention`, `RotaryEmbedding`, `TensorScatter` and `RMSNormalization` by MatMul, Softmax
+and element-wise operators of opset 19, which onnx-tensorrt takes from TensorRT 10.0 on (docs/operators.md of its 10.1
 branch: opsets 9 to 20). What is computed stays the same, in float32 where the replaced operators compute in it.
 
 - A cache is written by choosing, for each of its positions, the old entry or the step's: ScatterND would copy it too.

@@ -12,6 +12,7 @@ import msgspec
 from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy, Engine, Pass
 from exporter.candidate import Candidate
+from exporter.estimate import Estimate
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +26,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     passes: tuple[Pass, ...]
     stages: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
-    reference_latency_ms: float
+    reference_latency_ms: float | None
     measured_on: str
     seconds: float
     command: str = ""
@@ -117,15 +118,15 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _cost(cost: Cost | None) -> dict[str, Any] | None:
+def _cost(cost: Cost | Estimate | None) -> dict[str, Any] | None:
     if cost is None:
         return None
-    return {
+    told = {
         "fixed_ms": _rounded(cost.fixed_ms),
         "prefill_ms_per_token": _rounded(cost.prefill_ms_per_token, 4),
         "decode_ms_per_token": _rounded(cost.decode_ms_per_token, 4),
-        "peak_rss_bytes": cost.peak_rss_bytes,
     }
+    return {**told, "peak_rss_bytes": cost.peak_rss_bytes} if isinstance(cost, Cost) else {**told, "where": cost.where}
 
 
 def _perplexity_ratio(accuracy: Accuracy) -> float | None:

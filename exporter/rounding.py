@@ -2,7 +2,8 @@
 
 `round_to_nearest` spans each block from its least to its greatest weight. `search` tries narrower spans and keeps the
 one whose error, weighted by how much each input matters, is least, then fits scale and zero point to the codes by
-weighted least squares (the search of llama.cpp's k-quants, K. Kawrakow; with weights E[x^2] as in AWQ, Lin et al. 2023).
+weighted least squares (the search of llama.cpp's k-quants, K. Kawrakow; with weights E[x^2] as in AWQ, Lin et al.
+2023).
 
 Does not know the graph, nor how an error in one block can be made good in the next (`gptq.py`).
 """
@@ -14,22 +15,21 @@ from typing import TYPE_CHECKING, Final
 from exporter.blocks import Blocks, Codes, Floats, blocked, blocks_of
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 _ROWS_AT_ONCE: Final = 8192  # bounds the temporaries, about 20 bytes a weight
 _SPANS: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)  # of the whole one: those that are tried
 
 
-def round_to_nearest(matrix: Floats, bits: int, block: int = 32, *, symmetric: bool = False) -> Blocks:
+def round_to_nearest(matrix: Floats, bits: int, block: int = 32) -> Blocks:
     """Quantize float32 (rows, columns) along its columns; the error of a weight is at most about half its step.
 
-    Zero is always representable, so the padding of a last short block costs nothing. `symmetric` keeps every zero point
-    at the middle code.
+    Zero is always representable, so the padding of a last short block costs nothing.
     """
     import numpy as np
 
     parts = [
-        _rounded(blocked(matrix[start : start + _ROWS_AT_ONCE], block), bits, symmetric)
+        _rounded(blocked(matrix[start : start + _ROWS_AT_ONCE], block), bits)
         for start in range(0, len(matrix), _ROWS_AT_ONCE)
     ]
     codes, scales, zeros = (np.concatenate(group) for group in zip(*parts, strict=True))
@@ -95,19 +95,15 @@ def search_grid(weights: Floats, importance: Floats, bits: int) -> tuple[Floats,
     return best_scale, best_zero
 
 
-def _rounded(grouped: Floats, bits: int, symmetric: bool) -> tuple[Codes, Floats, Codes]:
+def _rounded(grouped: Floats, bits: int) -> tuple[Codes, Floats, Codes]:
     """Codes (rows, blocks, block), scales and zero points (rows, blocks)."""
     import numpy as np
 
     top = 2**bits - 1
-    middle = 2 ** (bits - 1)
     low = np.minimum(grouped.min(axis=2), 0.0)
     high = np.maximum(grouped.max(axis=2), 0.0)
-    if symmetric:
-        scales = np.maximum(high, -low) / np.float32(middle - 1)
-    else:
-        scales = (high - low) / np.float32(top)
+    scales = (high - low) / np.float32(top)
     scales[scales == 0] = 1.0
-    zeros: np.ndarray = np.full_like(scales, middle) if symmetric else np.clip(np.rint(-low / scales), 0, top)
+    zeros = np.clip(np.rint(-low / scales), 0, top)
     codes = np.clip(np.rint(grouped / scales[:, :, None]) + zeros[:, :, None], 0, top).astype(np.uint8)
     return codes, scales.astype(np.float32), zeros.astype(np.uint8)

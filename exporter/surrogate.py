@@ -114,4 +114,6 @@ def _session(path: Path, threads: int | None) -> Any:
     try:
         return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has no root of its own errors
-        raise ConversionError(f"{path}: ONNX Runtime refuses the graph: {' '.join(str(error).split())[:300]}") from error
+        raise ConversionError(
+            f"{path}: ONNX Runtime refuses the graph: {' '.join(str(error).split())[:300]}"
+        ) from error

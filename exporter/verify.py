@@ -1,8 +1,8 @@
 """How truthful is a candidate, against the untouched reference, on text?
 
 A candidate runs in the runtime that will serve it, over the windows that the reference saw in PyTorch (`reference.py`),
-and what is kept of each window are sums. A candidate passes if the upper end of the paired 95% interval of its accuracy drop is
-inside the budget, so that luck on this text is not enough.
+and what is kept of each window are sums. A candidate passes if the upper end of the paired 95% interval of its accuracy
+drop is inside the budget, so that luck on this text is not enough.
 
 Does not know what was done to a candidate, nor how fast it is.
 """
@@ -99,11 +99,6 @@ def score(
         _add(tally, said, got)
         on_progress(len(said.targets))
     return tally.accuracy(budget_points=budget_points, text=reference.text.origin)
-
-
-def accepted(accuracy: Accuracy) -> bool:
-    """The gate: even the upper end of the interval must be inside the budget (NaN is not)."""
-    return accuracy.drop_bound_points <= accuracy.budget_points
 
 
 def _add(tally: Tally, said: Said, candidate: torch.Tensor) -> None:

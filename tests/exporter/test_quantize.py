@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -111,16 +112,25 @@ def test_offsets_are_computed(tmp_path: Path) -> None:
     graph = ir.load(case.path)
     found = {name: find_grid(one.rows, 4) for name, one in matrices(graph).items() if not one.embeds}
     assert all(blocks is not None and blocks.offsets is not None for blocks in found.values())
-    rewrite(graph, {name: blocks for name, blocks in found.items() if blocks is not None})
-    path = tmp_path / "decoder.onnx"
-    write_graph(graph, path)
     ids = draw.integers(0, 256, 40).tolist()
     wanted = logits_of(model, ids)
-    decoder = Decoder(path, case.graph, context=64, threads=1)
-    assert np.abs(decoder.logits(ids) - wanted).mean() / np.abs(wanted).mean() < 0.04
-    decoder.prefill(ids[:20])
-    steps = np.array([decoder.step(token).copy() for token in ids[20:]])
-    assert np.abs(steps - wanted[20:]).mean() / np.abs(wanted[20:]).mean() < 0.04
+
+    def error(name: str, blocks: dict[str, Blocks]) -> float:
+        changed = ir.load(case.path)
+        rewrite(changed, blocks)
+        path = tmp_path / f"{name}.onnx"
+        write_graph(changed, path)
+        decoder = Decoder(path, case.graph, context=64, threads=1)
+        decoder.prefill(ids[:20])
+        steps = np.array([decoder.step(token).copy() for token in ids[20:]])
+        errors = np.abs(decoder.logits(ids) - wanted).mean(), np.abs(steps - wanted[20:]).mean()
+        return float(max(errors) / np.abs(wanted).mean())
+
+    blocks = {name: one for name, one in found.items() if one is not None}
+    assert error("kept", blocks) < 0.08
+    assert error("kept", blocks) < 0.3 * error(
+        "left out", {name: msgspec.structs.replace(one, offsets=None) for name, one in blocks.items()}
+    )
 
 
 def test_an_embedding_with_offsets_is_refused(tiny_llama: Exported) -> None:

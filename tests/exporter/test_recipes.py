@@ -34,7 +34,7 @@ def test_what_was_stored_in_4_bits_is_not_rounded_again() -> None:
 
 
 def test_a_fixed_precision_tries_every_method_of_it() -> None:
-    """Round to nearest is among the int4 candidates, as the yardstick of the others; mixed is made by the better ones."""
+    """Round to nearest is among int4, as the yardstick of the others; mixed is made by the better ones."""
     assert names(CPU, precision="int4") == ["int4-round-to-nearest", "int4-k-quant", "int4-gptq"]
     assert names(CPU, precision="mixed") == ["mixed-k-quant", "mixed-gptq"]
     assert names(CPU, precision="int8") == ["int8"]

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from exporter.judge import accepted
 from exporter.reference import Reference, record
 from exporter.text import Text
-from exporter.verify import Tally, accepted, score, verify
+from exporter.verify import Tally, score, verify
 from tests.exporter.conftest import Exported, random_model
 
 ROWS = tuple(tuple(np.random.default_rng(seed).integers(0, 256, 48).tolist()) for seed in range(6))
