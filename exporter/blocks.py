@@ -86,9 +86,8 @@ def packed(values: Codes, bits: int) -> Codes:
     if bits == 8:
         return np.ascontiguousarray(values)
     if values.shape[1] % 2:
-        values = np.pad(values, ((0, 0), (0, 1)))
-    both: Codes = values[:, 0::2] | (values[:, 1::2] << 4)
-    return both
+        values = np.pad(values, ((0, 0), (0, 1))).astype(np.uint8)
+    return (values[:, 0::2] | (values[:, 1::2] << 4)).astype(np.uint8)
 
 
 def unpacked(values: Codes, bits: int) -> Codes:

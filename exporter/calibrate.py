@@ -58,8 +58,8 @@ def sensitivity(
 ) -> dict[str, float]:
     """How far outputs move when one group of weights at a time is replaced: mean KL over the tokens of `rows`.
 
-    `groups` maps a group's name to its weights: the initializer's name and a function that gives the replacement, in the
-    initializer's own shape. For outputs that are no distribution the measure is the mean squared difference, relative.
+    `groups` maps a group's name to its weights: the initializer's name and a function that gives the replacement, in
+    the initializer's own shape. For outputs that are no distribution the measure is the mean squared difference, relative.
     """
     import numpy as np
 

@@ -92,6 +92,7 @@ class Generation:
             weights_bytes=weights_bytes,
             tensors=dict.fromkeys(("embedding", "head", "linear", "norm", "cache"), "fp32"),
             passes=(*passes, made),
+            zeros=next((one.parameters["zeros"] for one in reversed(passes) if "zeros" in one.parameters), None),
         )
         if self._graded is not None and not self._right:
             self._right = self._answers_right(built)  # the untouched graph is the yardstick
@@ -285,7 +286,7 @@ class Generation:
 
         assert self._graded is not None
         rows = self._graded.rows
-        right = []
+        right: list[bool] = []
         for row, ids in zip(rows, self._answers(built, [row.text for row in rows], QA_MAX_TOKENS), strict=True):
             self._tell(f"asking {built.name}", len(right) / len(rows))
             right.append(is_right(self._source.tokenizer.decode(ids, skip_special_tokens=True), row.answers))
