@@ -59,7 +59,7 @@ def sensitivity(
     """How far outputs move when one group of weights at a time is replaced: mean KL over the tokens of `rows`.
 
     `groups` maps a group's name to its weights: the initializer's name and a function that gives the replacement, in
-    the initializer's own shape. For outputs that are no distribution the measure is the mean squared difference, relative.
+    the initializer's own shape. For outputs that are no distribution it is the relative mean squared difference.
     """
     import numpy as np
 

@@ -112,8 +112,8 @@ def _exported(model: Any, plan: AttentionPlan, emit: Callable[..., Any], opset: 
     layers = plan.layers
     if len({(layer.kv_heads, layer.head_dim) for layer in layers}) != 1:
         raise ConversionError(
-            f"the layers of {type(model).__name__} differ in their key and value heads: "
-            "one cache layout cannot hold them"
+            f"{type(model).__name__} cannot be exported: its layers differ in their key and value heads, "
+            "and one cache layout cannot hold them"
         )
     inputs = (
         torch.zeros((batch, sequence), dtype=torch.long),

@@ -1,9 +1,10 @@
 """How is an exported decoder graph laid out so that little runs between the matrix multiplications?
 
-Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add (the form
-that the quantizer knows), the choice of positions to keep becomes one Gather, sibling projections of the same input
-become one multiplication (queries, keys and values are given to the attention node packed, as they are where the model
-projects them packed already), and onnxscript's fusions turn norms and skip connections into single nodes.
+Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add and a
+factor leaves FusedMatMul (the forms that the quantizer knows), the choice of positions to keep becomes one Gather,
+sibling projections of the same input become one multiplication (queries, keys and values are given to the attention
+node packed, as they are where the model packs them itself), and onnxscript's fusions turn norms and skip connections
+into single nodes.
 
 Does not know where the graph came from, and never touches a weight's value.
 """
@@ -30,6 +31,7 @@ def lay_out(model: ir.Model) -> None:
     _gather_kept_positions(model.graph)
     RemoveUnusedNodesPass()(model)
     optimize_for_ort(model)
+    _part_scales(model.graph)
     _pack_attention_inputs(model.graph)
     RemoveUnusedNodesPass()(model)
 
@@ -96,6 +98,34 @@ def _split_gemms(graph: ir.Graph) -> None:
             node.outputs[0].shape, node.outputs[0].type = output.shape, output.type
         graph.insert_before(gemm, [product, added])
         output.replace_all_uses_with(added.outputs[0], replace_graph_outputs=True)
+
+
+def _part_scales(graph: ir.Graph) -> None:
+    """FusedMatMul with a factor by a constant becomes FusedMatMul and Mul, since the quantizer knows no factor.
+
+    So arrives the head of Gemma 2, whose logits are divided by their soft cap.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    for fused in list(graph):
+        alpha = fused.attributes.get("alpha")
+        if fused.op_type != "FusedMatMul" or alpha is None or alpha.as_float() == 1 or not _has_weight(fused):
+            continue
+        output = fused.outputs[0]
+        factor = ir.Value(name=f"{output.name}.factor", const_value=ir.tensor(np.float32(alpha.as_float())))
+        graph.register_initializer(factor)
+        scaled = ir.node("Mul", [output, factor])
+        scaled.outputs[0].shape, scaled.outputs[0].type = output.shape, output.type
+        graph.insert_after(fused, scaled)
+        output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
+        scaled.replace_input_with(0, output)
+        scaled.outputs[0].name, output.name = output.name, f"{output.name}.unscaled"
+        fused.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
+
+
+def _has_weight(product: ir.Node) -> bool:
+    return any(_constant(value) is not None for value in product.inputs)
 
 
 def _is_plain_gemm(node: ir.Node) -> bool:

@@ -89,6 +89,13 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An untied two-layer Mistral that sees a window of 8 positions, and its graph."""
+    model = random_model("Mistral", sliding_window=8)
+    return exported(model, tmp_path_factory.mktemp("windowed"))
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory with that Llama, a tokenizer and a chat template. Do not write into it."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny-llama"

@@ -23,7 +23,7 @@ from tests.exporter.conftest import Exported, byte_tokenizer
 
 
 def test_sampled_text_is_enough_and_the_seed_decides_it(tiny_llama: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At least 4,000 tokens are scored; the same seed gives the same rows, another one others; no row is on both sides."""
+    """At least 4,000 tokens are scored; a seed gives the same rows again, another others; no row is on both sides."""
     tokenizer = byte_tokenizer()
     first = texts_from_model(tiny_llama.model, tokenizer, seed=1)
     assert first.evaluation.scored_tokens >= SCORED_TOKENS >= 4000
