@@ -32,6 +32,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     how: str
     percent: float
+    optimized: bool
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -112,6 +113,7 @@ def bars(report: Report, chosen: Candidate | None) -> list[Bar]:
             text=f"{figure(latency)} ms",
             how=f"estimated for {report.profile}" if estimated else f"measured on {report.measured_on}",
             percent=round(100 * latency / longest, 2),
+            optimized=label == "Optimized",
         )
         for label, name, latency, estimated in told
     ]
@@ -144,15 +146,15 @@ def verdict(one: Candidate, report: Report) -> str:
 def figure(value: float) -> str:
     """Three digits, or all those before the point.
 
-    >>> figure(1234.5), figure(87.62), figure(5.456), figure(0.012345), figure(0), figure(float("inf"))
-    ('1,234', '87.6', '5.46', '0.0123', '0', '-')
+    >>> figure(1234.5), figure(99.97), figure(7), figure(0.012345), figure(0), figure(float("inf"))
+    ('1,234', '100', '7.00', '0.0123', '0', '-')
     """
     if not math.isfinite(value):
         return NOTHING
     size = abs(value)
     if size >= 1e9 or 0 < size < 1e-4:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if size >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if size >= 100 or size == 0 else f"{value:#.3g}".rstrip(".")
 
 
 def signed(points: float) -> str:
@@ -231,13 +233,13 @@ def _of_accuracy(write: Callable[[Accuracy], Cell | str | None]) -> Callable[[Ca
 
 
 def _of_cost(read: Callable[[Cost], float]) -> Callable[[Candidate], Cell]:
-    """The cell of a cost: for another device the estimate, and beneath it what was measured here."""
+    """The cell of a cost: for another device the estimate, beneath it what was measured here. 0 is no figure."""
 
     def cell(one: Candidate) -> Cell:
-        here = "" if one.cost is None else figure(read(one.cost))
-        if one.estimate is not None:
-            return Cell(f"≈ {figure(read(one.estimate))}", f"{here} here" if here else "")
-        return Cell(here or NOTHING)
+        here, there = (NOTHING if cost is None else figure(read(cost) or math.inf) for cost in (one.cost, one.estimate))
+        if there != NOTHING:
+            return Cell(f"≈ {there}", "" if here == NOTHING else f"{here} here")
+        return Cell(here)
 
     return cell
 

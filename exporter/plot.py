@@ -15,9 +15,10 @@ import msgspec
 
 LARGEST: Final = 1e12  # what is further from zero than this has no place on a plot
 _EQUAL: Final = 1e-9  # values within this share of their size are one
-_GLYPH: Final = 0.58  # width of a character in font sizes: above the mean of common sans-serif fonts
-_MARK_PX: Final = 7.0  # half of the square around a mark that stays free of labels
-_RINGS_PX: Final = (11, 20, 32, 46, 62, 80, 100, 124)  # how far a label may stand from its mark
+_GLYPH: Final = 0.6  # width of a character in font sizes: above the mean of common sans-serif fonts
+_BOLD: Final = 1.12  # how much wider the chosen one's label is, which is bold
+_MARK_PX: Final = 9.0  # half of the square around a mark that stays free of labels
+_RINGS_PX: Final = (12, 20, 32, 46, 62, 80, 100, 124)  # how far a label may stand from its mark
 _DIRECTIONS: Final = tuple((math.cos(turn * math.pi / 6), math.sin(turn * math.pi / 6)) for turn in range(12))
 _CROSSING_PX: Final = 40  # covering a line is as bad as standing this much further off
 
@@ -104,7 +105,7 @@ class Scale(msgspec.Struct, frozen=True):
 
 def plot(dots: Sequence[Dot], floor: float, *, width: int, height: int, font: int = 12) -> Plot:
     """The drawing of `dots` (one or more, each with a place) and of the accuracy `floor` that the budget sets."""
-    frame = (font * 4.0, font * 1.0, width - font * 1.0, height - font * 4.0)
+    frame = (font * 4.0, font * 2.0, width - font * 1.0, height - font * 4.0)
     xs, ys = [dot.x for dot in dots], [value for dot in dots for value in (dot.y, dot.low, dot.high)]
     x = Scale(*extent(xs, lowest=0), frame[0], frame[2])
     y = Scale(*extent([*ys, floor], lowest=0, highest=100), frame[3], frame[1])
@@ -127,7 +128,7 @@ def plot(dots: Sequence[Dot], floor: float, *, width: int, height: int, font: in
 def extent(values: Sequence[float], *, lowest: float = -math.inf, highest: float = math.inf) -> tuple[float, float]:
     """Where an axis begins and ends: a little beyond the values, but not beyond `lowest` and `highest` unless they are.
 
-    It begins at `lowest` where the smallest value is nearer to that than to the largest: then lengths can be compared.
+    It begins at `lowest` where the smallest value is as near to that as to the largest: then lengths can be compared.
 
     >>> extent([10, 100], lowest=0)
     (0, 107.2)
@@ -144,7 +145,7 @@ def extent(values: Sequence[float], *, lowest: float = -math.inf, highest: float
     room = (high - low) * 0.08 if not is_one else size / 10 if size > 1e-6 else 1.0
     start, end = low - room, high + room
     if low >= lowest:
-        start = lowest if low - lowest < high - low else max(lowest, start)
+        start = lowest if low - lowest <= high - low else max(lowest, start)
     return start, min(highest, end) if high <= highest else end
 
 
@@ -171,7 +172,7 @@ def text_width(text: str, font: int) -> float:
     """About how wide a text is, in pixels; a wide (East Asian) character counts as two.
 
     >>> text_width("int8", 10), text_width("\\u8a9e", 10)
-    (23.2, 11.6)
+    (24.0, 12.0)
     """
     return round(_columns(text) * font * _GLYPH, 1)
 
@@ -219,8 +220,8 @@ def _floor_label(floor: float, floor_y: float, frame: Box, font: int) -> Label:
     return _label(text, frame[2] - 4, y, "end", font)
 
 
-def _label(text: str, x: float, y: float, anchor: str, font: int) -> Label:
-    width = text_width(text, font)
+def _label(text: str, x: float, y: float, anchor: str, font: int, stretch: float = 1) -> Label:
+    width = text_width(text, font) * stretch
     left = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
     box = (left, y - 0.65 * font, left + width, y + 0.65 * font)
     return Label(text=text, x=round(x, 1), y=round(y, 1), anchor=anchor, box=box)
@@ -276,8 +277,9 @@ def _around(mark: Mark, text: str, font: int) -> Iterator[tuple[float, Label]]:
     for ring in _RINGS_PX:
         for across, down in _DIRECTIONS:
             anchor = "middle" if abs(across) < 0.1 else "start" if across > 0 else "end"
-            x, y = mark.x + across * ring, mark.y + down * (ring + (0.4 * font if anchor == "middle" else 0))
-            label = _label(text, x, y, anchor, font)
+            away = ring + 3 * mark.dot.chosen
+            x, y = mark.x + across * away, mark.y + down * (away + (0.4 * font if anchor == "middle" else 0))
+            label = _label(text, x, y, anchor, font, _BOLD if mark.dot.chosen else 1)
             if ring > _RINGS_PX[1]:
                 start = (mark.x + across * (_MARK_PX + 1), mark.y + down * (_MARK_PX + 1))
                 gap = 2 if anchor != "middle" else 0.65 * font
