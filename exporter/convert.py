@@ -40,7 +40,7 @@ def convert(model: Any, context: int) -> ir.Model:
     from exporter.layout import lay_out
 
     plan = probe(model, context)
-    with _quiet():
+    with quiet_export():
         converted = _exported(model, plan)
         lay_out(converted)
     for present in converted.graph.outputs[1:]:
@@ -69,7 +69,7 @@ def describe(converted: ir.Model) -> Graph:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """torch.onnx warns of things that concern its own developers; stderr is ours."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
