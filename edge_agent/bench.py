@@ -1,8 +1,8 @@
 """What does an answer of this bundle cost on this very machine?
 
 `measure_decoder` measures a graph in a process of its own, so that memory and load time are the runtime's and not
-those of whoever asks; `bench_bundle` sets the decode speed beside what the machine's memory allows. Warms up,
-repeats, takes medians. Knows nothing of text.
+those of whoever asks (`measure_encoder.py` does so for encoders); `bench_bundle` sets the decode speed beside what the
+machine's memory allows. Warms up, repeats, takes medians. Knows nothing of text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge_agent.bundle import Bundle
 from edge_agent.errors import RuntimeUnavailable
 from edge_agent.manifest import CacheLayout, Graph
 from edge_agent.onnx_file import read_onnx
-from edge_agent.runtime.engine import decoder_graph
+from edge_agent.runtime.engine import decoder_graph, served_graph
 
 REPEATS: Final = 3
 READ_BYTES: Final = 2**30  # read at least this much: far above any cache
@@ -51,16 +51,20 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The `--json` of `edge-agent bench`."""
+    """The `--json` of `edge-agent bench`.
+
+    Encoders answer with their first and only run: `ttft_ms` is the time of the whole answer, `prefill_tokens_per_s`
+    how many tokens of text a second that is, and what speaks of decoding is None.
+    """
 
     load_ms: float
     ttft_ms: float
     prefill_tokens_per_s: float
-    decode_tokens_per_s: float
-    decode_ms_per_token: float
+    decode_tokens_per_s: float | None
+    decode_ms_per_token: float | None
     peak_rss_bytes: int
     weights_bytes: int
-    roofline_fraction: float
+    roofline_fraction: float | None
     runtime: str
     threads: int
 
@@ -76,7 +80,11 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bench_bundle(bundle: Bundle, *, threads: int | None, prompt_tokens: int, new_tokens: int) -> BenchReport:
-    """Measure the `ort` graph of an open bundle. Raises what `measure_decoder` raises."""
+    """Measure the `ort` graph of an open bundle; an encoder with texts of `prompt_tokens`, or of all it takes if that
+    is less. Raises what `measure_decoder` raises.
+    """
+    if bundle.manifest.encoder is not None:
+        return _bench_encoder(bundle, min(prompt_tokens, bundle.manifest.encoder.max_tokens), threads)
     graph = decoder_graph(bundle)
     path = bundle.file(graph.path)
     weights = read_onnx(path)
@@ -98,6 +106,27 @@ def bench_bundle(bundle: Bundle, *, threads: int | None, prompt_tokens: int, new
     )
 
 
+def _bench_encoder(bundle: Bundle, tokens: int, threads: int | None) -> BenchReport:
+    from edge_agent.measure_encoder import measure_encoder
+
+    graph = served_graph(bundle)
+    path = bundle.file(graph.path)
+    assert bundle.manifest.encoder is not None
+    cost = measure_encoder(path, graph, tokens=tokens, longest=bundle.manifest.encoder.max_tokens, threads=threads)
+    return BenchReport(
+        load_ms=cost.load_ms,
+        ttft_ms=cost.ttft_ms,
+        prefill_tokens_per_s=1e3 * tokens / cost.ttft_ms,
+        decode_tokens_per_s=None,
+        decode_ms_per_token=None,
+        peak_rss_bytes=cost.peak_rss_bytes,
+        weights_bytes=read_onnx(path).weights_bytes,
+        roofline_fraction=None,
+        runtime=cost.runtime,
+        threads=cost.threads,
+    )
+
+
 def measure_decoder(
     model_path: Path, graph: Graph, *, threads: int | None = None, prompt_tokens: int = 37, new_tokens: int = 96
 ) -> Cost:
@@ -112,25 +141,32 @@ def measure_decoder(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
     )
+    answer = in_fresh_process("edge_agent.bench", msgspec.json.encode(order), str(model_path))
+    return msgspec.json.decode(answer, type=Cost)
+
+
+def in_fresh_process(module: str, order: bytes, what: str) -> bytes:
+    """What `python -m module` writes to stdout, given `order` on stdin.
+
+    Raises RuntimeUnavailable, which names `what` was measured, with the process's own last words if it fails.
+    """
     root = str(Path(__file__).resolve().parent.parent)
     search = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edge_agent.bench"],
-            input=msgspec.json.encode(order),
+            [sys.executable, "-m", module],
+            input=order,
             capture_output=True,
             timeout=_TIMEOUT_S,
             env={**os.environ, "PYTHONPATH": search},
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeUnavailable(
-            f"{model_path}: measuring took more than {_TIMEOUT_S} s: ask for fewer tokens"
-        ) from None
+        raise RuntimeUnavailable(f"{what}: measuring took more than {_TIMEOUT_S} s: ask for fewer tokens") from None
     if done.returncode != 0:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise RuntimeUnavailable(f"{model_path}: measuring ended with {done.returncode}: {' '.join(words[-1:])}")
-    return msgspec.json.decode(done.stdout, type=Cost)
+        raise RuntimeUnavailable(f"{what}: measuring ended with {done.returncode}: {' '.join(words[-1:])}")
+    return done.stdout
 
 
 def cache_bytes(layout: CacheLayout, positions: int) -> int:
@@ -232,7 +268,7 @@ def _measure_here(order: _Order) -> Cost:
         fixed_ms=fixed_ms,
         prefill_ms_per_token=prefill_ms_per_token,
         decode_ms_per_token=decode_ms_per_token,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=peak_rss_bytes(),
         threads=decoder.threads,
         runtime=runtime_name(),
     )
@@ -242,7 +278,7 @@ def _since_ms(started: float) -> float:
     return 1e3 * (time.perf_counter() - started)
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """This process's own peak. `ru_maxrss` would do elsewhere, but on Linux it survives exec from the parent."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -189,6 +189,8 @@ def _print(report: msgspec.Struct, as_json: bool, bundle_id: str) -> None:
 
 
 def _figure(value: object) -> str:
+    if value is None:
+        return "-"
     return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge_agent.manifest import Manifest
+from edge_agent.manifest import EncoderInfo, Manifest
 
 
 def rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -14,6 +14,8 @@ def rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "model", f"{model.name}, {model.architecture}, {model.parameters / 1e6:,.1f} M parameters"
     yield "source", f"{model.source} ({model.licence or 'licence unknown'})"
     yield "task", f"{manifest.task}, context {model.context_length:,} tokens"
+    if manifest.encoder is not None:
+        yield "encoder", ", ".join(_encoder(manifest.encoder))
     yield "profile", manifest.profile
     yield "precision", ", ".join(f"{group} {kind}" for group, kind in manifest.precision.items())
     for done in manifest.passes:
@@ -37,6 +39,15 @@ def rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "files", f"{len(manifest.files)}, {total / 1e6:,.1f} MB"
     for entry in manifest.files:
         yield "", f"{entry.path}  {entry.bytes:,} bytes  sha256 {entry.sha256[:12]}"
+
+
+def _encoder(info: EncoderInfo) -> Iterator[str]:
+    yield f"at most {info.max_tokens:,} tokens"
+    if info.pooling is not None:
+        yield f"{info.pooling} pooling" + (" normalized" if info.normalize else "")
+    if info.labels:
+        more = f" and {len(info.labels) - 8} more" if len(info.labels) > 8 else ""
+        yield f"labels {', '.join(info.labels[:8])}{more}"
 
 
 def _accuracy(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -34,14 +34,7 @@ class Tokenizer:
         eos_token: str | None = None,
     ) -> None:
         """Read `path` (a `tokenizer.json`). Raises BundleError, or RuntimeUnavailable without `tokenizers`."""
-        try:
-            import tokenizers
-        except ImportError as error:
-            raise RuntimeUnavailable(f"tokenizers cannot be imported ({error}): install edgefleet[agent]") from None
-        try:
-            self._backend: Any = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"{path}: not a readable tokenizer: {' '.join(str(error).split())[:300]}") from None
+        self._backend = read_tokenizer(path)
         self._backend.no_truncation()  # a file may carry the settings of its training
         self._backend.no_padding()
         self._template = chat_template
@@ -115,6 +108,18 @@ class Tokenizer:
         # The template writes all special tokens itself.
         ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
         return ids
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The `tokenizers.Tokenizer` in `path`. Raises BundleError, or RuntimeUnavailable without `tokenizers`."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise RuntimeUnavailable(f"tokenizers cannot be imported ({error}): install edgefleet[agent]") from None
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(f"{path}: not a readable tokenizer: {' '.join(str(error).split())[:300]}") from None
 
 
 class TextStream:

@@ -44,7 +44,7 @@ def convert(model: Any, context: int, dialect: Dialect = "ort", *, half: bool = 
     from exporter.layout import lay_out, lay_out_standard
 
     plan = probe(model, context)
-    with _quiet():
+    with quiet_export():
         if dialect == "ort":
             converted = _exported(model, plan, emitting, OPSET)
             lay_out(converted)
@@ -90,7 +90,7 @@ def describe(converted: ir.Model, dialect: Dialect = "ort") -> Graph:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """torch.onnx warns of things that concern its own developers; stderr is ours."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""Does a graph take and give what its manifest says? Asked once, when a decoder is opened.
+"""Does a graph take and give what its manifest says? Asked once, when it is opened.
 
 Compares the names, element types and shapes that ONNX Runtime reports with the contract in
 `edge_agent.manifest.Graph`. Knows nothing of what the graph computes.
@@ -14,12 +14,20 @@ from edge_agent.manifest import CacheLayout, Graph
 
 ANY: Final = "any"  # any number, fixed or not
 FREE: Final = "free"  # must not be fixed: it changes from run to run
+WIDTH: Final = "width"  # any number, but fixed
 Shape = tuple[int | str, ...]
 
 _STEP_INPUTS: Final[dict[str, tuple[str, Shape]]] = {
     "input_ids": ("tensor(int64)", (ANY, FREE)),
     "seqlens_k": ("tensor(int32)", (ANY,)),
     "logits_to_keep": ("tensor(int64)", (FREE,)),
+}
+_ENCODER_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
+# Of each set of outputs, the shapes that it may have: one row of numbers for a text, or one for each token.
+_ENCODER_OUTPUTS: Final[dict[tuple[str, ...], tuple[Shape, ...]]] = {
+    ("logits",): ((ANY, WIDTH), (ANY, FREE, WIDTH)),
+    ("start_logits", "end_logits"): ((ANY, FREE),),
+    ("embedding",): ((ANY, WIDTH),),
 }
 _CACHE_TYPES: Final = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 
@@ -53,6 +61,31 @@ def decoder_contract(model_path: Path, session: Any, graph: Graph) -> tuple[Cach
     return layout, vocabulary
 
 
+def encoder_contract(model_path: Path, session: Any, graph: Graph) -> bool:
+    """Whether an encoder graph that keeps its contract gives numbers for each token, and not for each text.
+
+    Raises BundleError saying which tensor differs and how.
+    """
+    if graph.cache is not None or graph.dialect != "ort":
+        raise BundleError(f"{model_path}: an encoder of dialect 'ort' is needed, got {graph.dialect!r} or a decoder")
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    _check_names(model_path, "inputs of graph and manifest", inputs, graph.inputs)
+    _check_names(model_path, "outputs of graph and manifest", outputs, graph.outputs)
+    known = _ENCODER_INPUTS if "token_type_ids" in inputs else _ENCODER_INPUTS[:2]
+    _check_names(model_path, "inputs of graph and contract", inputs, known)
+    for value in inputs.values():
+        _check_value(model_path, value, "tensor(int64)", (FREE, FREE))
+    shapes = _ENCODER_OUTPUTS.get(graph.outputs)
+    if shapes is None:
+        raise BundleError(f"{model_path}: outputs {', '.join(graph.outputs)} are those of no task")
+    rank = len(outputs[graph.outputs[0]].shape)
+    shape = next((shape for shape in shapes if len(shape) == rank), shapes[0])
+    for value in outputs.values():
+        _check_value(model_path, value, "tensor(float)", shape)
+    return FREE in shape
+
+
 def _check_names(model_path: Path, what: str, found: dict[str, Any], needed: list[str] | tuple[str, ...]) -> None:
     if odd := sorted(set(found) ^ set(needed)):
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
@@ -71,4 +104,6 @@ def _check_value(model_path: Path, value: Any, kind: str, shape: Shape) -> None:
 def _dimension_fits(found: int | str | None, wanted: int | str) -> bool:
     if wanted == FREE:
         return not isinstance(found, int)
+    if wanted == WIDTH:
+        return isinstance(found, int)
     return wanted == ANY or not isinstance(found, int) or found == wanted

@@ -165,6 +165,16 @@ def open_engine(bundle: Path, *, context: int | None = None, threads: int | None
 
 
 def decoder_graph(bundle: Bundle) -> Graph:
+    """The graph of a bundle that writes text. Raises what `served_graph` raises, and RuntimeUnavailable for others."""
+    if bundle.manifest.encoder is not None:
+        raise RuntimeUnavailable(
+            f"{bundle.path}: a bundle for {bundle.manifest.task} answers no questions in text: only bundles for "
+            "text-generation are served; measure this one with edge-agent bench and edge-agent eval"
+        )
+    return served_graph(bundle)
+
+
+def served_graph(bundle: Bundle) -> Graph:
     """The graph that ONNX Runtime serves, its external weights inside the bundle.
 
     ONNX Runtime 1.23 reads external data from wherever a graph says, so that is checked here. Raises

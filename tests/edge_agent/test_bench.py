@@ -93,4 +93,4 @@ def test_a_report_follows_from_the_measurement(tiny_bundle: Path, monkeypatch: p
 def test_the_peak_is_read_from_the_system() -> None:
     """This process has a peak, and it is at least what it uses now."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    assert bench._peak_rss_bytes() >= 0.9 * resident
+    assert bench.peak_rss_bytes() >= 0.9 * resident

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_agent.cli import main
+from tests.edge_agent.encoder_bundles import encoder_bundle
 
 
 def run(*arguments: object) -> Result:
@@ -122,3 +123,12 @@ def test_help_has_examples_and_needs_no_runtime() -> None:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         assert "Example:" in done.stdout
+
+
+def test_an_encoder_bundle_is_verified_and_shown(tmp_path: Path) -> None:
+    """`verify` and `inspect` do not care what a bundle does; `inspect` says its labels and its longest text."""
+    bundle = encoder_bundle(tmp_path, "text-classification", {"good": (1.0, 0.0)}, labels=("pos", "neg"))
+    assert run("verify", bundle).exit_code == 0
+    shown = run("inspect", bundle).stdout
+    assert "text-classification" in shown
+    assert "at most 16 tokens, labels pos, neg" in shown

@@ -11,8 +11,9 @@ import pytest
 
 from edge_agent.errors import BundleError
 from edge_agent.manifest import CacheLayout, Graph
-from edge_agent.runtime.contract import decoder_contract
+from edge_agent.runtime.contract import decoder_contract, encoder_contract
 from edge_agent.runtime.session import open_session
+from tests.edge_agent.encoder_bundles import build_encoder
 
 MODEL = Path("model/decoder.onnx")
 
@@ -112,3 +113,54 @@ def test_other_kinds_of_graph_are_refused(
     """An encoder, or a decoder of another dialect, is not run as one of this."""
     with pytest.raises(BundleError, match="a decoder of dialect 'ort'"):
         decoder_contract(MODEL, session, msgspec.structs.replace(tiny_graph[1], **change))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> tuple[Session, Graph]:
+    graph = build_encoder(tmp_path / "encoder.onnx", "token-classification", {"good": (1.0, 0.0)})
+    return Session(tmp_path / "encoder.onnx"), graph
+
+
+def test_an_encoder_that_keeps_the_contract_says_whether_it_answers_by_token(
+    words: tuple[Session, Graph], tmp_path: Path
+) -> None:
+    """True for labels of tokens, False for one vector a text."""
+    assert encoder_contract(MODEL, *words) is True
+    graph = build_encoder(tmp_path / "other.onnx", "feature-extraction", {"good": (1.0, 0.0)})
+    assert encoder_contract(MODEL, Session(tmp_path / "other.onnx"), graph) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "said"),
+    [
+        ("input_ids", "type", "tensor(int32)", r"input_ids is tensor\(int32\)"),
+        ("attention_mask", "shape", [1, "sequence"], r"it must be tensor\(int64\) \[free, free\]"),
+        ("logits", "type", "tensor(float16)", r"logits is tensor\(float16\)"),
+        ("logits", "shape", ["batch", "sequence", "labels"], r"\[any, free, width\]"),
+        ("logits", "shape", ["batch"], "logits is"),
+    ],
+)
+def test_an_encoder_tensor_of_another_kind_is_refused(
+    words: tuple[Session, Graph], name: str, field: str, value: Any, said: str
+) -> None:
+    """Its name, what it is and what it must be are said."""
+    session, graph = words
+    setattr(session.value(name), field, value)
+    with pytest.raises(BundleError, match=said):
+        encoder_contract(MODEL, session, graph)
+
+
+def test_an_encoder_with_other_tensors_is_refused(
+    words: tuple[Session, Graph], session: Session, tiny_graph: tuple[Path, Graph]
+) -> None:
+    """Outputs of no task, inputs that nobody feeds, a decoder."""
+    theirs, graph = words
+    theirs.value("logits").name = "scores"
+    with pytest.raises(BundleError, match="outputs scores are those of no task"):
+        encoder_contract(MODEL, theirs, msgspec.structs.replace(graph, outputs=("scores",)))
+    theirs.value("attention_mask").name = "mask"
+    inputs = ("input_ids", "mask", "token_type_ids")
+    with pytest.raises(BundleError, match="inputs of graph and contract differ in attention_mask, mask"):
+        encoder_contract(MODEL, theirs, msgspec.structs.replace(graph, outputs=("scores",), inputs=inputs))
+    with pytest.raises(BundleError, match="an encoder of dialect 'ort' is needed"):
+        encoder_contract(MODEL, session, tiny_graph[1])
