@@ -38,8 +38,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a device builds the engine of one graph. `tensorrt_at_least` and `tensorrt_below` are versions.
 
-    `flags` are names of `tensorrt.BuilderFlag`; a strongly typed network takes its types from the graph, and has none.
-    `build_bytes` is memory for building, beside `serve_bytes` of the graph that serves meanwhile.
+    `flags` are names of `tensorrt.BuilderFlag`; a strongly typed network takes its types from the graph and has none.
+    `decomposable_attention` tells the device to set `IAttention.decomposable`, which the parser leaves off: without it
+    a builder refuses attention that it has no fused kernel for. `build_bytes` is memory for building, beside the
+    `serve_bytes` of the graph that serves meanwhile.
     """
 
     runtime: Literal["tensorrt"]
@@ -50,6 +52,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precision: str
     strongly_typed: bool
     flags: tuple[str, ...]
+    decomposable_attention: bool
     shapes: ShapeRanges
     workspace_bytes: int
     build_bytes: int
@@ -106,6 +109,7 @@ def build_recipe(
         precision=precision,
         strongly_typed=strongly_typed,
         flags=() if strongly_typed else _flags(precision),
+        decomposable_attention=graph.dialect == "onnx",
         shapes=shapes,
         workspace_bytes=_workspace_bytes(profile),
         build_bytes=budget.build_bytes or BUILD_FACTOR * budget.weights_bytes,

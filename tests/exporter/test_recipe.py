@@ -82,7 +82,10 @@ def test_types_that_an_old_parser_lacks_are_refused() -> None:
 def test_fused_dialect_is_taken_by_a_newer_jetpack() -> None:
     """JetPack 7.2 parses the fused operators that 6.2 refuses."""
     fused = msgspec.structs.replace(PLAIN, dialect="onnx")
-    assert recipe(with_jetpack(ORIN, "7.2"), fused).dialect == "onnx"
+    found = recipe(with_jetpack(ORIN, "7.2"), fused)
+    assert found.dialect == "onnx"
+    assert found.decomposable_attention
+    assert not recipe().decomposable_attention
 
 
 def test_model_that_does_not_fit_has_no_recipe() -> None:
