@@ -90,14 +90,15 @@ def _split_gemms(graph: ir.Graph) -> None:
             whole, parted = before.inputs[0], after.outputs[0]
             if whole is not None and _same_leading(whole.shape, parted.shape):
                 source, last = whole, after
-        product = ir.node("MatMul", [source, gemm.inputs[1]])
-        added = ir.node("Add", [product.outputs[0], gemm.inputs[2]])
+        nodes = [ir.node("MatMul", [source, gemm.inputs[1]])]
+        if len(gemm.inputs) == 3:
+            nodes.append(ir.node("Add", [nodes[0].outputs[0], gemm.inputs[2]]))
         output = last.outputs[0]
-        for node in (product, added):
+        for node in nodes:
             node.outputs[0].name = f"{gemm.outputs[0].name}.{node.op_type}"
             node.outputs[0].shape, node.outputs[0].type = output.shape, output.type
-        graph.insert_before(gemm, [product, added])
-        output.replace_all_uses_with(added.outputs[0], replace_graph_outputs=True)
+        graph.insert_before(gemm, nodes)
+        output.replace_all_uses_with(nodes[-1].outputs[0], replace_graph_outputs=True)
 
 
 def _part_scales(graph: ir.Graph) -> None:
@@ -129,11 +130,11 @@ def _has_weight(product: ir.Node) -> bool:
 
 
 def _is_plain_gemm(node: ir.Node) -> bool:
-    """x @ W + bias and nothing else, with a constant W."""
+    """x @ W + bias and nothing else, with a constant W. The tracing drops a bias that is all zero."""
     plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
-    has_bias = len(node.inputs) == 3 and node.inputs[2] is not None
+    whole = len(node.inputs) == 2 or node.inputs[2] is not None
     defaults = all(attribute.value == plain.get(name) for name, attribute in node.attributes.items())
-    return has_bias and defaults and _constant(node.inputs[1]) is not None
+    return whole and defaults and _constant(node.inputs[1]) is not None
 
 
 def _same_leading(one: ir.Shape | None, other: ir.Shape | None) -> bool:
