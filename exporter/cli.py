@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import click
 
-from exporter.recipes import INT4_METHODS, TASKS
+from exporter.recipes import INT4_METHODS
+from exporter.task import TASKS
 
 EXAMPLE = """\b
 Example:

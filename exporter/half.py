@@ -158,4 +158,4 @@ def _halved(array: np.ndarray, name: str) -> np.ndarray:
 def _is_float(value: ir.Value) -> bool:
     import onnx_ir as ir
 
-    return value.dtype == ir.DataType.FLOAT
+    return bool(value.dtype == ir.DataType.FLOAT)

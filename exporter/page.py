@@ -17,6 +17,7 @@ import msgspec
 from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy
 from exporter.candidate import ANSWER_NEW_TOKENS, ANSWER_PROMPT_TOKENS, Candidate, answer_ms
+from exporter.estimate import Estimate
 from exporter.plot import Dot, Plot, plot
 from exporter.report import Report
 
@@ -232,7 +233,7 @@ def _of_accuracy(write: Callable[[Accuracy], Cell | str | None]) -> Callable[[Ca
     return cell
 
 
-def _of_cost(read: Callable[[Cost], float]) -> Callable[[Candidate], Cell]:
+def _of_cost(read: Callable[[Cost | Estimate], float]) -> Callable[[Candidate], Cell]:
     """The cell of a cost: for another device the estimate, beneath it what was measured here. 0 is no figure."""
 
     def cell(one: Candidate) -> Cell:

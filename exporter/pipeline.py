@@ -7,17 +7,20 @@ whatever happens. Does not know how any step is done, nor how its outcome is pri
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 import device_profiles
-from device_profiles.profile import Profile, with_jetpack
+from device_profiles.jetpack import with_jetpack
+from device_profiles.profile import Profile
 from edge_agent.manifest import SCHEMA, GenerationDefaults, Graph, Manifest, Measured, Pass
 from exporter.candidate import Built, Candidate, choose
 from exporter.engines import engine_for, graphs_of, wanted_dialect
@@ -114,7 +117,7 @@ def plan(order: Order) -> Report:
             )
             for one in tried
         ),
-        reference_latency_ms=None,
+        reference_latency_ms=math.inf,
         measured_on="",
         command=order.command,
         seconds=time.monotonic() - started,
@@ -147,20 +150,19 @@ def _modified(order: Order, work: Generation, tell: Tell) -> Iterator[Built]:
         return work.convert(f"fp32 after {name}", tuple(done))
 
     for text in order.prune:
-        spec, told = parse_prune(text), f"pruning by {text}"
-        made = prune(work.model, spec, work.calibration, on_progress=lambda part, told=told: tell(told, part))
+        spec = parse_prune(text)
+        made = prune(work.model, spec, work.calibration, on_progress=partial(tell, f"pruning by {text}"))
         yield after(made, f"prune {spec}")
     if order.compress is not None:
         made = compress(
-            work.model, order.compress, work.calibration, seed=order.seed,
-            on_progress=lambda part: tell("sharing weights", part),
-        )  # fmt: skip
+            work.model, order.compress, work.calibration, seed=order.seed, on_progress=partial(tell, "sharing weights")
+        )
         yield after(made, f"compress {order.compress:g}")
     if order.recover:
         untouched = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle).model
         made = recover(
             work.model, untouched, work.calibration, steps=order.recover, seed=order.seed,
-            on_progress=lambda part: tell("recovering", part),
+            on_progress=partial(tell, "recovering"),
         )  # fmt: skip
         yield after(made, f"recover {order.recover}")
 

@@ -12,13 +12,6 @@ import msgspec
 
 from exporter.order import Order
 
-TASKS: Final = (
-    "text-generation",
-    "text-classification",
-    "token-classification",
-    "question-answering",
-    "feature-extraction",
-)
 INT4_METHODS: Final = ("round-to-nearest", "k-quant", "gptq", "source")
 
 

@@ -5,6 +5,7 @@ Frozen values, and the table that a person reads. Does not know how any of it wa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     passes: tuple[Pass, ...]
     stages: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
-    reference_latency_ms: float | None
+    reference_latency_ms: float  # infinite where nothing was measured
     measured_on: str
     seconds: float
     command: str = ""
@@ -50,7 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "passes": [msgspec.to_builtins(step) for step in self.passes],
             "stages": [_candidate(stage) for stage in self.stages],
             "candidates": [_candidate(candidate) for candidate in self.candidates],
-            "reference": {"latency_ms": _rounded(self.reference_latency_ms)},
+            "reference": {"latency_ms": _finite(self.reference_latency_ms)},
             "measured_on": self.measured_on,
             "command": self.command,
             "engines": [msgspec.to_builtins(engine) for engine in self.engines],
@@ -133,6 +134,10 @@ def _perplexity_ratio(accuracy: Accuracy) -> float | None:
     if accuracy.perplexity is None or accuracy.reference_perplexity is None:
         return None
     return accuracy.perplexity / accuracy.reference_perplexity
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def _rounded(value: Any, digits: int = 3) -> Any:
