@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -156,11 +157,7 @@ class Generation:
     def release(self) -> None:
         """Let go of the torch model; its memory is the candidates' from here on."""
         self._source = msgspec.structs.replace(self._source, model=None)
-        gc.collect()
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # only glibc keeps what it was given back
-            return
+        trim_memory()
 
     def recipes(self, precisions: tuple[str, ...], base: Built) -> tuple[Recipe, ...]:
         """The candidates that this order asks for, smallest first."""
@@ -325,3 +322,10 @@ class Generation:
                 yield list(decoder.generate(ids, choose=greedy, max_tokens=left, stop_ids=self._source.stop_ids))
         finally:
             decoder.close()
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system: what was a model's must not count beside the candidates'."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # only glibc keeps what it was given back
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -233,6 +233,11 @@ def _of_accuracy(write: Callable[[Accuracy], Cell | str | None]) -> Callable[[Ca
     return cell
 
 
+def _peak(one: Candidate) -> str:
+    """Megabytes of the process that ran it here."""
+    return NOTHING if one.cost is None else figure(one.cost.peak_rss_bytes / 1e6)
+
+
 def _of_cost(read: Callable[[Cost | Estimate], float]) -> Callable[[Candidate], Cell]:
     """The cell of a cost: for another device the estimate, beneath it what was measured here. 0 is no figure."""
 
@@ -284,5 +289,5 @@ COLUMNS: Final = (
     Column("decode ms/token", "each new token", _of_cost(lambda cost: cost.decode_ms_per_token)),
     Column("prefill ms/token", "each token of the prompt", _of_cost(lambda cost: cost.prefill_ms_per_token)),
     Column("answer ms", "one answer of the quoted length", _of_cost(answer_ms)),
-    Column("peak MB", "peak memory of the process that ran it", _of_cost(lambda cost: cost.peak_rss_bytes / 1e6)),
+    Column("peak MB", "peak memory of the process that ran it", lambda one: Cell(_peak(one))),
 )  # fmt: skip

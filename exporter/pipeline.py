@@ -23,6 +23,7 @@ from device_profiles.jetpack import with_jetpack
 from device_profiles.profile import Profile
 from edge_agent.manifest import SCHEMA, GenerationDefaults, Graph, Manifest, Measured, Pass
 from exporter.candidate import Built, Candidate, choose
+from exporter.encoding import Encoding
 from exporter.engines import engine_for, graphs_of, wanted_dialect
 from exporter.errors import GateRefused, OrderError, OutputError
 from exporter.foresight import budget, refuse_too_large
@@ -35,6 +36,7 @@ from exporter.report import Report
 from exporter.source import Source, open_source
 
 Tell = Callable[[str, float], None]  # what is being done, and how far it is (0 to 1)
+Work = Generation | Encoding
 
 
 def export(order: Order, tell: Tell) -> Report:
@@ -51,7 +53,7 @@ def export(order: Order, tell: Tell) -> Report:
         source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
         context = min(source.info.context_length, order.context or SERVED_CONTEXT)
         refuse_too_large(order, profile, source, context)
-        work = Generation(order, source, staging, tell)
+        work = (Generation if source.encoder is None else Encoding)(order, source, staging, tell)
         untouched = work.convert("fp32", ())
         stages = [untouched, *_modified(order, work, tell)]
         half = None if dialect is None else work.convert_for_engine(dialect, context, stages[-1].passes)
@@ -137,7 +139,7 @@ def _profile(order: Order) -> Profile:
     return profile
 
 
-def _modified(order: Order, work: Generation, tell: Tell) -> Iterator[Built]:
+def _modified(order: Order, work: Work, tell: Tell) -> Iterator[Built]:
     """The fp32 graph after each pass over the torch model, in the order of the story."""
     from exporter.compress import compress
     from exporter.prune import parse_prune, prune
@@ -203,7 +205,7 @@ def _refusal(candidates: Sequence[Candidate]) -> str:
 def _written(
     order: Order,
     source: Source,
-    work: Generation,
+    work: Work,
     winner: Built,
     graphs: tuple[Graph, ...],
     chosen: Candidate,

@@ -55,6 +55,21 @@ def recipes(order: Order, precisions: tuple[str, ...], *, on_grid: bool) -> tupl
     return tuple(found)
 
 
+def encoder_recipes(order: Order, precisions: tuple[str, ...]) -> tuple[Recipe, ...]:
+    """The candidates of an encoder: `int8` is dynamic, with activations in 8 bits too, and so for CPUs only.
+
+    `auto` also tries weights alone in 8 bits, which loses less and gains less.
+    """
+    found: list[Recipe] = []
+    for one in recipes(order, precisions, on_grid=False):
+        if one.precision == "int8":
+            found.append(Recipe("int8", "dynamic"))
+            found += [Recipe("int8", "weights")] if order.precision == "auto" else []
+        else:
+            found.append(one)
+    return tuple(found)
+
+
 def _methods(order: Order, precision: str, *, on_grid: bool) -> tuple[str, ...]:
     if order.quantizer != "auto":
         return (order.quantizer,)

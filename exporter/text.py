@@ -69,6 +69,15 @@ def rows_from_file(path: Path, tokenizer: Any, *, without: Sequence[str] = ()) -
     return Text(tuple(rows), f"{path.name} sha256:{digest.hexdigest()[:12]}")
 
 
+def text_rows(path: Path) -> list[str]:
+    """The texts of a JSON Lines file, as they are. Raises CalibrationError as `rows_from_file` does."""
+    rows = [text_of(path, number, line) for number, line in json_lines(path)]
+    rows = [text for text in rows if text.strip()]
+    if not rows:
+        raise CalibrationError(f'{path} holds no text: rows like {{"text": "..."}} are needed, one a line')
+    return rows
+
+
 def judged(text: Text, path: Path) -> Text:
     """`text` cut to what is scored. Raises CalibrationError where that is too little for a verdict."""
     if text.scored_tokens < SCORED_TOKENS:
@@ -170,10 +179,3 @@ def row_of(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def chunked(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[Sequence[int]]:
-    """Rows cut into pieces of at most `tokens`."""
-    for row in rows:
-        for start in range(0, len(row), tokens):
-            yield row[start : start + tokens]
