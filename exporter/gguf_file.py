@@ -35,7 +35,7 @@ def read_gguf(path: Path) -> tuple[Any, Any, str | None]:
     except SourceError:
         raise
     except _Truncated as error:
-        raise SourceError(f"{path} is truncated: {error}; fetch it again") from None
+        raise SourceError(f"{path} is truncated or damaged: {error}") from None
     except MemoryError as error:
         raise SourceError(f"{path}: not enough memory to hold its weights in fp32") from error
     except Exception as error:  # the reader fails with whatever a damaged file happens to trigger
@@ -86,15 +86,15 @@ def _read_once() -> Iterator[None]:
     The reader also says when the file ends too early, where the package's own fails over a shape.
     """
     import gguf
+    import numpy as np
     from transformers import modeling_gguf_pytorch_utils as reading
 
     class Reader(gguf.GGUFReader):  # type: ignore[misc]
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-            values = super()._get(offset, dtype, count, override_order)
-            if len(values) < int(count):
-                end = offset + int(count) * values.dtype.itemsize
+            end = int(offset) + int(count) * np.dtype(dtype).itemsize
+            if end > len(self.data):
                 raise _Truncated(f"it has {len(self.data)} bytes, and a part of it ends at byte {end}")
-            return values
+            return super()._get(offset, dtype, count, override_order)
 
     before = gguf.GGUFReader, gguf.get_tensor_name_map, reading.tqdm
     gguf.GGUFReader, gguf.get_tensor_name_map = cache(Reader), cache(before[1])

@@ -191,7 +191,9 @@ def _refuse_other_weights(where: str, task: str, model: Any, found: dict[str, An
         said = getattr(model.config, "architectures", None) or []
         kind = type(model).__name__
         if said and kind not in said:
-            raise SourceError(f"{where} is a {said[0]} and cannot do {task}: it lacks {missing[0]} of a {kind}")
+            body = f"{model.base_model_prefix}."
+            first = min(missing, key=lambda name: (name.startswith(body), name))  # a head's weight says more
+            raise SourceError(f"{where} is a {said[0]} and cannot do {task}: it lacks {first} of a {kind}")
         raise SourceError(f"{where} lacks {len(missing)} weights of its architecture, the first is {missing[0]}")
     if found["mismatched_keys"]:
         raise SourceError(f"{where} has weights whose shapes its config.json does not describe")

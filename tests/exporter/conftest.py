@@ -68,6 +68,22 @@ def byte_tokenizer() -> Any:
     return tokenizer
 
 
+def encoder_checkpoint(folder: Path, kind: str = "BertForSequenceClassification", **changes: Any) -> Path:
+    """A directory with a random one-layer encoder of class `kind`, for example `RobertaModel`, and a tokenizer."""
+    import torch
+    import transformers
+
+    family = next(
+        kind.removesuffix(head) for head in (f"For{kind.partition('For')[2]}", "Model") if kind.endswith(head)
+    )
+    sizes = {**SIZES, "num_hidden_layers": 1, "max_position_embeddings": 64, "pad_token_id": 1}
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **changes})
+    torch.manual_seed(0)
+    getattr(transformers, kind)(config).eval().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def exported(model: Any, folder: Path, context: int = 64) -> Exported:
     """Convert `model` and write its graph below `folder`."""
     from exporter.convert import convert, describe
