@@ -19,7 +19,8 @@ What TensorRT-RTX 1.7.1 takes of quantized weights, tried for SM 8.6, 8.9 and 12
 So weights are symmetric: int8 for each output channel, int4 in blocks along K; an embedding stays fp16.
 
 Its `Attention` has one output and neither past nor soft-capping, and fused kernels for some types and masks only; its
-`TensorScatter` wants axis -2 and a cache of fixed length. Several optimization profiles cost next to nothing.
+`TensorScatter` wants axis -2 and a cache of fixed length. A second optimization profile of a
+decoder holds the linear weights a second time (`exporter.shapes.default_shapes`).
 
 Does not know how accurate or fast an engine is: that takes the GPU.
 """

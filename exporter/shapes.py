@@ -1,8 +1,7 @@
 """Which input lengths is an engine built for?
 
 An engine takes every shape between the minimum and the maximum of one of its profiles and is tuned for the optimum.
-`default_shapes` gives a decoder two profiles (one token at a time, and a prompt) and an encoder one, from the names
-that the graph gives its dimensions. Knows nothing of TensorRT.
+`default_shapes` finds them from the names that the graph gives its dimensions. Knows nothing of TensorRT's own types.
 """
 
 from __future__ import annotations
@@ -75,11 +74,19 @@ def input_dimensions(graph_path: Path) -> dict[str, Dimensions]:
     return found
 
 
-def default_shapes(graph: Graph, dimensions: Mapping[str, Dimensions], *, context: int) -> ShapeRanges:
+def default_shapes(
+    graph: Graph, dimensions: Mapping[str, Dimensions], *, context: int, prefill_apart: bool
+) -> ShapeRanges:
     """Sensible ranges for `graph`, whose inputs have `dimensions` (see `input_dimensions`).
 
     `context` is the number of positions served (of an encoder: the longest text in tokens). Decoders answer one
-    question at a time, so their batch is 1. Raises ConversionError for a dimension whose meaning is not known.
+    question at a time, so their batch is 1.
+
+    `prefill_apart` gives them a profile for one token and one for a prompt. TensorRT, which times its kernels at the
+    optimum, gains from that; TensorRT-RTX, which compiles for the shape at hand when it runs, does not, and 1.7.1 then
+    holds the linear weights twice (SmolLM2 in fp16: 499 MB instead of 281 MB). Encoders have one profile either way.
+
+    Raises ConversionError for a dimension whose meaning is not known.
     """
     prompt = min(PROMPT_TOKENS, context)
     one = _Size(1, 1, 1)
@@ -89,10 +96,11 @@ def default_shapes(graph: Graph, dimensions: Mapping[str, Dimensions], *, contex
     else:
         shared = {"batch": one, "positions": positions}
         kept = _Size(1, 1, min(KEPT_AT_MOST, context))
-        sizes = {
-            "decode": {**shared, "sequence": one, "kept": one},
-            "prefill": {**shared, "sequence": _Size(1, prompt, context), "kept": kept},
-        }
+        decode = {**shared, "sequence": one, "kept": one}
+        if prefill_apart:
+            sizes = {"decode": decode, "prefill": {**shared, "sequence": _Size(1, prompt, context), "kept": kept}}
+        else:
+            sizes = {"both": {**shared, "sequence": _Size(1, 1, context), "kept": kept}}
     return ShapeRanges(
         profiles=tuple(
             ShapeProfile(name=name, inputs={one: _range(one, of, known) for one, of in dimensions.items()})

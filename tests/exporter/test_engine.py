@@ -173,15 +173,16 @@ def decoder_file(path: Path) -> Path:
 
 @needs_wheel
 def test_decoder_of_fused_operators_becomes_an_engine(tmp_path: Path) -> None:
-    """Attention over a cache that TensorScatter fills builds with a profile for one token and one for a prompt."""
+    """Attention over a cache that TensorScatter fills builds, with one profile for any length and with two."""
     path = decoder_file(tmp_path / "decoder.onnx")
     assert unsupported(path, "10.16") == []
     cache = CacheLayout(layers=1, kv_heads=2, head_dim=16, dtype="float16")
     graph = Graph(path="decoder.onnx", dialect="onnx", inputs=("input_ids",), outputs=("logits",), cache=cache)
-    shapes = default_shapes(graph, input_dimensions(path), context=64)
-    assert [profile.name for profile in shapes.profiles] == ["decode", "prefill"]
-    built = build_engine(path, tmp_path / "a.engine", compute_capability="12.0", shapes=shapes)
-    assert read_engine_header(built.path).compute_capabilities == ("12.0",)
+    for apart, profiles in ((False, ["both"]), (True, ["decode", "prefill"])):
+        shapes = default_shapes(graph, input_dimensions(path), context=64, prefill_apart=apart)
+        assert [profile.name for profile in shapes.profiles] == profiles
+        built = build_engine(path, tmp_path / "a.engine", compute_capability="12.0", shapes=shapes)
+        assert read_engine_header(built.path).compute_capabilities == ("12.0",)
 
 
 @needs_wheel
@@ -321,7 +322,7 @@ def test_minilm_becomes_an_engine(tmp_path: Path) -> None:
             dynamic_axes={"input_ids": names, "attention_mask": names},
         )  # fmt: skip
     graph = Graph(path="minilm.onnx", dialect="plain", inputs=("input_ids", "attention_mask"), outputs=("hidden",))
-    shapes = default_shapes(graph, input_dimensions(tmp_path / "minilm.onnx"), context=256)
+    shapes = default_shapes(graph, input_dimensions(tmp_path / "minilm.onnx"), context=256, prefill_apart=False)
     built = build_engine(tmp_path / "minilm.onnx", tmp_path / "a.engine", compute_capability="8.9", shapes=shapes)
     header = read_engine_header(built.path)
     assert header.compute_capabilities == ("8.9",)

@@ -17,7 +17,7 @@ ORIN = device_profiles.load("jetson-orin")
 CACHE = CacheLayout(layers=2, kv_heads=2, head_dim=16, dtype="float16")
 CHECK = Check(samples=8, metric="next_token_accuracy", budget_points=1.0)
 PLAIN = Graph(path="model/plain.onnx", dialect="plain", inputs=("input_ids",), outputs=("logits",), cache=CACHE)
-SHAPES = default_shapes(PLAIN, {"input_ids": ("batch", "sequence")}, context=1024)
+SHAPES = default_shapes(PLAIN, {"input_ids": ("batch", "sequence")}, context=1024, prefill_apart=True)
 
 
 def budget(profile: Profile = ORIN, parameters: int = 10**8) -> MemoryBudget:
