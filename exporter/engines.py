@@ -130,7 +130,7 @@ def _engine(
         built.path,
         output,
         compute_capability=capability,
-        shapes=default_shapes(built.graph, input_dimensions(built.path), context=context),
+        shapes=default_shapes(built.graph, input_dimensions(built.path), context=context, prefill_apart=False),
         on_progress=lambda part: tell(f"building the engine for {profile.name}", part),
     )
     return Engine(
@@ -155,7 +155,7 @@ def _recipe(order: Order, profile: Profile, built: Built, accuracy: Accuracy, co
         profile,
         built.graph,
         precision=built.precision,
-        shapes=default_shapes(built.graph, input_dimensions(built.path), context=context),
+        shapes=default_shapes(built.graph, input_dimensions(built.path), context=context, prefill_apart=True),
         budget=budget,
         check=Check(samples=8, metric=accuracy.metric, budget_points=order.max_accuracy_drop_points),
     )

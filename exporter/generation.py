@@ -30,7 +30,7 @@ from exporter.source import Source
 from exporter.text import Text, Texts, apart, halves, judged, rows_from_file, texts_from_model
 
 SAMPLE_TOKENS: Final = 16
-ENGINE_BLOCK: Final = 128  # of int4 weights in an engine's graph
+ENGINE_BLOCK: Final = 64  # of int4 weights in an engine's graph: most hidden sizes are multiples of it, not all of 128
 SAMPLE_PROMPTS: Final = (
     "What is the capital of France?",
     "Name three colours.",
@@ -130,7 +130,10 @@ class Generation:
 
         self._tell(f"quantizing the engine's graph to {precision}", 0)
         graph_model = ir.load(half.path)
-        quantize_qdq(graph_model, int(precision.removeprefix("int")), ENGINE_BLOCK)
+        if precision == "int4":
+            quantize_qdq(graph_model, 4, ENGINE_BLOCK)
+        else:
+            quantize_qdq(graph_model, 8)
         directory = half.directory.with_name(f"{half.directory.name}-{precision}")
         path = directory / half.graph.path
         path.parent.mkdir(parents=True)

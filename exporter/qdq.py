@@ -122,9 +122,7 @@ def _representable(scale: np.ndarray, half: bool) -> np.ndarray:
     return stored
 
 
-def _quantize_product(
-    graph: ir.Graph, node: ir.Node, bits: int, block: int | None, done: dict[str, ir.Value]
-) -> None:
+def _quantize_product(graph: ir.Graph, node: ir.Node, bits: int, block: int | None, done: dict[str, ir.Value]) -> None:
     """Put a DequantizeLinear of the quantized weight before MatMul(x, W) or MatMul(x, Transpose(W))."""
     import numpy as np
     import onnx_ir as ir
