@@ -55,7 +55,6 @@ def quantize_qdq(model: ir.Model, bits: Literal[4, 8], block: int | None = None)
     `block` is 64 or 128 for 4 bits, None for 8. Returns the precision of each group of tensors, for the manifest.
     Raises ConversionError when nothing can be quantized, or a matrix has no whole number of blocks.
     """
-    import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     if (bits, block) not in ((8, None), *((4, size) for size in BLOCKS)):
