@@ -156,14 +156,15 @@ def _far_apart(rows: torch.Tensor, count: int, draw: torch.Generator) -> torch.T
     """k-means++ (Arthur and Vassilvitskii, 2007): each next centre is drawn by its squared distance to the others."""
     import torch
 
-    first = int(torch.randint(len(rows), (1,), generator=draw))
-    taken = [first]
-    distances = (rows - rows[first]).pow(2).sum(1)
-    for _ in range(count - 1):
-        distances[taken[-1]] = 0
+    squares = rows.pow(2).sum(1)
+    taken = [int(torch.randint(len(rows), (1,), generator=draw))]
+    distances = torch.full((len(rows),), float("inf"))
+    while len(taken) < count:
+        new = rows[taken[-1]]
+        distances = torch.minimum(distances, squares - 2 * (rows @ new) + new @ new).clamp_min(0)
+        distances[taken] = 0
         weights = distances if float(distances.sum()) > 0 else _all_but(len(rows), taken)
         taken.append(int(torch.multinomial(weights, 1, generator=draw)))
-        distances = torch.minimum(distances, (rows - rows[taken[-1]]).pow(2).sum(1))
     return torch.tensor(taken)
 
 
