@@ -207,8 +207,9 @@ def _is_transposed(node: ir.Node) -> bool:
 
 
 def _rows_of_embedding(node: ir.Node) -> tuple[str, np.ndarray] | None:
-    """(name, rows) of a lookup of rows of a constant matrix."""
-    if node.op_type != "Gather":
+    """(name, rows) of a lookup of tokens; small tables, of positions or token types, stay as they are."""
+    ids = node.inputs[1] if node.op_type == "Gather" else None
+    if ids is None or ids.name != "input_ids":
         return None
     weight = _weight_of(node, 0)
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
