@@ -41,7 +41,7 @@ class Encoding:
         self._rows = self._ids([row.text for row in self._graded.rows])
         tell("recording what the reference says", 0)
         self._reference = reference_outputs(source.model, source.task, self._encoder, self._rows)
-        self._coders: dict[str, Coder] = {}
+        self._coder_of: Coder | None = None  # holds matrices and codes while candidates are made
 
     @property
     def model(self) -> Any:
@@ -104,48 +104,12 @@ class Encoding:
         self._source = msgspec.structs.replace(self._source, model=None)
         trim_memory()
 
-    def recipes(self, precisions: tuple[str, ...], base: Built) -> tuple[Recipe, ...]:
-        """The candidates that this order asks for, smallest first."""
-        return encoder_recipes(self._order, precisions)
-
-    def build(self, recipe: Recipe, base: Built) -> Built:
-        """The candidate of `recipe`, made from the fp32 graph `base`."""
-        import onnx_ir as ir
-
-        from exporter.graph_file import write_graph
-        from exporter.half import halve
-        from exporter.quantize import rewrite
-        from exporter.quantize_dynamic import quantize_dynamic
-
-        if recipe.precision == "fp32":
-            return base
-        self._tell(f"quantizing: {recipe.name}", 0)
-        directory = self._staging / recipe.name
-        path = directory / base.graph.path
-        path.parent.mkdir(parents=True)
-        if recipe.method == "dynamic":
-            tensors = quantize_dynamic(base.path, path)
-            made = Pass(name="quantize", parameters={"precision": "int8", "method": "dynamic"})
-        else:
-            graph_model = ir.load(base.path)
-            if recipe.precision == "fp16":
-                halve(graph_model)
-                tensors, made = dict.fromkeys(base.tensors, "fp16"), Pass(name="halve", parameters={})
-            else:
-                coder = self._coder(base)
-                blocks = coder.codes(recipe)
-                rewrite(graph_model, blocks)
-                tensors, made = {**coder.tensors(blocks), "norm": "fp32"}, coder.record(recipe, blocks)
-            write_graph(graph_model, path)
-        return msgspec.structs.replace(
-            base,
-            name=recipe.name,
-            precision=recipe.precision,
-            directory=directory,
-            weights_bytes=sum(file.stat().st_size for file in path.parent.iterdir()),
-            tensors=tensors,
-            passes=(*base.passes, made),
-        )
+    def candidates(self, precisions: tuple[str, ...], base: Built) -> list[Built]:
+        """The graphs that this order asks for on a device that runs `precisions`, smallest first, from `base`."""
+        built = [self._build(recipe, base) for recipe in encoder_recipes(self._order, precisions)]
+        self._coder_of = None
+        trim_memory()
+        return built
 
     def verify(self, built: Built) -> Accuracy:
         """How truthful it is, in the runtime that will serve it."""
@@ -186,6 +150,45 @@ class Encoding:
         return tuple(samples)
 
     # --- inside -----------------------------------------------------------------------------------------
+
+    def _build(self, recipe: Recipe, base: Built) -> Built:
+        """The candidate of `recipe`, made from the fp32 graph `base`."""
+        import onnx_ir as ir
+
+        from exporter.graph_file import write_graph
+        from exporter.half import halve
+        from exporter.quantize import rewrite
+        from exporter.quantize_dynamic import quantize_dynamic
+
+        if recipe.precision == "fp32":
+            return base
+        self._tell(f"quantizing: {recipe.name}", 0)
+        directory = self._staging / recipe.name
+        path = directory / base.graph.path
+        path.parent.mkdir(parents=True)
+        if recipe.method == "dynamic":
+            tensors = quantize_dynamic(base.path, path)
+            made = Pass(name="quantize", parameters={"precision": "int8", "method": "dynamic"})
+        else:
+            graph_model = ir.load(base.path)
+            if recipe.precision == "fp16":
+                halve(graph_model)
+                tensors, made = dict.fromkeys(base.tensors, "fp16"), Pass(name="halve", parameters={})
+            else:
+                coder = self._coder(base)
+                blocks = coder.codes(recipe)
+                rewrite(graph_model, blocks)
+                tensors, made = {**coder.tensors(blocks), "norm": "fp32"}, coder.record(recipe, blocks)
+            write_graph(graph_model, path)
+        return msgspec.structs.replace(
+            base,
+            name=recipe.name,
+            precision=recipe.precision,
+            directory=directory,
+            weights_bytes=sum(file.stat().st_size for file in path.parent.iterdir()),
+            tensors=tensors,
+            passes=(*base.passes, made),
+        )
 
     def _converted(self, name: str, dialect: Literal["ort", "plain"], passes: Sequence[Pass]) -> Built:
         from exporter.convert_encoder import convert_encoder, describe_encoder
@@ -254,8 +257,6 @@ class Encoding:
         return {name: known[name] for name in names}
 
     def _coder(self, base: Built) -> Coder:
-        if base.name not in self._coders:
-            self._coders[base.name] = Coder(
-                base.path, base.graph, self.calibration, block=self._order.block, tell=self._tell
-            )
-        return self._coders[base.name]
+        if self._coder_of is None:
+            self._coder_of = Coder(base.path, base.graph, self.calibration, block=self._order.block, tell=self._tell)
+        return self._coder_of

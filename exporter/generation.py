@@ -53,7 +53,7 @@ class Generation:
         self._texts = self._read_texts()
         self._reference = self._recorded()
         self._right: list[bool] = []
-        self._coders: dict[str, Coder] = {}
+        self._coder_of: Coder | None = None  # holds matrices and codes while candidates are made
 
     @property
     def calibration(self) -> Text:
@@ -162,13 +162,40 @@ class Generation:
         self._source = msgspec.structs.replace(self._source, model=None)
         trim_memory()
 
-    def recipes(self, precisions: tuple[str, ...], base: Built) -> tuple[Recipe, ...]:
-        """The candidates that this order asks for, smallest first."""
-        if self._order.precision in ("fp32", "fp16"):
-            return recipes(self._order, precisions, on_grid=False)
-        return recipes(self._order, precisions, on_grid=self._coder(base).on_grid)
+    def candidates(self, precisions: tuple[str, ...], base: Built) -> list[Built]:
+        """The graphs that this order asks for on a device that runs `precisions`, smallest first, from `base`."""
+        on_grid = self._order.precision not in ("fp32", "fp16") and self._coder(base).on_grid
+        built = [self._build(recipe, base) for recipe in recipes(self._order, precisions, on_grid=on_grid)]
+        self._coder_of = None
+        trim_memory()
+        return built
 
-    def build(self, recipe: Recipe, base: Built) -> Built:
+    def verify(self, built: Built) -> Accuracy:
+        """How truthful it is, in the runtime that will serve it."""
+        from exporter.verify import verify
+
+        accuracy = verify(
+            self._reference, built.path, built.graph,
+            budget_points=self._order.max_accuracy_drop_points, on_progress=self._scoring(f"verifying {built.name}"),
+        )  # fmt: skip
+        return accuracy if self._graded is None else self._with_answers(accuracy, self._answers_right(built))
+
+    def measure(self, built: Built) -> Cost:
+        """What an answer costs here, in a process of its own."""
+        self._tell(f"measuring {built.name}", 0)
+        context = self._source.info.context_length
+        prompt = min(ANSWER_PROMPT_TOKENS, context // 4)  # prefills of up to four times this are measured
+        new = min(ANSWER_NEW_TOKENS, context - prompt)
+        return measure_decoder(built.path, built.graph, prompt_tokens=prompt, new_tokens=new)
+
+    def samples(self, built: Built) -> tuple[Sample, ...]:
+        """The bundle's own greedy tokens for a few questions, so that a device can see that it gives the same."""
+        answers = self._answers(built, SAMPLE_PROMPTS, SAMPLE_TOKENS)
+        return tuple(Sample(prompt=p, token_ids=tuple(ids)) for p, ids in zip(SAMPLE_PROMPTS, answers, strict=True))
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _build(self, recipe: Recipe, base: Built) -> Built:
         """The candidate of `recipe`, made from the fp32 graph `base`."""
         import onnx_ir as ir
 
@@ -205,31 +232,6 @@ class Generation:
             tensors=tensors,
             passes=(*base.passes, made),
         )
-
-    def verify(self, built: Built) -> Accuracy:
-        """How truthful it is, in the runtime that will serve it."""
-        from exporter.verify import verify
-
-        accuracy = verify(
-            self._reference, built.path, built.graph,
-            budget_points=self._order.max_accuracy_drop_points, on_progress=self._scoring(f"verifying {built.name}"),
-        )  # fmt: skip
-        return accuracy if self._graded is None else self._with_answers(accuracy, self._answers_right(built))
-
-    def measure(self, built: Built) -> Cost:
-        """What an answer costs here, in a process of its own."""
-        self._tell(f"measuring {built.name}", 0)
-        context = self._source.info.context_length
-        prompt = min(ANSWER_PROMPT_TOKENS, context // 4)  # prefills of up to four times this are measured
-        new = min(ANSWER_NEW_TOKENS, context - prompt)
-        return measure_decoder(built.path, built.graph, prompt_tokens=prompt, new_tokens=new)
-
-    def samples(self, built: Built) -> tuple[Sample, ...]:
-        """The bundle's own greedy tokens for a few questions, so that a device can see that it gives the same."""
-        answers = self._answers(built, SAMPLE_PROMPTS, SAMPLE_TOKENS)
-        return tuple(Sample(prompt=p, token_ids=tuple(ids)) for p, ids in zip(SAMPLE_PROMPTS, answers, strict=True))
-
-    # --- inside -----------------------------------------------------------------------------------------
 
     def _read_texts(self) -> Texts:
         order, tokenizer = self._order, self._source.tokenizer
@@ -274,11 +276,9 @@ class Generation:
         return scored
 
     def _coder(self, base: Built) -> Coder:
-        if base.name not in self._coders:
-            self._coders[base.name] = Coder(
-                base.path, base.graph, self.calibration, block=self._order.block, tell=self._tell
-            )
-        return self._coders[base.name]
+        if self._coder_of is None:
+            self._coder_of = Coder(base.path, base.graph, self.calibration, block=self._order.block, tell=self._tell)
+        return self._coder_of
 
     def _answers_right(self, built: Built) -> list[bool]:
         """For each question of `--eval`, whether the greedy answer holds a right one."""

@@ -58,9 +58,10 @@ def export(order: Order, tell: Tell) -> Report:
         stages = [untouched, *_modified(order, work, tell)]
         half = None if dialect is None else work.convert_for_engine(dialect, context, stages[-1].passes)
         work.release()
+        source = msgspec.structs.replace(source, model=None)
         judge = Judge(order, profile, work, context)
         told = tuple(judge(stage) for stage in stages)
-        built = [work.build(recipe, stages[-1]) for recipe in work.recipes(profile.precisions, stages[-1])]
+        built = work.candidates(profile.precisions, stages[-1])
         candidates = tuple(judge(one) for one in built)
         report = Report(
             profile=profile.name,

@@ -12,7 +12,6 @@ import pytest
 from exporter.errors import CalibrationError
 from exporter.generation import Generation
 from exporter.order import Order
-from exporter.recipes import Recipe
 from exporter.source import open_source
 
 
@@ -76,13 +75,11 @@ def test_candidates_are_made_without_the_torch_model(order: Order, source: Any, 
     base = work.convert("fp32", ())
     work.release()
     assert work.model is None
-    for recipe in work.recipes(("int4", "int8", "fp32"), base):
-        built = work.build(recipe, base)
-        assert built.path.exists()
-        assert built.weights_bytes <= base.weights_bytes
-    small = work.build(Recipe("int8"), base) if not (tmp_path / "d" / "int8").exists() else None
-    assert small is None
-    half = work.build(Recipe("fp16"), base)
+    built = {one.name: one for one in work.candidates(("int4", "int8", "fp16", "fp32"), base)}
+    assert list(built) == ["int4-gptq", "mixed-gptq", "int8", "fp16", "fp32"]
+    sizes = [one.path.with_name(f"{one.path.name}.data").stat().st_size for one in built.values()]
+    assert sizes == sorted(sizes)
+    half = built["fp16"]
     assert half.graph.cache is not None
     assert half.graph.cache.dtype == "float16"
     assert work.verify(half).drop_bound_points < 5
