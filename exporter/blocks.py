@@ -87,7 +87,7 @@ def packed(values: Codes, bits: int) -> Codes:
         return np.ascontiguousarray(values)
     if values.shape[1] % 2:
         values = np.pad(values, ((0, 0), (0, 1))).astype(np.uint8)
-    return (values[:, 0::2] | (values[:, 1::2] << 4)).astype(np.uint8)
+    return np.ascontiguousarray(values[:, 0::2] | (values[:, 1::2] << 4), np.uint8)
 
 
 def unpacked(values: Codes, bits: int) -> Codes:

@@ -33,6 +33,7 @@ def test_int4_codes_everything_in_4_bits(method: str, coder: Callable[[], Coder]
     blocks = made.codes(Recipe("int4", method))
     assert {one.bits for one in blocks.values()} == {4}
     assert made.tensors(blocks) == {"embedding": "int4", "head": "int4", "linear": "int4"}
+    assert all(one.codes.flags.c_contiguous for one in blocks.values())  # a tied head is stored once only then
     assert made.record(Recipe("int4", method), blocks).parameters["method"] == method
 
 
