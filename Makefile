@@ -5,9 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The oldest runtime that a device has (JetPack 6): a test answers with it.
 OLDEST := onnxruntime==1.23.2
-MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODELS := models/SmolLM2-135M-Instruct.Q4_1.gguf models/all-MiniLM-L6-v2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench models clean
+.PHONY: help setup demo test check bench bench-export models clean
 
 help:
 	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
@@ -15,7 +15,8 @@ help:
 	@echo "make test     all tests but those that need a GPU"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    measure against llama.cpp, PyTorch and plain MQTT (compiles llama.cpp once: needs a C++ compiler)"
-	@echo "make models   fetch the model that demo, test and bench use"
+	@echo "make bench-export  measure every optimization of the exporter, and write the tables of docs/exporting.md"
+	@echo "make models   fetch the models that demo, test and bench use"
 	@echo "make clean    remove .venv, bundles, builds and caches; models stay"
 
 setup: .venv/.setup
@@ -25,7 +26,8 @@ setup: .venv/.setup
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and \
 	  "$(PYTHON) is Python %d.%d, edgefleet needs 3.10 or newer: make PYTHON=/path/to/python3.11" % v[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,agent,hub,dev]'
+	@# the extra tensorrt is empty but on x86-64 Linux, by the markers in pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,tensorrt,agent,hub,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oldest-onnxruntime $(OLDEST)
 	@touch $@
 
@@ -36,9 +38,9 @@ setup: .venv/.setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-models: $(MODEL)
+models: $(MODELS)
 
-$(MODEL): | .venv/.setup
+$(MODELS): | .venv/.setup
 	$(BIN)/python benchmarks/model.py models
 
 demo: setup models
@@ -55,6 +57,9 @@ check: setup
 
 bench: .venv/.bench models
 	$(BIN)/python benchmarks/run.py
+
+bench-export: setup models
+	$(BIN)/python benchmarks/exporting.py
 
 clean:
 	rm -rf .venv bundles build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -241,6 +241,7 @@ def make_bundle(model: Path) -> None:
         return
     program = Path(sys.executable).parent / "edge-export"
     command = [str(program), "--model", str(model), "--profile", "desktop-cpu", "--precision", "int4"]
+    command += ["--quantizer", "round-to-nearest"]
     command += ["--max-accuracy-drop", "100", "--output", str(BUNDLE)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
         raise SystemExit("the int4 bundle could not be exported")

@@ -1,6 +1,7 @@
 """What can this kind of device do? One TOML file per device, read into a frozen schema."""
 
-from device_profiles.errors import InvalidProfile, ProfileError, UnknownProfile
+from device_profiles.errors import InvalidProfile, ProfileError, UnknownJetPack, UnknownProfile
+from device_profiles.jetpack import with_jetpack
 from device_profiles.profile import (
     COLUMNS,
     UNSOURCED_NOTE,
@@ -8,6 +9,7 @@ from device_profiles.profile import (
     Profile,
     Runtime,
     Software,
+    first_capability,
     load,
     names,
     nearest_names,
@@ -24,10 +26,13 @@ __all__ = [
     "ProfileError",
     "Runtime",
     "Software",
+    "UnknownJetPack",
     "UnknownProfile",
+    "first_capability",
     "load",
     "names",
     "nearest_names",
     "parse",
     "table_rows",
+    "with_jetpack",
 ]

@@ -2,6 +2,7 @@
 
 ProfileError              root; its text is one line: what happened, the value, what to do
 ├── UnknownProfile        no profile and no alias has this name; carries the nearest ones
+├── UnknownJetPack        no such JetPack, or none for this device; carries those that there are
 └── InvalidProfile        a profile file that is not what the schema says
 """
 
@@ -21,6 +22,15 @@ class UnknownProfile(ProfileError):
         )
         self.name = name
         self.nearest = nearest
+
+
+class UnknownJetPack(ProfileError):
+    """This device has no such JetPack. `known` are those that it has, oldest first."""
+
+    def __init__(self, why: str, known: tuple[str, ...]) -> None:
+        there = f"choose one of {', '.join(known)}" if known else "leave --jetpack out"
+        super().__init__(f"{why}: {there}")
+        self.known = known
 
 
 class InvalidProfile(ProfileError):

@@ -81,6 +81,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(why)
 
 
+def first_capability(precision: str) -> tuple[int, int] | None:
+    """The oldest compute capability whose tensor cores take `precision`; None if that is not what limits it.
+
+    >>> first_capability("fp8"), first_capability("int8")
+    ((8, 9), None)
+    """
+    return _FIRST_CAPABILITY.get(precision)
+
+
 def _contradictions(profile: Profile) -> list[str]:
     """Every way in which the fields of a profile exclude each other."""
     found = []

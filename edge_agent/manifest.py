@@ -35,12 +35,14 @@ class CacheLayout(_Part, frozen=True):
 
     Tensors `past_key_values.{i}.key|value` in, `present.{i}.key|value` out, for i below `layers`, each of
     shape (batch, kv_heads, positions, head_dim), `dtype` elements. Past and present may be one buffer.
+    `positions` is the number that the graph fixes, None where any will do.
     """
 
     layers: Annotated[int, Meta(ge=1, le=4096)]
     kv_heads: Annotated[int, Meta(ge=1, le=4096)]
     head_dim: Annotated[int, Meta(ge=1, le=4096)]
     dtype: Literal["float32", "float16"]
+    positions: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Graph(_Part, frozen=True):

@@ -22,7 +22,11 @@ _EMIT: Final = "edgefleet_ort"
 
 
 class LayerAttention(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attention layer asks for. `rotary` is an index into the tables of the plan, or None."""
+    """What one attention layer asks for.
+
+    `rotary` is an index into the tables of the plan, or None. `window` is how many positions up to its own each
+    position sees, where that is fewer than the context; None sees all.
+    """
 
     heads: int
     kv_heads: int
@@ -30,6 +34,7 @@ class LayerAttention(msgspec.Struct, frozen=True, kw_only=True):
     scale: float
     softcap: float
     rotary: int | None
+    window: int | None = None
 
 
 class AttentionPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +96,7 @@ class _Emitter:
     ) -> None:
         """`past` alternates keys and values by layer; `total` is a scalar int32."""
         self._past, self._seqlens_k, self._total, self._tables = past, seqlens_k, total, tables
+        self._biases: dict[int, torch.Tensor] = {}
         self.present = []
 
     @staticmethod
@@ -117,9 +123,13 @@ class _Emitter:
         past_key, past_value = self._past[2 * index], self._past[2 * index + 1]
         batch, heads, sequence, head_dim = query.shape
         positions = past_key.shape[2] + sequence
-        inputs = [_flat(query), _flat(key), _flat(value), past_key, past_value, self._seqlens_k, self._total]
+        inputs: list[torch.Tensor | None] = [
+            _flat(query), _flat(key), _flat(value), past_key, past_value, self._seqlens_k, self._total
+        ]  # fmt: skip
         if layer.rotary is not None:
             inputs += self._tables[layer.rotary]
+        if layer.window is not None:
+            inputs += [None] * (10 - len(inputs)) + [self._bias(layer.window, sequence)]
         cache_shape = (batch, layer.kv_heads, positions, head_dim)
         output, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
@@ -131,6 +141,22 @@ class _Emitter:
         )
         self.present += [present_key, present_value]
         return output.reshape(batch, sequence, heads, head_dim), None
+
+    def _bias(self, window: int, sequence: int) -> torch.Tensor:
+        """What closes the past beyond `window` to each position: float32 (batch, 1, sequence, total), 0 or -inf.
+
+        All layers of one window share it. The node's own `local_window_size` says one position more in ONNX
+        Runtime 1.23 than in 1.32; a bias means the same in both (each position sees itself, so no row is all -inf).
+        """
+        import torch
+
+        if window not in self._biases:
+            first = self._seqlens_k.to(torch.long) + (1 - sequence)
+            own = first[:, None] + torch.arange(sequence)[None]
+            seen = torch.arange(self._total.item())[None, None]
+            closed = seen <= (own - window)[:, :, None]
+            self._biases[window] = torch.where(closed, float("-inf"), 0.0)[:, None]
+        return self._biases[window]
 
 
 def _attributes(layer: LayerAttention) -> dict[str, int | float]:

@@ -6,6 +6,7 @@ Results go to stdout, progress to stderr. Knows nothing of how an export is done
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+
+from exporter.recipes import INT4_METHODS
+from exporter.task import TASKS
 
 EXAMPLE = """\b
 Example:
@@ -31,68 +35,93 @@ def _list_profiles(context: click.Context, _: click.Parameter, wanted: bool) -> 
     context.exit()
 
 
+def _checked_prune(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Wrong usage is told before any work."""
+    if given:
+        from exporter.prune import parse_prune
+
+        for text in given:
+            try:
+                parse_prune(text)
+            except ValueError as error:
+                raise click.BadParameter(str(error)) from None
+    return given
+
+
+def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
+    """An option that takes a file which must exist."""
+    kind = click.Path(exists=True, dir_okay=False, path_type=Path)
+    return click.option(*names, type=kind, help=help_text, **more)
+
+
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 110})
 @click.option("--model", required=True, help="Hugging Face directory (safetensors), GGUF file, or hub id.")
 @click.option("--profile", required=True, help="Kind of device the bundle is for; see --list-profiles.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to create.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "int8", "int4"]),
-    default="auto",
-    show_default=True,
-    help="auto: the fastest of int4, int8 and fp32 that keeps the accuracy.",
+@click.option("--jetpack", metavar="VERSION", help="JetPack of a Jetson, where it is not the profile's own.")
+@click.option("--task", type=click.Choice(["auto", *TASKS]), default="auto", show_default=True,
+              help="What the model does; auto reads the checkpoint.")  # fmt: skip
+@click.option("--prune", multiple=True, metavar="METHOD:AMOUNT", callback=_checked_prune,
+              help="magnitude, wanda, 2:4, ffn, heads or layers, and the share to remove; repeatable.")  # fmt: skip
+@click.option("--compress", type=click.FloatRange(min=1, min_open=True, max=64), metavar="R",
+              help="Share weights until the feed-forward layers are R times narrower.")  # fmt: skip
+@click.option("--recover", type=click.IntRange(0, 100_000), default=0, metavar="STEPS",
+              help="Distil from the untouched model after pruning or compression.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "fp8", "int8", "int4", "mixed"]),
+              default="auto", show_default=True, help="auto: the fastest that keeps the accuracy.")  # fmt: skip
+@click.option("--quantizer", type=click.Choice(["auto", *INT4_METHODS]), default="auto", show_default=True,
+              help="How 4-bit codes are found; auto tries what is best.")  # fmt: skip
+@click.option("--block-size", "block", type=click.Choice(["32", "64", "128"]), default="32", show_default=True,
+              help="Weights that share a scale.")  # fmt: skip
+@click.option("--static-calibration", "static_method", type=click.Choice(["minmax", "entropy", "percentile"]),
+              default="entropy", show_default=True, help="How the ranges of static int8 are found.")  # fmt: skip
+@click.option("--max-accuracy-drop", "max_accuracy_drop_points", type=click.FloatRange(min=0, max=100), default=1.0,
+              show_default=True, metavar="POINTS",
+              help="Points of accuracy that may be lost, at 95% confidence.")  # fmt: skip
+@click.option("--target-latency-ms", type=click.FloatRange(min=0, min_open=True), metavar="X",
+              help="Refuse what needs longer for an answer (37 tokens in, 96 out; an encoder: 37 in).")  # fmt: skip
+@_readable(
+    'Text that passes learn from, JSON Lines of {"text": ...}. Default: sampled from the model.', "--calibration"
 )
+@_readable('What judges, JSON Lines of {"question", "answers"}, {"text", "label"} or {"text"}.', "--eval", "evaluation")
+@click.option("--context", type=click.IntRange(16), metavar="TOKENS",
+              help="Positions that must fit into the device's memory; default: the model's, up to 4096.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["auto", "none", "tensorrt-rtx"]), default="auto", show_default=True,
+              help="Build engines ahead of time; auto: where the profile and this machine can.")  # fmt: skip
 @click.option(
-    "--max-accuracy-drop",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    show_default=True,
-    metavar="POINTS",
-    help="Points of next-token accuracy that may be lost, at 95% confidence.",
+    "--allow-pickle", is_flag=True, help="Take pickled weights (.bin), which can run code: trusted ones only."
 )
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of sampling and recovery.")
 @click.option(
-    "--calibration",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help='Text to judge accuracy on, JSON Lines of {"text": ...}. Default: sampled from the model itself.',
+    "--dry-run", is_flag=True, help="Check everything that can be checked before the work, and say what would be done."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampled text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
-@click.option(
-    "--list-profiles", is_flag=True, is_eager=True, expose_value=False, callback=_list_profiles,
-    help="Show all device profiles and exit.",
-)  # fmt: skip
-def main(
-    model: str,
-    profile: str,
-    output: Path,
-    precision: Any,
-    max_accuracy_drop: float,
-    calibration: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
+@click.option("--list-profiles", is_flag=True, is_eager=True, expose_value=False, callback=_list_profiles,
+              help="Show all device profiles and exit.")  # fmt: skip
+def main(as_json: bool, block: str, **asked: Any) -> None:
     """Turn a language model into a bundle that an edge agent can serve.
 
-    Converts to ONNX, quantizes, checks each candidate against the original in the runtime that will serve it, and
-    writes the fastest one that is still accurate. Exit code 3 and no bundle when none is.
+    Prunes and compresses on demand, converts to ONNX, quantizes, checks each candidate against the original in the
+    runtime that will serve it, and writes the fastest one that is still accurate. Exit code 3 and no bundle when none
+    is.
     """
     from device_profiles.errors import ProfileError
     from edge_agent.errors import AgentError
     from exporter.errors import ExportError, GateRefused
-    from exporter.pipeline import Order, export
+    from exporter.order import Order
+    from exporter.pipeline import export, plan
 
-    order = Order(
-        model=model, profile=profile, output=output, precision=precision,
-        max_accuracy_drop_points=max_accuracy_drop, calibration=calibration, seed=seed,
-    )  # fmt: skip
+    order = Order(block=int(block), command=shlex.join(["edge-export", *sys.argv[1:]]), **asked)
     try:
         with _terminable(), _progress() as tell:
-            report = export(order, tell)
+            report = plan(order) if order.dry_run else export(order, tell)
     except GateRefused as refused:
         _print(refused.report, as_json)
         _fail(refused, 3)
     except (ExportError, AgentError, ProfileError) as error:
         _fail(error, 1)
+    except MemoryError:
+        _fail("not enough memory on this machine: close other programs, or export on a larger one", 1)
     except KeyboardInterrupt:
         _fail("interrupted: nothing was written", 1)
     _print(report, as_json)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edge_agent.manifest import CacheLayout, Graph
 from exporter.attention import AttentionPlan, LayerCache, emitting
@@ -27,43 +27,64 @@ if TYPE_CHECKING:
 GRAPH_FILE: Final = "decoder.onnx"
 OPSET: Final = 21  # the newest that onnxruntime 1.23 and its fusions take in full
 IR_VERSION: Final = 10  # that of opset 21
+Dialect = Literal["ort", "onnx", "plain"]
+_TRACED_OPSET: Final = 18  # that of torch's own translations, so that nothing is converted before it is laid out
 
 
-def convert(model: Any, context: int) -> ir.Model:
-    """Carry `model`, a transformers causal language model in fp32 eval mode, into a graph of dialect `ort`.
+def convert(model: Any, context: int, dialect: Dialect = "ort", *, half: bool = False) -> ir.Model:
+    """Carry `model`, a transformers causal language model in fp32 eval mode, into a graph of `dialect`.
 
     `context` is the number of positions that its rotary tables cover. The initializers share memory with the model.
     Raises ConversionError when something cannot be expressed or traced.
     """
     import onnx_ir as ir
 
-    from exporter.layout import lay_out
+    from exporter import emit_onnx, plain
+    from exporter.half import halve
+    from exporter.layout import lay_out, lay_out_standard
 
     plan = probe(model, context)
     with quiet_export():
-        converted = _exported(model, plan)
-        lay_out(converted)
+        if dialect == "ort":
+            converted = _exported(model, plan, emitting, OPSET)
+            lay_out(converted)
+        else:
+            converted = _exported(model, plan, emit_onnx.emitting_onnx, _TRACED_OPSET)
+            lay_out_standard(converted, emit_onnx.OPSET)
+        if half:
+            halve(converted)
+        if dialect != "ort":
+            plain.lower(converted, whole=dialect == "plain")
     for present in converted.graph.outputs[1:]:
         # Not "positions + sequence": past and present may be one buffer, and then its length is neither.
         layer = plan.layers[0]
-        present.shape = ir.Shape(["batch", layer.kv_heads, "present_positions", layer.head_dim])
+        positions = "present_positions" if dialect == "ort" else "positions"
+        present.shape = ir.Shape(["batch", layer.kv_heads, positions, layer.head_dim])
+    if dialect == "onnx":
+        _fix(converted, "positions", context)
     converted.ir_version = IR_VERSION
     return converted
 
 
-def describe(converted: ir.Model) -> Graph:
+def describe(converted: ir.Model, dialect: Dialect = "ort") -> Graph:
     """The manifest's description of a graph made by `convert`."""
+    import onnx_ir as ir
+
     inputs = [value.name or "" for value in converted.graph.inputs]
-    past = [value.shape for value in converted.graph.inputs if (value.name or "").startswith("past_key_values.")]
-    assert past[0] is not None
-    _, kv_heads, _, head_dim = past[0]
+    past = [value for value in converted.graph.inputs if (value.name or "").startswith("past_key_values.")]
+    assert past[0].shape is not None
+    _, kv_heads, positions, head_dim = past[0].shape
     return Graph(
-        path=f"model/{GRAPH_FILE}",
-        dialect="ort",
+        path=f"model/{GRAPH_FILE}" if dialect == "ort" else f"model/decoder-{dialect}.onnx",
+        dialect=dialect,
         inputs=tuple(inputs),
         outputs=tuple(value.name or "" for value in converted.graph.outputs),
         cache=CacheLayout(
-            layers=len(past) // 2, kv_heads=int(str(kv_heads)), head_dim=int(str(head_dim)), dtype="float32"
+            layers=len(past) // 2,
+            kv_heads=int(str(kv_heads)),
+            head_dim=int(str(head_dim)),
+            dtype="float16" if past[0].dtype == ir.DataType.FLOAT16 else "float32",
+            positions=positions if isinstance(positions, int) else None,
         ),
     )
 
@@ -84,15 +105,15 @@ def quiet_export() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _exported(model: Any, plan: AttentionPlan) -> ir.Model:
+def _exported(model: Any, plan: AttentionPlan, emit: Callable[..., Any], opset: int) -> ir.Model:
     import torch
 
     batch, sequence, past, kept = 2, 3, 5, 2
     layers = plan.layers
     if len({(layer.kv_heads, layer.head_dim) for layer in layers}) != 1:
         raise ConversionError(
-            f"the layers of {type(model).__name__} differ in their key and value heads: "
-            "one cache layout cannot hold them"
+            f"{type(model).__name__} cannot be exported: its layers differ in their key and value heads, "
+            "and one cache layout cannot hold them"
         )
     inputs = (
         torch.zeros((batch, sequence), dtype=torch.long),
@@ -108,7 +129,7 @@ def _exported(model: Any, plan: AttentionPlan) -> ir.Model:
         [{0: dims["batch"], 2: dims["positions"]} for _ in inputs[3]],
     )
     both = [(f"{i}.{part}") for i in range(len(layers)) for part in ("key", "value")]
-    with torch.no_grad(), emitting(model, plan) as emitter:
+    with torch.no_grad(), emit(model, plan) as emitter:
         try:
             program = torch.onnx.export(
                 _traced(model, emitter, plan),
@@ -118,7 +139,7 @@ def _exported(model: Any, plan: AttentionPlan) -> ir.Model:
                     "input_ids", "seqlens_k", "logits_to_keep", *(f"past_key_values.{b}" for b in both)
                 ],
                 output_names=["logits", *(f"present.{b}" for b in both)],
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
                 optimize=True,
                 verbose=False,
@@ -129,6 +150,16 @@ def _exported(model: Any, plan: AttentionPlan) -> ir.Model:
     if program is None:
         raise ConversionError(f"torch.onnx.export gave no graph for {type(model).__name__}")
     return program.model
+
+
+def _fix(converted: ir.Model, name: str, size: int) -> None:
+    """Give the dimension `name` a number, wherever it stands."""
+    import onnx_ir as ir
+
+    values = [*converted.graph.inputs, *(output for node in converted.graph for output in node.outputs)]
+    for value in values:
+        if value.shape is not None and any(str(dimension) == name for dimension in value.shape):
+            value.shape = ir.Shape([size if str(dimension) == name else dimension for dimension in value.shape])
 
 
 def _traced(model: Any, emitter: Any, plan: AttentionPlan) -> torch.nn.Module:

@@ -11,11 +11,11 @@ Does not know how weights are quantized; whether the graph equals PyTorch is ask
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edge_agent.manifest import EncoderInfo, Graph
 from exporter.convert import IR_VERSION, OPSET, quiet_export
-from exporter.encoder_attention import emitting_encoder
+from exporter.encoder_attention import eager, emitting_encoder
 from exporter.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 ENCODER_FILE: Final = "encoder.onnx"
+PLAIN_OPSET: Final = 18  # the oldest that the exporter of torch writes, which TensorRT 8.6 takes too
 ENCODER_OUTPUTS: Final[dict[str, tuple[str, ...]]] = {
     "text-classification": ("logits",),
     "token-classification": ("logits",),
@@ -32,29 +33,31 @@ ENCODER_OUTPUTS: Final[dict[str, tuple[str, ...]]] = {
 _TRACED_TOKENS: Final = 3  # neither 0 nor 1, which torch.export takes for constants
 
 
-def convert_encoder(model: Any, task: str, encoder: EncoderInfo) -> ir.Model:
-    """Carry `model`, a transformers encoder with the head of `task`, in fp32 eval mode, into a graph.
+def convert_encoder(model: Any, task: str, encoder: EncoderInfo, dialect: Literal["ort", "plain"] = "ort") -> ir.Model:
+    """Carry `model`, a transformers encoder with the head of `task`, in fp32 eval mode, into a graph of `dialect`.
 
-    The initializers share memory with the model. Raises ConversionError when something cannot be expressed or traced.
+    `plain` has ONNX's own operators only, as TensorRT parses them. The initializers share memory with the model.
+    Raises ConversionError when something cannot be expressed or traced.
     """
     from exporter.layout import lay_out
 
     _refuse(model, task, encoder)
     _check_head(model, task)
     with quiet_export():
-        converted = _exported(model, task, encoder)
+        converted = _exported(model, task, encoder, dialect)
         _split_gemms(converted.graph)
-        lay_out(converted)
+        if dialect == "ort":
+            lay_out(converted)
     _name_outputs(converted.graph, ENCODER_OUTPUTS[task])
     converted.ir_version = IR_VERSION
     return converted
 
 
-def describe_encoder(converted: ir.Model) -> Graph:
+def describe_encoder(converted: ir.Model, dialect: Literal["ort", "plain"] = "ort") -> Graph:
     """The manifest's description of a graph made by `convert_encoder`."""
     return Graph(
-        path=f"model/{ENCODER_FILE}",
-        dialect="ort",
+        path=f"model/{ENCODER_FILE}" if dialect == "ort" else "model/encoder-plain.onnx",
+        dialect=dialect,
         inputs=tuple(value.name or "" for value in converted.graph.inputs),
         outputs=tuple(value.name or "" for value in converted.graph.outputs),
     )
@@ -100,20 +103,20 @@ def _check_head(model: Any, task: str) -> None:
         )
 
 
-def _exported(model: Any, task: str, encoder: EncoderInfo) -> ir.Model:
+def _exported(model: Any, task: str, encoder: EncoderInfo, dialect: str) -> ir.Model:
     import torch
 
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_token_types(model) else [])]
     inputs = tuple(torch.ones((2, _TRACED_TOKENS), dtype=torch.long) for _ in names)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=encoder.max_tokens)}
-    with torch.no_grad(), emitting_encoder(model):
+    with torch.no_grad(), emitting_encoder(model) if dialect == "ort" else eager(model):
         try:
             program = torch.onnx.export(
                 _traced(model, task, encoder),
                 inputs,
                 dynamic_shapes=(shape,) * len(inputs),
                 input_names=names,
-                opset_version=OPSET,
+                opset_version=OPSET if dialect == "ort" else PLAIN_OPSET,
                 dynamo=True,
                 optimize=True,
                 verbose=False,

@@ -32,7 +32,7 @@ def emitting_encoder(model: Any) -> Iterator[None]:
     Raises ConversionError at the end if it says that it does and no layer called.
     """
     if not getattr(model, "_supports_attention_backend", False):
-        with _eager(model):
+        with eager(model):
             yield
         return
     emitter = _Emitter(type(model).__name__)
@@ -46,7 +46,8 @@ def emitting_encoder(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _eager(model: Any) -> Iterator[None]:
+def eager(model: Any) -> Iterator[None]:
+    """While open, `model` computes attention in plain operators."""
     before = model.config._attn_implementation
     model.config._attn_implementation = "eager"
     try:

@@ -3,6 +3,8 @@
 ExportError               root; its text is one line: what happened, the value, what to do
 ├── SourceError           the checkpoint cannot be opened or is not what it says
 ├── ConversionError       this model cannot be carried into the graph, or the graph differs from PyTorch
+├── EngineError           an engine cannot be built here, or not for this device, or is not what it should be
+├── OrderError            what was asked for cannot be had for this device: precision, memory
 ├── CalibrationError      the calibration or evaluation text is unusable
 ├── OutputError           the bundle cannot be written where it was asked for
 └── GateRefused           no candidate is truthful (or small) enough: exit code 3
@@ -26,6 +28,14 @@ class SourceError(ExportError):
 
 class ConversionError(ExportError):
     """The model cannot be carried, or its graph does not compute what PyTorch computes."""
+
+
+class EngineError(ExportError):
+    """An engine cannot be built, or a device cannot run it, or a file is no whole engine."""
+
+
+class OrderError(ExportError):
+    """What was asked for cannot be had for this device."""
 
 
 class CalibrationError(ExportError):

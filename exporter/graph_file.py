@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
 
 _INLINE_BYTES: Final = 1024  # small tensors stay in the graph, where shape inference can read them
@@ -36,7 +37,7 @@ def write_graph(model: ir.Model, path: Path) -> int:
             tensor = value.const_value
             if tensor is None or tensor.nbytes <= _INLINE_BYTES:
                 continue
-            array = tensor.numpy()
+            array = _bytes_of(tensor)
             key = (array.__array_interface__["data"][0], array.nbytes)
             if key not in written or not array.flags.c_contiguous:
                 data.write(b"\0" * (-data.tell() % _ALIGNMENT))
@@ -49,3 +50,10 @@ def write_graph(model: ir.Model, path: Path) -> int:
             )  # fmt: skip
     ir.save(model, path)
     return path.stat().st_size + data_path.stat().st_size
+
+
+def _bytes_of(tensor: ir.TensorProtocol) -> np.ndarray:
+    """The tensor's elements, or its bytes where two elements share one: numpy would give each a byte of its own."""
+    import numpy as np
+
+    return np.frombuffer(tensor.tobytes(), np.uint8) if tensor.dtype.bitwidth < 8 else tensor.numpy()

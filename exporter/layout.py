@@ -1,14 +1,17 @@
 """How is an exported decoder graph laid out so that little runs between the matrix multiplications?
 
-Rewrites that change no value: reshapes that cancel each other go, the choice of positions to keep becomes one Gather,
+Rewrites that change no value: reshapes that cancel each other go, a Gemm by a constant becomes MatMul and Add and a
+factor leaves FusedMatMul (the forms that the quantizer knows), the choice of positions to keep becomes one Gather,
 sibling projections of the same input become one multiplication (queries, keys and values are given to the attention
-node packed), and onnxscript's fusions turn norms and skip connections into single nodes.
+node packed, as they are where the model packs them itself), and onnxscript's fusions turn norms and skip connections
+into single nodes.
 
 Does not know where the graph came from, and never touches a weight's value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import ConversionError
@@ -24,10 +27,28 @@ def lay_out(model: ir.Model) -> None:
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     _cut_reshapes(model.graph)
+    _split_gemms(model.graph)
     _gather_kept_positions(model.graph)
     RemoveUnusedNodesPass()(model)
     optimize_for_ort(model)
+    _part_scales(model.graph)
     _pack_attention_inputs(model.graph)
+    RemoveUnusedNodesPass()(model)
+
+
+def lay_out_standard(model: ir.Model, opset: int) -> None:
+    """What `lay_out` does with operators of ONNX alone, in place; `opset` is what the traced nodes belong to."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+    from onnxscript.optimizer import optimize
+    from onnxscript.rewriter.rules.fusion._rms_normalization import fuse_rms_normalization
+
+    _cut_reshapes(model.graph)
+    _split_gemms(model.graph)
+    _gather_kept_positions(model.graph)
+    fuse_rms_normalization(model)
+    model.opset_imports[""] = opset
+    optimize(model)
+    ShapeInferencePass()(model)
     RemoveUnusedNodesPass()(model)
 
 
@@ -51,6 +72,81 @@ def _cut_reshapes(graph: ir.Graph) -> None:
 def _is_known(shape: ir.Shape | None) -> bool:
     """Whether every dimension has a number or a name: two dimensions without either may differ."""
     return shape is not None and not any(shape.is_unknown_dim(axis) for axis in range(len(shape)))
+
+
+def _split_gemms(graph: ir.Graph) -> None:
+    """Gemm(x, W, bias) of a constant W becomes Add(MatMul(x, W), bias), around the Reshapes to two dimensions and back.
+
+    GPT-2's layers (`Conv1D`) arrive so, between a Reshape that joins batch and sequence and one that parts them again.
+    """
+    import onnx_ir as ir
+
+    for gemm in list(graph):
+        if gemm.op_type != "Gemm" or not _is_plain_gemm(gemm):
+            continue
+        source, last = gemm.inputs[0], gemm
+        before, after = _producer(source), _only_consumer(gemm.outputs[0])
+        if before is not None and before.op_type == "Reshape" and after is not None and after.op_type == "Reshape":
+            whole, parted = before.inputs[0], after.outputs[0]
+            if whole is not None and _same_leading(whole.shape, parted.shape):
+                source, last = whole, after
+        nodes = [ir.node("MatMul", [source, gemm.inputs[1]])]
+        if len(gemm.inputs) == 3:
+            nodes.append(ir.node("Add", [nodes[0].outputs[0], gemm.inputs[2]]))
+        output = last.outputs[0]
+        for node in nodes:
+            node.outputs[0].name = f"{gemm.outputs[0].name}.{node.op_type}"
+            node.outputs[0].shape, node.outputs[0].type = output.shape, output.type
+        graph.insert_before(gemm, nodes)
+        output.replace_all_uses_with(nodes[-1].outputs[0], replace_graph_outputs=True)
+
+
+def _part_scales(graph: ir.Graph) -> None:
+    """FusedMatMul with a factor by a constant becomes FusedMatMul and Mul, since the quantizer knows no factor.
+
+    So arrives the head of Gemma 2, whose logits are divided by their soft cap.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    for fused in list(graph):
+        alpha = fused.attributes.get("alpha")
+        if fused.op_type != "FusedMatMul" or alpha is None or alpha.as_float() == 1 or not _has_weight(fused):
+            continue
+        output = fused.outputs[0]
+        factor = ir.Value(name=f"{output.name}.factor", const_value=ir.tensor(np.float32(alpha.as_float())))
+        graph.register_initializer(factor)
+        scaled = ir.node("Mul", [output, factor])
+        scaled.outputs[0].shape, scaled.outputs[0].type = output.shape, output.type
+        graph.insert_after(fused, scaled)
+        output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
+        scaled.replace_input_with(0, output)
+        scaled.outputs[0].name, output.name = output.name, f"{output.name}.unscaled"
+        fused.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
+
+
+def _has_weight(product: ir.Node) -> bool:
+    return any(_constant(value) is not None for value in product.inputs)
+
+
+def _is_plain_gemm(node: ir.Node) -> bool:
+    """x @ W + bias and nothing else, with a constant W. The tracing drops a bias that is all zero."""
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    whole = len(node.inputs) == 2 or node.inputs[2] is not None
+    defaults = all(attribute.value == plain.get(name) for name, attribute in node.attributes.items())
+    return whole and defaults and _constant(node.inputs[1]) is not None
+
+
+def _same_leading(one: ir.Shape | None, other: ir.Shape | None) -> bool:
+    """Whether all dimensions but the last are known to be equal."""
+    if one is None or other is None or not (_is_known(one) and _is_known(other)):
+        return False
+    return list(one)[:-1] == list(other)[:-1]
+
+
+def _only_consumer(value: ir.Value) -> ir.Node | None:
+    uses = value.uses()
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def _gather_kept_positions(graph: ir.Graph) -> None:
@@ -80,14 +176,53 @@ def _pack_attention_inputs(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "GroupQueryAttention":
             continue
+        packed = _packed_already(node.inputs[:3])
+        if packed is not None:
+            _give_packed(node, packed)
+            continue
         projections = [_producer(value) for value in node.inputs[:3]]
         if any(p is None or len(p.outputs[0].uses()) != 1 for p in projections):
             continue
         whole = _merged(graph, [p for p in projections if p is not None], node)
         if whole is not None:
-            node.replace_input_with(0, whole)
-            node.replace_input_with(1, None)
-            node.replace_input_with(2, None)
+            _give_packed(node, whole)
+
+
+def _give_packed(node: ir.Node, whole: ir.Value) -> None:
+    node.replace_input_with(0, whole)
+    node.replace_input_with(1, None)
+    node.replace_input_with(2, None)
+
+
+def _packed_already(parts: Sequence[ir.Value | None]) -> ir.Value | None:
+    """The value whose last axis is `parts` side by side, where they are a Split of it or Slices from it."""
+    wholes, reached = [], 0
+    for part in parts:
+        cut = _producer(part)
+        if part is None or cut is None or cut.op_type not in ("Split", "Slice") or part.shape is None:
+            return None
+        whole, start, width = cut.inputs[0], _first_of(cut, part), part.shape[-1]
+        if whole is None or start != reached or not isinstance(width, int):
+            return None
+        wholes.append(whole)
+        reached += width
+    whole = wholes[0]
+    same = all(other is whole for other in wholes)
+    return whole if same and whole.shape is not None and whole.shape[-1] == reached else None
+
+
+def _first_of(cut: ir.Node, part: ir.Value) -> int | None:
+    """Where on the last axis of its source `part`, an output of a Split or a Slice, begins; None if elsewhere."""
+    last = len(part.shape or ()) - 1
+    if cut.op_type == "Split":
+        axis = cut.attributes["axis"].as_int() if "axis" in cut.attributes else 0
+        widths = [None if one.shape is None else one.shape[-1] for one in cut.outputs[: cut.outputs.index(part)]]
+        known = [width for width in widths if isinstance(width, int)]
+        return sum(known) if axis in (-1, last) and len(known) == len(widths) else None
+    starts, _, axes, *steps = (_constant(value) for value in cut.inputs[1:])
+    if starts is None or axes is None or axes.tolist() not in ([-1], [last]):
+        return None
+    return int(starts[0]) if not steps or (steps[0] is not None and steps[0].tolist() == [1]) else None
 
 
 def _merged(graph: ir.Graph, parts: list[ir.Node], before: ir.Node) -> ir.Value | None:

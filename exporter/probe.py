@@ -1,8 +1,9 @@
 """What do the attention layers of a decoder ask for?
 
 `probe` runs the model once through a registered attention function and mask function and writes down heads, scale and
-soft cap of every layer, and whether its rotary embedding can move into the attention node. What the node cannot express
-raises ConversionError by name. Judges by what the model calls and computes; does not know any architecture.
+soft cap and window of every layer, and whether its rotary embedding can move into the attention node. What the node
+cannot express raises ConversionError that names the model and the reason. Judges by what the model calls and computes;
+does not know any architecture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from exporter.attention import AttentionPlan, LayerAttention, LayerCache, attending, rotating
 from exporter.errors import ConversionError
+from exporter.refusals import refuse_at_sight
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +29,11 @@ _HARMLESS: Final = frozenset(
     {
         "dropout", "is_causal", "position_ids", "position_embeddings", "past_key_values", "use_cache",
         "output_attentions", "output_hidden_states", "return_dict", "cache_position", "logits_to_keep",
-        "num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+        "num_items_in_batch", "output_router_logits", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
     }
 )  # fmt: skip
 
-
+_ROTATED_HEADS: Final = 16  # ONNX Runtime rotates heads only of a multiple of this
 _UNDERSTOOD: Final = frozenset({"scaling", "softcap", "sliding_window"})
 
 
@@ -52,24 +54,37 @@ def probe(model: Any, context: int) -> AttentionPlan:
     """
     import torch
 
-    _refuse_positions_that_change(model.config)
+    refuse_at_sight(model)
     watch = _Probe(model, context)
+    cache = _CountingCache()
     try:
         with watch.hooked(), torch.no_grad():
             model(
                 input_ids=torch.zeros((1, 4), dtype=torch.long),
                 position_ids=torch.arange(4)[None],
-                past_key_values=LayerCache(),
+                past_key_values=cache,
                 use_cache=True,
             )
-    except (ConversionError, KeyboardInterrupt):
-        raise
+    except ConversionError as error:
+        raise ConversionError(f"{type(model).__name__} cannot be exported: {error}") from error
     except Exception as error:  # model code that knows neither our mask nor our cache fails as it happens to
         raise ConversionError(
-            f"{type(model).__name__} does not attend through the attention interface of transformers "
-            f"({type(error).__name__}): it cannot be exported by this route"
+            f"{type(model).__name__} cannot be exported: it does not attend through the attention interface of "
+            f"transformers ({type(error).__name__})"
         ) from error
-    return watch.plan()
+    plan = watch.plan()
+    _refuse_other_layers(model, len(plan.layers), cache.updates)
+    return plan
+
+
+class _CountingCache(LayerCache):
+    """Counts the layers that keep keys and values."""
+
+    updates = 0
+
+    def update(self, keys: Any, values: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        self.updates += 1
+        return keys, values
 
 
 class _Probe:
@@ -108,8 +123,8 @@ class _Probe:
         """Rotary moves into the nodes only if every layer allows it: one patched function serves them all."""
         if not self._layers:
             raise ConversionError(
-                f"{type(self._model).__name__} does not use the attention interface of transformers: "
-                "it cannot be exported by this route"
+                f"{type(self._model).__name__} cannot be exported: no layer of it attends through the attention "
+                "interface of transformers (it keeps a recurrent state, or attends by code of its own)"
             )
         if self._all_fused:
             return AttentionPlan(layers=tuple(self._layers), tables=tuple(self._tables))
@@ -124,7 +139,7 @@ class _Probe:
     def _rotate(self, q: Any, k: Any, cos: Any, sin: Any, *rest: Any, **named: Any) -> tuple[Any, Any]:
         table = self._table(cos)
         plain = not rest and named.get("unsqueeze_dim", 1) == 1 and cos.shape[-1] == q.shape[-1]
-        if table is None or not plain:
+        if table is None or not plain or q.shape[-1] % _ROTATED_HEADS:
             self._all_fused = False
         else:
             self._rotated = (q, k, table)
@@ -152,10 +167,7 @@ class _Probe:
     def _attend(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> tuple[Any, None]:
         layer = _layer_from_call(module, query, key, value, mask, named)
         if mask.window is not None and mask.window < self._context:
-            raise ConversionError(
-                f"{type(module).__name__} attends to a window of {mask.window} of its {self._context} positions: "
-                "ONNX Runtime 1.23 and 1.32 count such a window differently, so no graph is right on both"
-            )
+            layer = msgspec.structs.replace(layer, window=mask.window)
         rotated, self._rotated = self._rotated, None
         if rotated is not None and rotated[0] is query and rotated[1] is key:
             layer = msgspec.structs.replace(layer, rotary=rotated[2])
@@ -168,7 +180,7 @@ class _Probe:
 def _layer_from_call(module: Any, query: Any, key: Any, value: Any, mask: Any, named: dict[str, Any]) -> LayerAttention:
     kind = type(module).__name__
     if not isinstance(mask, _Mask):
-        raise ConversionError(f"{kind} gives its attention a mask of its own: it cannot be exported faithfully")
+        raise ConversionError(f"{kind} gives its attention a mask of its own")
     if getattr(module, "is_causal", True) is False or named.get("is_causal") is False:
         raise ConversionError(f"{kind} attends in both directions: this exporter takes causal decoders")
     unknown = [n for n, v in named.items() if v is not None and n not in _HARMLESS | _UNDERSTOOD]
@@ -179,6 +191,8 @@ def _layer_from_call(module: Any, query: Any, key: Any, value: Any, mask: Any, n
             f"{kind} has values of shape {tuple(value.shape)} for queries of {tuple(query.shape)}: "
             "the attention node needs equal head sizes"
         )
+    if query.shape[-1] % 8:
+        raise ConversionError(f"{kind} has heads of {query.shape[-1]}: the attention node needs a multiple of 8")
     scale = named.get("scaling")
     return LayerAttention(
         heads=query.shape[1],
@@ -197,7 +211,7 @@ def _mask_of(
     import torch
 
     if attention_mask is not None:
-        raise ConversionError("the model pads its input inside: padded prompts cannot be exported")
+        raise ConversionError("it pads its input inside")
     reach = (local_size or 4) + 3
     row, column = torch.arange(reach)[:, None], torch.arange(reach)[None, :]
     wanted = column <= row
@@ -205,7 +219,7 @@ def _mask_of(
         wanted &= column > row - local_size
     zero = torch.zeros((), dtype=torch.long)
     if not torch.equal(torch.broadcast_to(mask_function(zero, zero, row, column), wanted.shape), wanted):
-        raise ConversionError("the model's mask is neither causal nor a sliding window: it cannot be exported")
+        raise ConversionError("its mask is neither causal nor a sliding window")
     return _Mask(local_size)
 
 
@@ -234,14 +248,14 @@ def _rotates_by_halves(model: Any) -> bool:
     return bool(len(got) == 2 and torch.allclose(got[0], by_halves(q)) and torch.allclose(got[1], by_halves(k)))
 
 
-def _refuse_positions_that_change(config: Any) -> None:
-    """Frequencies that depend on the length of the text cannot be a table (longrope switches at a length)."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    types = {parameters.get("rope_type")} | {
-        value.get("rope_type") for value in parameters.values() if isinstance(value, dict)
-    }
-    if "longrope" in types:
-        raise ConversionError("rotary embeddings of type longrope change with the text's length: not supported")
+def _refuse_other_layers(model: Any, attending: int, caching: int) -> None:
+    """A layer that keeps another state than keys and values, or keeps none of its own, would be lost silently."""
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    if not attending == caching == layers:
+        raise ConversionError(
+            f"{type(model).__name__} cannot be exported: of its {layers} layers {attending} attend and {caching} keep "
+            "keys and values, and the graph's cache has one pair for each layer and nothing else"
+        )
 
 
 def _are_positions(value: Any) -> bool:

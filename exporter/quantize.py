@@ -1,141 +1,163 @@
-"""How are the weights of a decoder graph quantized block by block?
+"""How does a graph compute with quantized weights?
 
-Weight-only, asymmetric, round to nearest: every 32 consecutive weights of an output row share a float32 scale and an
-integer zero point (integer, because ONNX Runtime's CPU kernels are about 30 times slower with floating ones).
-Matrix multiplications become `com.microsoft::MatMulNBits`, the embedding `com.microsoft::GatherBlockQuantized`. An
-output head tied to the embedding uses the same bytes: `graph_file.py` then stores them once.
+`matrices` finds what can be quantized in a decoder or encoder graph: matrix multiplications by a constant, and the
+embedding. `rewrite` puts blocks (`blocks.py`) in their place: multiplications become `com.microsoft::MatMulNBits`, the
+embedding `com.microsoft::GatherBlockQuantized`. A head tied to its embedding uses the same bytes: `graph_file.py` then
+stores them once.
 
-Does not know whether the result is still truthful; `verify.py` finds out.
+A block's offset adds `offset * sum of its inputs` to the output. The kernels know no offsets, so the sums become inputs
+of their own: the input is extended by the mean of each of its blocks (AveragePool, Concat), the weight by columns of
+`offset * block size`, quantized like the rest.
+
+Does not know how codes were chosen, nor whether the result is still truthful; `verify.py` finds out.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from exporter.blocks import Blocks, Floats, packed, unpacked
 from exporter.errors import ConversionError
+from exporter.rounding import round_to_nearest
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-BLOCK: Final = 32
-_ROWS_AT_ONCE: Final = 8192  # bounds the temporaries, about 20 bytes a weight
 
+class Matrix(msgspec.Struct, frozen=True, kw_only=True):
+    """A constant float32 matrix of the graph, as output `rows` x inputs.
 
-class Blocks(msgspec.Struct, frozen=True, kw_only=True):
-    """A quantized matrix of `rows` x `columns`, dequantized as (code - zero_point) * scale.
-
-    `codes` uint8 (rows, blocks, 32 * bits / 8), `scales` float32 (rows, blocks), `zero_points` uint8
-    (rows, ceil(blocks * bits / 8)); 4-bit values lie two to a byte, the first in the low half.
+    `inputs` names the values that it is multiplied with; `embeds` tells whether rows of it are looked up as well;
+    `transposed`, that the initializer lies the other way round.
     """
 
-    bits: int
-    columns: int
-    codes: np.ndarray
-    scales: np.ndarray
-    zero_points: np.ndarray
-
-    def dequantized(self) -> np.ndarray:
-        """The float32 (rows, columns) matrix that these blocks stand for."""
-        import numpy as np
-
-        rows, blocks = self.scales.shape
-        codes = _unpacked(self.codes, self.bits).reshape(rows, blocks, BLOCK).astype(np.float32)
-        zeros = _unpacked(self.zero_points, self.bits)[:, :blocks, None]
-        weights = (codes - zeros) * self.scales[:, :, None]
-        whole: np.ndarray = weights.reshape(rows, blocks * BLOCK)[:, : self.columns]
-        return whole
+    name: str
+    rows: Floats
+    inputs: tuple[str, ...] = ()
+    embeds: bool = False
+    transposed: bool = False
 
 
-def quantize_matrix(matrix: np.ndarray, bits: int) -> Blocks:
-    """Quantize float32 (rows, columns) along its columns; the error of a weight is at most half its block's scale.
+def matrices(model: ir.Model) -> dict[str, Matrix]:
+    """What can be quantized, by the initializer's name, in the order of the graph.
 
-    Zero is always representable, so the padding of a last short block costs nothing.
+    Raises ConversionError where there is nothing.
     """
-    import numpy as np
+    found: dict[str, Matrix] = {}
+    for node in model.graph:
+        if (product := _rows_of_product(node)) is not None:
+            name, rows = product
+            known = found.get(name, Matrix(name=name, rows=rows, transposed=_is_transposed(node)))
+            fed = str(node.inputs[0].name if node.inputs[0] is not None else "")
+            found[name] = msgspec.structs.replace(known, inputs=(*known.inputs, fed))
+        elif (embedding := _rows_of_embedding(node)) is not None:
+            name, rows = embedding
+            known = found.get(name, Matrix(name=name, rows=rows))
+            found[name] = msgspec.structs.replace(known, embeds=True)
+    if not any(matrix.inputs for matrix in found.values()):
+        raise ConversionError("the graph has no matrix multiplication with a constant weight: nothing to quantize")
+    return found
 
-    parts = [
-        _quantized_rows(matrix[start : start + _ROWS_AT_ONCE], bits) for start in range(0, len(matrix), _ROWS_AT_ONCE)
-    ]
-    codes, scales, zero_points = (np.concatenate(group) for group in zip(*parts, strict=True))
-    return Blocks(bits=bits, columns=matrix.shape[1], codes=codes, scales=scales, zero_points=zero_points)
 
-
-def quantize(model: ir.Model, bits: int) -> dict[str, str]:
-    """Quantize every matrix multiplication and the embedding of `model` in place, to 4 or 8 bits.
-
-    Returns the precision of each group of tensors, for the manifest.
-    Raises ConversionError when nothing in the graph could be quantized.
-    """
+def rewrite(model: ir.Model, blocks: Mapping[str, Blocks]) -> None:
+    """Let `model` compute with `blocks`, by the names that `matrices` gave; others stay as they are."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    done: dict[str, Blocks] = {}
-    name = f"int{bits}"
-    precision = {"linear": name, "norm": "fp32"}
+    extended: dict[int, ir.Value] = {}
     for node in list(model.graph):
-        if node.op_type in ("MatMul", "FusedMatMul"):
-            _quantize_product(model.graph, node, bits, done)
-        elif node.op_type == "Gather" and _weight_of(node, 0) is not None:
-            precision["embedding"] = name if _quantize_gather(model.graph, node, bits, done) else "fp32"
-    if not done:
-        raise ConversionError("the graph has no matrix multiplication with a constant weight: nothing to quantize")
+        if (product := _rows_of_product(node)) is not None and product[0] in blocks:
+            _rewrite_product(model.graph, node, product[0], blocks[product[0]], extended)
+        elif (embedding := _rows_of_embedding(node)) is not None and embedding[0] in blocks:
+            _rewrite_embedding(model.graph, node, embedding[0], blocks[embedding[0]])
     model.opset_imports["com.microsoft"] = 1
     RemoveUnusedNodesPass()(model)
-    return precision
 
 
-def _quantize_product(graph: ir.Graph, node: ir.Node, bits: int, done: dict[str, Blocks]) -> None:
+def _rewrite_product(graph: ir.Graph, node: ir.Node, name: str, blocks: Blocks, extended: dict[int, ir.Value]) -> None:
     """Replace MatMul(x, W), MatMul(x, Transpose(W)) or FusedMatMul(x, W, transB=1) by MatMulNBits."""
     import onnx_ir as ir
 
-    found = _rows_of_product(node)
-    if found is None:
-        return
-    key, rows = found
-    blocks = done.setdefault(key, quantize_matrix(rows, bits)) if key not in done else done[key]
-    n, k = rows.shape
+    fed = node.inputs[0]
+    assert fed is not None
+    if blocks.offsets is not None:
+        if id(fed) not in extended:
+            extended[id(fed)] = _with_block_means(graph, node, fed, blocks.block)
+        fed, blocks = extended[id(fed)], _with_offset_columns(blocks)
     product = ir.node(
         "MatMulNBits",
-        [node.inputs[0], *_initializers(graph, key, blocks, as_embedding=False)],
-        {"K": k, "N": n, "bits": bits, "block_size": BLOCK, "accuracy_level": 4},
+        [fed, *_initializers(graph, name, blocks, as_embedding=False)],
+        {
+            "K": blocks.columns,
+            "N": len(blocks.codes),
+            "bits": blocks.bits,
+            "block_size": blocks.block,
+            "accuracy_level": 4,  # activations in int8: the fast kernels
+        },
         domain="com.microsoft",
     )
     _replace(graph, node, product)
 
 
-def _quantize_gather(graph: ir.Graph, node: ir.Node, bits: int, done: dict[str, Blocks]) -> bool:
-    """Replace Gather(W, ids) of rows by GatherBlockQuantized; False where its rows are not whole blocks."""
+def _with_block_means(graph: ir.Graph, before: ir.Node, fed: ir.Value, block: int) -> ir.Value:
+    """(batch, sequence, columns) to (batch, sequence, columns + blocks): the values, then the mean of each block."""
     import onnx_ir as ir
 
-    found = _weight_of(node, 0)
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-    if found is None or axis != 0 or found[1].ndim != 2 or found[1].shape[1] % BLOCK:
-        return False
-    key, rows = found
-    if key not in done:
-        done[key] = quantize_matrix(rows, bits)
-    data, scales, zero_points = _initializers(graph, key, done[key], as_embedding=True)
+    means = ir.node("AveragePool", [fed], {"kernel_shape": [block], "strides": [block]})
+    both = ir.node("Concat", [fed, means.outputs[0]], {"axis": -1})
+    for node, suffix in ((means, "means"), (both, "extended")):
+        node.outputs[0].name = f"{fed.name}.{suffix}"
+        node.outputs[0].type = fed.type
+    graph.insert_before(before, (means, both))
+    return both.outputs[0]
+
+
+def _with_offset_columns(blocks: Blocks) -> Blocks:
+    """The same matrix for an input that is followed by the mean of each of its blocks."""
+    import numpy as np
+
+    assert blocks.offsets is not None
+    more = round_to_nearest(blocks.offsets * blocks.block, blocks.bits, blocks.block)
+    count = blocks.scales.shape[1]
+    zeros = [unpacked(part.zero_points, part.bits)[:, : part.scales.shape[1]] for part in (blocks, more)]
+    return Blocks(
+        bits=blocks.bits,
+        block=blocks.block,
+        columns=blocks.columns + count,
+        codes=np.concatenate((blocks.codes, more.codes), axis=1),
+        scales=np.concatenate((blocks.scales, more.scales), axis=1),
+        zero_points=packed(np.concatenate(zeros, axis=1), blocks.bits),
+    )
+
+
+def _rewrite_embedding(graph: ir.Graph, node: ir.Node, name: str, blocks: Blocks) -> None:
+    """Replace Gather(W, ids) of rows by GatherBlockQuantized."""
+    import onnx_ir as ir
+
+    if blocks.offsets is not None:
+        raise ConversionError(f"{name} is looked up by rows: its blocks must have no offsets")
+    data, scales, zero_points = _initializers(graph, name, blocks, as_embedding=True)
     gather = ir.node(
         "GatherBlockQuantized",
         [data, node.inputs[1], scales, zero_points],
-        {"bits": bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1},
+        {"bits": blocks.bits, "block_size": blocks.block, "gather_axis": 0, "quantize_axis": 1},
         domain="com.microsoft",
     )
     _replace(graph, node, gather)
-    return True
 
 
-def _initializers(graph: ir.Graph, key: str, blocks: Blocks, *, as_embedding: bool) -> list[ir.Value]:
+def _initializers(graph: ir.Graph, name: str, blocks: Blocks, *, as_embedding: bool) -> list[ir.Value]:
     """Codes, scales and zero points as initializers; the embedding's codes are a view of the head's, flattened."""
     rows = len(blocks.codes)
     codes = blocks.codes.reshape(rows, -1) if as_embedding else blocks.codes
     suffix = "rows" if as_embedding else "blocks"
     return [
-        _initializer(graph, f"{key}.{suffix}", codes),
-        _initializer(graph, f"{key}.scales", blocks.scales),
-        _initializer(graph, f"{key}.zero_points", blocks.zero_points),
+        _initializer(graph, f"{name}.{suffix}", codes),
+        _initializer(graph, f"{name}.scales", blocks.scales),
+        _initializer(graph, f"{name}.zero_points", blocks.zero_points),
     ]
 
 
@@ -160,6 +182,8 @@ def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
 
 def _rows_of_product(node: ir.Node) -> tuple[str, np.ndarray] | None:
     """(name, weight as output rows x inputs) of a product by a constant matrix, else None."""
+    if node.op_type not in ("MatMul", "FusedMatMul"):
+        return None
     weight = _weight_of(node, 1)
     if weight is None:
         transpose = node.inputs[1].producer() if node.inputs[1] is not None else None
@@ -177,6 +201,21 @@ def _rows_of_product(node: ir.Node) -> tuple[str, np.ndarray] | None:
     return (name, array) if plain else None
 
 
+def _is_transposed(node: ir.Node) -> bool:
+    """Whether the initializer of a product is inputs x outputs."""
+    return node.op_type == "MatMul" and _weight_of(node, 1) is not None
+
+
+def _rows_of_embedding(node: ir.Node) -> tuple[str, np.ndarray] | None:
+    """(name, rows) of a lookup of tokens; small tables, of positions or token types, stay as they are."""
+    ids = node.inputs[1] if node.op_type == "Gather" else None
+    if ids is None or ids.name != "input_ids":
+        return None
+    weight = _weight_of(node, 0)
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    return weight if weight is not None and axis == 0 and weight[1].ndim == 2 else None
+
+
 def _weight_of(node: ir.Node, index: int) -> tuple[str, np.ndarray] | None:
     import numpy as np
 
@@ -185,43 +224,3 @@ def _weight_of(node: ir.Node, index: int) -> tuple[str, np.ndarray] | None:
         return None
     array = value.const_value.numpy()
     return (value.name, array) if array.dtype == np.float32 else None
-
-
-def _quantized_rows(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import numpy as np
-
-    rows, columns = matrix.shape
-    blocks = -(-columns // BLOCK)
-    padded = np.zeros((rows, blocks * BLOCK), np.float32)
-    padded[:, :columns] = matrix
-    grouped = padded.reshape(rows, blocks, BLOCK)
-    top = float(2**bits - 1)
-    low = np.minimum(grouped.min(axis=2), 0.0)
-    high = np.maximum(grouped.max(axis=2), 0.0)
-    scales = (high - low) / np.float32(top)
-    scales[scales == 0] = 1.0
-    zeros = np.clip(np.rint(-low / scales), 0, top)
-    codes = np.clip(np.rint(grouped / scales[:, :, None]) + zeros[:, :, None], 0, top).astype(np.uint8)
-    packed = _packed(codes.reshape(rows, -1), bits).reshape(rows, blocks, BLOCK * bits // 8)
-    return packed, scales.astype(np.float32), _packed(zeros.astype(np.uint8), bits)
-
-
-def _packed(values: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 (rows, n) to (rows, ceil(n * bits / 8))."""
-    import numpy as np
-
-    if bits == 8:
-        return values
-    if values.shape[1] % 2:
-        values = np.pad(values, ((0, 0), (0, 1)))
-    packed: np.ndarray = values[:, 0::2] | (values[:, 1::2] << 4)
-    return packed
-
-
-def _unpacked(values: np.ndarray, bits: int) -> np.ndarray:
-    import numpy as np
-
-    flat = values.reshape(len(values), -1)
-    if bits == 8:
-        return flat
-    return np.stack((flat & 15, flat >> 4), axis=-1).reshape(len(flat), -1)

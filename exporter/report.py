@@ -5,48 +5,38 @@ Frozen values, and the table that a person reads. Does not know how any of it wa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
 from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy, Engine, Pass
-
-ANSWER_PROMPT_TOKENS = 37  # the question that an answer's latency is quoted for
-ANSWER_NEW_TOKENS = 96
-
-
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One precision that was tried. What was not measured is None, and `reason` says why."""
-
-    name: str
-    accepted: bool
-    reason: str
-    weights_bytes: int | None = None
-    accuracy: Accuracy | None = None
-    cost: Cost | None = None
-
-    @property
-    def latency_ms(self) -> float:
-        """Milliseconds of one answer of the quoted length."""
-        return float("inf") if self.cost is None else answer_ms(self.cost)
+from exporter.candidate import Candidate
+from exporter.estimate import Estimate
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one export; `bundle_id` and `path` are None if nothing was accepted."""
+    """Everything about one export; `bundle_id`, `path` and `chosen` are None if nothing was accepted.
 
-    bundle_id: str | None
-    path: str | None
-    accepted: bool
+    `stages` are the fp32 graphs: the untouched one, then one after each pass over the model. `command` is what made it.
+    """
+
     profile: str
     task: str
-    precision: str | None
     passes: tuple[Pass, ...]
+    stages: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
-    reference_latency_ms: float | None
+    reference_latency_ms: float  # infinite where nothing was measured
     measured_on: str
-    engines: tuple[Engine, ...]
     seconds: float
+    command: str = ""
+    bundle_id: str | None = None
+    path: str | None = None
+    accepted: bool = False
+    chosen: str | None = None
+    precision: str | None = None
+    engines: tuple[Engine, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The fields of DESIGN.md's contract for `edge-export --json`."""
@@ -57,47 +47,54 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "profile": self.profile,
             "task": self.task,
             "precision": self.precision,
+            "chosen": self.chosen,
             "passes": [msgspec.to_builtins(step) for step in self.passes],
+            "stages": [_candidate(stage) for stage in self.stages],
             "candidates": [_candidate(candidate) for candidate in self.candidates],
-            "reference": {"latency_ms": _rounded(self.reference_latency_ms)},
+            "reference": {"latency_ms": _finite(self.reference_latency_ms)},
             "measured_on": self.measured_on,
+            "command": self.command,
             "engines": [msgspec.to_builtins(engine) for engine in self.engines],
             "seconds": round(self.seconds, 1),
         }
 
     def table(self) -> list[tuple[str, ...]]:
-        """Rows of the summary, the heading first."""
-        rows: list[tuple[str, ...]] = [
-            ("precision", "verdict", "accuracy", "drop (95%)", "same token", "KL", "MB", "tokens/s", "answer ms", "why")
+        """Rows of the summary, the heading first: the fp32 stages where a pass changed the model, then candidates."""
+        stages = self.stages if len(self.stages) > 1 else ()
+        return [
+            (
+                "candidate",
+                "verdict",
+                "accuracy",
+                "drop (95%)",
+                "same answer",
+                "KL",
+                "MB",
+                "tokens/s",
+                "answer ms",
+                "why",
+            ),
+            *(_row(stage, "stage") for stage in stages),
+            *(_row(one, self._verdict(one)) for one in self.candidates),
         ]
-        for one in self.candidates:
-            accuracy, cost = one.accuracy, one.cost
-            verdict = (
-                "chosen" if self.accepted and one.name == self.precision else "passes" if one.accepted else "refused"
-            )
-            rows.append(
-                (
-                    one.name,
-                    verdict,
-                    f"{accuracy.value:.1f}%" if accuracy else "-",
-                    f"{accuracy.drop_points:+.2f} (<= {accuracy.drop_bound_points:.2f})" if accuracy else "-",
-                    f"{accuracy.agreement:.1f}%" if accuracy and accuracy.agreement is not None else "-",
-                    f"{accuracy.kl:.4f}" if accuracy and accuracy.kl is not None else "-",
-                    f"{one.weights_bytes / 1e6:.0f}" if one.weights_bytes else "-",
-                    f"{1e3 / cost.decode_ms_per_token:.0f}" if cost else "-",
-                    f"{one.latency_ms:.0f}" if cost else "-",
-                    one.reason,
-                )
-            )
-        return rows
+
+    def _verdict(self, one: Candidate) -> str:
+        return "chosen" if one.name == self.chosen else "passes" if one.accepted else "refused"
 
 
-def answer_ms(cost: Cost) -> float:
-    """Milliseconds from a prompt of 37 tokens to the last of 96 new ones; the first comes with the prefill."""
+def _row(one: Candidate, verdict: str) -> tuple[str, ...]:
+    accuracy, cost = one.accuracy, one.cost
     return (
-        cost.fixed_ms
-        + cost.prefill_ms_per_token * ANSWER_PROMPT_TOKENS
-        + cost.decode_ms_per_token * (ANSWER_NEW_TOKENS - 1)
+        one.name,
+        verdict,
+        f"{accuracy.value:.1f}%" if accuracy else "-",
+        f"{accuracy.drop_points:+.2f} (<= {accuracy.drop_bound_points:.2f})" if accuracy else "-",
+        f"{accuracy.agreement:.1f}%" if accuracy and accuracy.agreement is not None else "-",
+        f"{accuracy.kl:.4f}" if accuracy and accuracy.kl is not None else "-",
+        f"{one.weights_bytes / 1e6:.0f}" if one.weights_bytes else "-",
+        f"{1e3 / cost.decode_ms_per_token:.0f}" if cost and cost.decode_ms_per_token else "-",
+        f"{'~' if one.estimate else ''}{one.latency_ms:.0f}" if cost else "-",
+        one.reason,
     )
 
 
@@ -111,24 +108,36 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         if accuracy is None
         else {
             **{key: _rounded(value, 6) for key, value in msgspec.to_builtins(accuracy).items()},
+            "is_anomaly": accuracy.is_anomaly,
             "perplexity_ratio": _rounded(_perplexity_ratio(accuracy), 6),
         },
         "weights_bytes": candidate.weights_bytes,
-        "measured": None
-        if cost is None
-        else {
-            "fixed_ms": _rounded(cost.fixed_ms),
-            "prefill_ms_per_token": _rounded(cost.prefill_ms_per_token, 4),
-            "decode_ms_per_token": _rounded(cost.decode_ms_per_token, 4),
-            "peak_rss_bytes": cost.peak_rss_bytes,
-        },
+        "zeros": _rounded(candidate.zeros, 4),
+        "latency_ms": None if cost is None else _rounded(candidate.latency_ms),
+        "measured": _cost(cost),
+        "estimated": _cost(candidate.estimate),
     }
+
+
+def _cost(cost: Cost | Estimate | None) -> dict[str, Any] | None:
+    if cost is None:
+        return None
+    told = {
+        "fixed_ms": _rounded(cost.fixed_ms),
+        "prefill_ms_per_token": _rounded(cost.prefill_ms_per_token, 4),
+        "decode_ms_per_token": _rounded(cost.decode_ms_per_token, 4),
+    }
+    return {**told, "peak_rss_bytes": cost.peak_rss_bytes} if isinstance(cost, Cost) else {**told, "where": cost.where}
 
 
 def _perplexity_ratio(accuracy: Accuracy) -> float | None:
     if accuracy.perplexity is None or accuracy.reference_perplexity is None:
         return None
     return accuracy.perplexity / accuracy.reference_perplexity
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def _rounded(value: Any, digits: int = 3) -> Any:

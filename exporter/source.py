@@ -1,7 +1,8 @@
 """What is the checkpoint, and how is it opened?
 
-A Hugging Face directory (safetensors), a GGUF file, or a hub id becomes a `Source`: the untouched torch model in fp32,
-its tokenizer, and what the manifest says of it. Whatever is wrong with the checkpoint is one line of SourceError.
+A Hugging Face directory (safetensors, or pickle where allowed), a GGUF file (`gguf_file.py`), or a hub id becomes a
+`Source`: the untouched torch model in fp32, its tokenizer, and what the manifest says of it. Whatever is wrong with the
+checkpoint is one line of SourceError.
 
 Does not know what will be done with the model.
 """
@@ -12,15 +13,17 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from edge_agent.manifest import ModelInfo, TokenizerInfo
+from edge_agent.manifest import EncoderInfo, ModelInfo, TokenizerInfo
+from exporter.encoder_files import encoder_info, has_modules, positions_of
 from exporter.errors import SourceError
+from exporter.gguf_file import read_gguf
+from exporter.task import FEATURES, GENERATION, model_class, resolve_task
 
 _GGUF_QUANTIZATION: Final = re.compile(r"[.\-_](I?Q\d\w*|BF16|F16|F32)$", re.IGNORECASE)
 _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
@@ -28,13 +31,20 @@ _MARK: Final = "edgefleet-mark"
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An opened checkpoint. `model` is a transformers causal language model in fp32 eval mode."""
+    """An opened checkpoint: `model` is a transformers model in fp32 eval mode, made for `task`.
+
+    Encoders have `encoder` and no `stop_ids`; decoders have neither labels nor pooling. `quantized_blocks` is the GGUF
+    file whose weights were quantized before, where there is one.
+    """
 
     model: Any
     tokenizer: Any
     info: ModelInfo
     vocabulary: int
     stop_ids: tuple[int, ...]
+    task: str = GENERATION
+    encoder: EncoderInfo | None = None
+    quantized_blocks: Path | None = None
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of one user's question in the chat template, or of its plain text where there is none."""
@@ -46,8 +56,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def save_tokenizer(self, directory: Path) -> TokenizerInfo:
-        """Write tokenizer.json, chat_template.jinja and generation_config.json into `directory`, named in the bundle
-        as tokenizer/...; raises SourceError if the tokenizer has no portable form.
+        """Write tokenizer.json and, for decoders, chat_template.jinja and generation_config.json into `directory`,
+        named in the bundle as tokenizer/...; raises SourceError if the tokenizer has no portable form.
+
+        Padding and truncation that the file may set (MiniLM's: always 128 tokens) are left out: the manifest says what
+        the model takes.
         """
         directory.mkdir(parents=True, exist_ok=True)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -56,12 +69,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.info.source}: its tokenizer cannot be saved as tokenizer.json: "
                 "use a model with a fast tokenizer"
             )
+        backend.no_padding()
+        backend.no_truncation()
         backend.save(str(directory / "tokenizer.json"))
-        template = self.tokenizer.chat_template
+        template = self.tokenizer.chat_template if self.encoder is None else None
         if isinstance(template, str):
             (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
-        generation = {"eos_token_id": list(self.stop_ids), "bos_token_id": self.tokenizer.bos_token_id}
-        (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
+        if self.encoder is None:
+            generation = {"eos_token_id": list(self.stop_ids), "bos_token_id": self.tokenizer.bos_token_id}
+            (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
         return TokenizerInfo(
             path="tokenizer/tokenizer.json",
             chat_template="tokenizer/chat_template.jinja" if isinstance(template, str) else None,
@@ -71,24 +87,27 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def open_source(where: str) -> Source:
-    """Open a directory, a GGUF file or a hub id.
+def open_source(where: str, *, task: str = "auto", allow_pickle: bool = False) -> Source:
+    """Open a directory, a GGUF file or a hub id for `task`, one of `exporter.task.TASKS` or "auto".
 
-    Raises SourceError: no such model, truncated or incomplete weights, an architecture that is not known, weights
-    that are not finite, no tokenizer.
+    "auto" takes the task that the checkpoint was saved for. A plain encoder without the files of sentence-transformers
+    is for feature extraction by the mean of its tokens, not normalized. Weights in pickle files are loaded with
+    `allow_pickle` only, and then with `weights_only` all the same.
+
+    Raises SourceError: no such model, truncated or incomplete weights, an architecture that is not known, a task that
+    the checkpoint cannot do, weights that are not finite, no tokenizer.
     """
     path = Path(where)
     with _quiet():
         if path.is_file():
-            model, tokenizer, licence = _from_gguf(path)
+            if task not in ("auto", GENERATION):
+                raise SourceError(f"{where} is a GGUF file, which is opened for {GENERATION}, not for {task}")
+            model, tokenizer, licence = read_gguf(path)
+            task, encoder = GENERATION, None
         else:
-            model, tokenizer = _from_pretrained(where, path)
+            model, tokenizer, task, encoder = _from_pretrained(where, path, task, allow_pickle=allow_pickle)
             licence = _licence_in_card(path / "README.md")
     _refuse_broken_weights(where, model)
-    config = model.config
-    context = getattr(config, "max_position_embeddings", None)
-    if not isinstance(context, int) or context < 1:
-        raise SourceError(f"{where}: its configuration does not say how many positions it takes")
     return Source(
         model=model,
         tokenizer=tokenizer,
@@ -98,93 +117,93 @@ def open_source(where: str) -> Source:
             licence=licence,
             architecture=type(model).__name__,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            context_length=context,
+            context_length=_positions(where, model),
         ),
-        vocabulary=int(config.vocab_size),
-        stop_ids=_stop_ids(model, tokenizer),
+        vocabulary=int(model.config.vocab_size),
+        stop_ids=_stop_ids(model, tokenizer) if encoder is None else (),
+        task=task,
+        encoder=encoder,
+        quantized_blocks=path if path.is_file() else None,
     )
 
 
-def _from_pretrained(where: str, path: Path) -> tuple[Any, Any]:
+def _from_pretrained(
+    where: str, path: Path, asked: str, *, allow_pickle: bool
+) -> tuple[Any, Any, str, EncoderInfo | None]:
+    """(model, tokenizer, task, what the manifest says of an encoder)."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     local = path.is_dir() or not _hub_resolves()
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise SourceError(f"{where} is not a model directory: it has no config.json")
-    if not path.is_dir() and (where.startswith((".", "/", "~")) or where.count("/") > 1 or where.endswith(".gguf")):
-        raise SourceError(f"{where} does not exist: give a model directory, a .gguf file or a hub id")
-    if path.is_dir() and not any(path.glob("*.safetensors")):
-        raise SourceError(f"{where} holds no .safetensors file: save the model with safe serialization")
+    _refuse_what_holds_no_model(where, path, allow_pickle=allow_pickle)
     try:
-        AutoConfig.from_pretrained(where, local_files_only=local)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(where, local_files_only=local)
+        task = resolve_task(where, asked, config, has_modules=has_modules(where, local=local))
+        model, found = model_class(task).from_pretrained(
             where,
             dtype=torch.float32,
             local_files_only=local,
-            use_safetensors=True,
+            use_safetensors=None if allow_pickle else True,
+            weights_only=True,
             output_loading_info=True,
-            attn_implementation="sdpa",
+            **({"attn_implementation": "sdpa"} if task == GENERATION else {}),  # not every encoder has it
         )
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+    except SourceError:
+        raise
     except Exception as error:  # transformers, safetensors and hub clients raise dozens of unrelated classes here
         raise SourceError(f"{where} cannot be opened: {_reason(error, local=path.is_dir())}") from error
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    _refuse_other_weights(where, task, model, found)
+    if task == GENERATION:
+        return model.eval(), tokenizer, task, None
+    encoder = encoder_info(where, task, model, tokenizer, _positions(where, model), local=local)
+    return model.eval(), tokenizer, task, encoder
+
+
+def _refuse_what_holds_no_model(where: str, path: Path, *, allow_pickle: bool) -> None:
+    if not path.is_dir():
+        if where.startswith((".", "/", "~")) or where.count("/") > 1 or where.endswith(".gguf"):
+            raise SourceError(f"{where} does not exist: give a model directory, a .gguf file or a hub id")
+        return
+    if not (path / "config.json").is_file():
+        raise SourceError(f"{where} is not a model directory: it has no config.json")
+    pickles = sorted(one.name for one in path.glob("pytorch_model*.bin"))
+    if any(path.glob("*.safetensors")) or (pickles and allow_pickle):
+        return
+    if pickles:
+        raise SourceError(
+            f"{where} holds its weights as pickle ({pickles[0]}), and loading a pickle can run code: "
+            "save the model as safetensors, or give --allow-pickle if you trust where it comes from"
+        )
+    raise SourceError(f"{where} holds no .safetensors file: save the model with safe serialization")
+
+
+def _refuse_other_weights(where: str, task: str, model: Any, found: dict[str, Any]) -> None:
+    """Weights that the checkpoint lacks: damage, or the head of a task that it was not made for.
+
+    An encoder's own pooler is not one of them where pooling is ours: without weights it is taken out of the model.
+    """
+    missing = sorted(found["missing_keys"])
+    if task == FEATURES and any(name.startswith("pooler.") for name in missing):
+        model.pooler = None
+        missing = [name for name in missing if not name.startswith("pooler.")]
+    if missing:
+        said = getattr(model.config, "architectures", None) or []
+        kind = type(model).__name__
+        if said and kind not in said:
+            body = f"{model.base_model_prefix}."
+            first = min(missing, key=lambda name: (name.startswith(body), name))  # a head's weight says more
+            raise SourceError(f"{where} is a {said[0]} and cannot do {task}: it lacks {first} of a {kind}")
         raise SourceError(f"{where} lacks {len(missing)} weights of its architecture, the first is {missing[0]}")
     if found["mismatched_keys"]:
         raise SourceError(f"{where} has weights whose shapes its config.json does not describe")
-    return model.eval(), tokenizer
 
 
-def _from_gguf(path: Path) -> tuple[Any, Any, str | None]:
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise SourceError(f"{path} is neither a model directory nor a GGUF file")
-    try:
-        with _gguf_read_once():
-            return _read_gguf(path)
-    except SourceError:
-        raise
-    except Exception as error:  # the reader fails with whatever a damaged file happens to trigger
-        raise SourceError(f"{path} cannot be opened: {_reason(error, local=True)}") from error
-
-
-def _read_gguf(path: Path) -> tuple[Any, Any, str | None]:
-    """As `from_pretrained(gguf_file=...)` does, which insists on a package (accelerate) that it then hardly uses."""
-    import gguf
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    folder = str(path.parent)
-    config = AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
-    loaded = model.load_state_dict(tensors["tensors"], strict=False)
-    model.tie_weights()
-    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
-    missing = sorted(set(loaded.missing_keys) - tied)
-    if missing:
-        raise SourceError(f"{path} lacks {len(missing)} weights of its architecture, the first is {missing[0]}")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
-    licence = gguf.GGUFReader(str(path)).fields.get("general.license")
-    return model.eval(), tokenizer, None if licence is None else str(licence.contents())
-
-
-@contextmanager
-def _gguf_read_once() -> Iterator[None]:
-    """Parse a GGUF file and build its name map once: transformers does either anew for each use (25 s of 35)."""
-    import gguf
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    before = gguf.GGUFReader, gguf.get_tensor_name_map, reading.tqdm
-    gguf.GGUFReader, gguf.get_tensor_name_map = cache(before[0]), cache(before[1])
-    reading.tqdm = lambda items, **_: items
-    try:
-        yield
-    finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map, reading.tqdm = before
+def _positions(where: str, model: Any) -> int:
+    found = positions_of(model)
+    if found is None or found < 1:
+        raise SourceError(f"{where}: its configuration does not say how many positions it takes")
+    return found
 
 
 @contextmanager

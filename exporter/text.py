@@ -1,14 +1,14 @@
-"""Which text is a model judged on?
+"""Which text is a model calibrated on, and which is it judged on? Never the same.
 
-Rows of a JSONL file, or text drawn from the reference model itself, whose next token it then has to foresee. Either way
-a list of token rows. Does not know how they are scored.
+Rows of JSONL files, or text drawn from the reference model itself, whose next token it then has to foresee. Either way
+lists of token rows. Does not know how they are scored, nor rows with questions or labels (`graded.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +17,9 @@ import msgspec
 from exporter.errors import CalibrationError
 
 SCORED_TOKENS: Final = 4096  # at least 4,000 for a bound of about half a point
-_ROWS: Final = 32
-_MAX_TOKENS: Final = 16_384  # more text than this costs minutes and moves the bound by little
+CALIBRATION_TOKENS: Final = 2048
+_ROW_TOKENS: Final = 128  # of a sampled row
+_MAX_TOKENS: Final = 8192  # more text than this costs minutes and moves the bound by little
 _MAX_LINE_BYTES: Final = 10_000_000
 
 
@@ -33,37 +34,103 @@ class Text(msgspec.Struct, frozen=True):
         """How many tokens will be scored."""
         return sum(len(row) - 1 for row in self.rows)
 
+    def first(self, tokens: int) -> Text:
+        """The first rows, until they hold `tokens` to score or there are no more."""
+        rows: list[tuple[int, ...]] = []
+        for row in self.rows:
+            if sum(len(one) - 1 for one in rows) >= tokens:
+                break
+            rows.append(row)
+        return Text(tuple(rows), self.origin)
 
-def text_from_file(path: Path, tokenizer: Any) -> Text:
-    """Rows of a JSON Lines file, each an object with a string "text".
 
-    Raises CalibrationError if the file cannot be read, a line is something else, or there is too little text.
+class Texts(msgspec.Struct, frozen=True):
+    """What passes learn from, and what candidates are judged on; no row is in both."""
+
+    calibration: Text
+    evaluation: Text
+
+
+def rows_from_file(path: Path, tokenizer: Any, *, without: Sequence[str] = ()) -> Text:
+    """Rows of a JSON Lines file, each an object with a string "text", but for those that hold one of `without`.
+
+    Raises CalibrationError if the file cannot be read, is empty, or a line is something else.
     """
     rows: list[tuple[int, ...]] = []
     digest = hashlib.sha256()
-    tokens = 0
-    for number, line in _lines(path):
+    for number, line in json_lines(path):
         digest.update(line)
-        row = tuple(tokenizer.encode(_text_of(path, number, line), add_special_tokens=False))
-        if len(row) > 1 and tokens < _MAX_TOKENS:
-            rows.append(row[: _MAX_TOKENS - tokens + 1])
-            tokens += len(rows[-1]) - 1
-    if tokens < SCORED_TOKENS:
-        raise CalibrationError(
-            f"{path}: its text gives {tokens} tokens to score, at least {SCORED_TOKENS} are needed: "
-            f'add rows like {{"text": "..."}}, or leave --calibration out'
-        )
+        text = text_of(path, number, line)
+        row = tuple(tokenizer.encode(text, add_special_tokens=False))
+        if len(row) > 1 and not any(question in text for question in without):
+            rows.append(row)
+    if not rows:
+        raise CalibrationError(f'{path} holds no text: rows like {{"text": "..."}} are needed, one a line')
     return Text(tuple(rows), f"{path.name} sha256:{digest.hexdigest()[:12]}")
 
 
-def text_from_model(model: Any, tokenizer: Any, *, seed: int) -> Text:
-    """Sample rows from `model` at temperature 1, in one batch with a cache; the same seed gives the same rows."""
+def text_rows(path: Path) -> list[str]:
+    """The texts of a JSON Lines file, as they are. Raises CalibrationError as `rows_from_file` does."""
+    rows = [text_of(path, number, line) for number, line in json_lines(path)]
+    rows = [text for text in rows if text.strip()]
+    if not rows:
+        raise CalibrationError(f'{path} holds no text: rows like {{"text": "..."}} are needed, one a line')
+    return rows
+
+
+def judged(text: Text, path: Path) -> Text:
+    """`text` cut to what is scored. Raises CalibrationError where that is too little for a verdict."""
+    if text.scored_tokens < SCORED_TOKENS:
+        raise CalibrationError(
+            f"{path}: its text gives {text.scored_tokens} tokens to score, at least {SCORED_TOKENS} are needed: "
+            f'add rows like {{"text": "..."}}, or leave the option out'
+        )
+    cut = text.first(_MAX_TOKENS)
+    over = cut.scored_tokens - _MAX_TOKENS
+    rows = cut.rows if over <= 0 else (*cut.rows[:-1], cut.rows[-1][: len(cut.rows[-1]) - over])
+    return Text(rows, text.origin)
+
+
+def halves(text: Text, path: Path) -> Texts:
+    """One file for both: rows in turn to calibration and to evaluation, equal rows on one side only.
+
+    Raises CalibrationError for a single row, which cannot be both.
+    """
+    rows = list(dict.fromkeys(text.rows))
+    if len(rows) < 2:
+        raise CalibrationError(
+            f"{path} has {len(rows)} row of text: at least 2 are needed, since what calibrates must not judge: "
+            "split it into rows, or give --eval too"
+        )
+    return Texts(Text(tuple(rows[1::2]), text.origin), Text(tuple(rows[0::2]), text.origin))
+
+
+def apart(calibration: Text, evaluation: Text, path: Path) -> Texts:
+    """Calibration without the rows that judge. Raises CalibrationError if nothing is left."""
+    known = set(evaluation.rows)
+    rows = tuple(row for row in calibration.rows if row not in known)
+    if not rows:
+        raise CalibrationError(f"{path}: every row of it is in the evaluation text too: give text of its own")
+    return Texts(Text(rows, calibration.origin), evaluation)
+
+
+def texts_from_model(model: Any, tokenizer: Any, *, seed: int) -> Texts:
+    """Both, sampled from `model` at temperature 1, in one batch with a cache; the same seed gives the same rows."""
+    context = int(model.config.max_position_embeddings)
+    per_row = min(_ROW_TOKENS, context - 1)
+    judging = -(-SCORED_TOKENS // per_row)
+    learning = -(-CALIBRATION_TOKENS // per_row)
+    rows = _sampled(model, tokenizer, judging + learning, per_row, seed)
+    origin = f"sampled from the reference, seed {seed}"
+    known = set(rows[:judging])
+    calibration = tuple(row for row in rows[judging:] if row not in known)
+    return Texts(Text(calibration, origin), Text(tuple(rows[:judging]), origin))
+
+
+def _sampled(model: Any, tokenizer: Any, count: int, per_row: int, seed: int) -> list[tuple[int, ...]]:
     import torch
     from transformers import DynamicCache
 
-    context = int(model.config.max_position_embeddings)
-    per_row = min(SCORED_TOKENS // _ROWS, context - 1)
-    count = -(-SCORED_TOKENS // per_row)
     draw = torch.Generator().manual_seed(seed)
     start = tokenizer.bos_token_id
     vocabulary = int(model.config.vocab_size)
@@ -77,11 +144,11 @@ def text_from_model(model: Any, tokenizer: Any, *, seed: int) -> Text:
             logits = model(input_ids=rows[-1], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
             weights = torch.softmax(logits[:, -1].float(), dim=-1)
             rows.append(torch.multinomial(weights, 1, generator=draw))
-    sampled = torch.cat(rows, dim=1).tolist()
-    return Text(tuple(tuple(row) for row in sampled), f"sampled from the reference, seed {seed}")
+    return [tuple(row) for row in torch.cat(rows, dim=1).tolist()]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line that is not blank. Raises CalibrationError for what cannot be read."""
     try:
         with path.open("rb") as file:
             number = 0
@@ -95,14 +162,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise CalibrationError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _text_of(path: Path, number: int, line: bytes) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
+def text_of(path: Path, number: int, line: bytes) -> str:
+    """The string "text" of a row. Raises CalibrationError."""
+    row = row_of(line)
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise CalibrationError(
             f'{path}: line {number} is not a JSON object with a string "text": one {{"text": "..."}} a line is needed'
         )
     return text
+
+
+def row_of(line: bytes) -> Any:
+    """What the line holds as JSON; None where it is none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

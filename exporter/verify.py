@@ -1,8 +1,8 @@
 """How truthful is a candidate, against the untouched reference, on text?
 
-The candidates run in the runtime that will serve them, the reference in PyTorch; both see the same windows, and what is
-kept of each window are sums. A candidate passes if the upper end of the paired 95% interval of its accuracy drop is
-inside the budget, so that luck on this text is not enough.
+A candidate runs in the runtime that will serve it, over the windows that the reference saw in PyTorch (`reference.py`),
+and what is kept of each window are sums. A candidate passes if the upper end of the paired 95% interval of its accuracy
+drop is inside the budget, so that luck on this text is not enough.
 
 Does not know what was done to a candidate, nor how fast it is.
 """
@@ -10,15 +10,20 @@ Does not know what was done to a candidate, nor how fast it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from edge_agent.evaluate import WINDOW_TOKENS
 from edge_agent.manifest import Accuracy, Graph
 from exporter.interval import interval_of_counts
-from exporter.text import Text
+from exporter.reference import Reference, Said
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 METRIC: Final = "next_token_accuracy"
 
@@ -60,60 +65,55 @@ class Tally(msgspec.Struct):
 
 
 def verify(
-    model: Any,
-    candidates: Mapping[str, tuple[Path, Graph]],
-    text: Text,
+    reference: Reference,
+    path: Path,
+    graph: Graph,
     *,
     budget_points: float,
-    on_progress: Callable[[int], None],
-) -> dict[str, Accuracy]:
-    """Score every candidate (name to graph file and description) beside `model`, the fp32 torch reference.
-
-    Each window's reference logits are computed once. `on_progress` gets the number of tokens just scored.
-    """
-    import torch
-
-    from edge_agent.evaluate import windows
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Accuracy:
+    """Score the decoder graph in `path` against what the reference said. `on_progress` gets the tokens just scored."""
     from edge_agent.runtime.decoder import Decoder
 
-    longest = max(len(row) for row in text.rows)
-    decoders = {name: Decoder(path, graph, context=min(longest, 512)) for name, (path, graph) in candidates.items()}
-    tallies = {name: Tally() for name in candidates}
-    for row in text.rows:
-        for window in windows(row):
-            ids = list(window.ids)
-            scored = slice(window.first_scored - 1, len(ids) - 1)
-            targets = torch.tensor(ids[window.first_scored :])
-            with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([ids])).logits[0, scored]
-                reference = torch.log_softmax(logits, dim=-1)
-            for name, decoder in decoders.items():
-                got = torch.from_numpy(decoder.logits(ids)[scored])
-                _add(tallies[name], reference, torch.log_softmax(got, dim=-1), targets)
-            on_progress(len(targets))
-    for decoder in decoders.values():
+    longest = max(len(row) for row in reference.text.rows)
+    decoder = Decoder(path, graph, context=min(longest, WINDOW_TOKENS))
+    try:
+        return score(decoder.logits, reference, budget_points=budget_points, on_progress=on_progress)
+    finally:
         decoder.close()
-    return {name: tally.accuracy(budget_points=budget_points, text=text.origin) for name, tally in tallies.items()}
 
 
-def accepted(accuracy: Accuracy) -> bool:
-    """The gate: even the upper end of the interval must be inside the budget (NaN is not)."""
-    return accuracy.drop_bound_points <= accuracy.budget_points
-
-
-def _add(tally: Tally, reference: Any, candidate: Any, targets: Any) -> None:
-    """Add one window: log-probabilities (scored, vocabulary) of both, and the tokens that came (scored,)."""
+def score(
+    logits: Callable[[list[int]], np.ndarray],
+    reference: Reference,
+    *,
+    budget_points: float,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Accuracy:
+    """Score whatever gives `logits` float32 (n, vocabulary) for n ids."""
     import torch
 
-    ours, theirs = candidate.argmax(-1), reference.argmax(-1)
-    right, reference_right = ours == targets, theirs == targets
-    column = targets[:, None]
-    tally.tokens += len(targets)
+    tally = Tally()
+    for said in reference.said():
+        got = torch.from_numpy(logits(said.ids)[said.scored]).log_softmax(-1)
+        _add(tally, said, got)
+        on_progress(len(said.targets))
+    return tally.accuracy(budget_points=budget_points, text=reference.text.origin)
+
+
+def _add(tally: Tally, said: Said, candidate: torch.Tensor) -> None:
+    """Add one window; `candidate` holds log-probabilities (scored, vocabulary)."""
+    import torch
+
+    ours = candidate.argmax(-1)
+    right, reference_right = ours == said.targets, said.top == said.targets
+    tally.tokens += len(said.targets)
     tally.right += int(right.sum())
     tally.reference_right += int(reference_right.sum())
     tally.lost += int((reference_right & ~right).sum())
     tally.won += int((right & ~reference_right).sum())
-    tally.agreed += int((ours == theirs).sum())
-    tally.nll -= float(candidate.gather(1, column).sum(dtype=torch.float64))
-    tally.reference_nll -= float(reference.gather(1, column).sum(dtype=torch.float64))
-    tally.kl += float((reference.exp() * (reference - candidate)).sum(dtype=torch.float64))
+    tally.agreed += int((ours == said.top).sum())
+    tally.nll -= float(candidate.gather(1, said.targets[:, None]).sum(dtype=torch.float64))
+    tally.reference_nll -= float(said.likelihood.sum())
+    divergence = said.log_probabilities.exp() * (said.log_probabilities - candidate)
+    tally.kl += float(divergence.sum(dtype=torch.float64))

@@ -39,7 +39,7 @@ class Export:
         rows = [{"text": text[start : start + 2000]} for start in range(0, len(text), 2000)]
         (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         command = ["edge-export", "--model", str(GGUF), "--profile", "desktop-cpu", "--precision", "fp32"]
-        command += ["--calibration", str(folder / "text.jsonl"), "--output", str(self.output)]
+        command += ["--eval", str(folder / "text.jsonl"), "--output", str(self.output)]
         command[0] = str(Path(sys.executable).parent / command[0])
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -243,7 +243,8 @@ def int8_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from edge_agent.bundle import open_bundle, write_bundle
     from exporter.graph_file import write_graph
-    from exporter.quantize import quantize
+    from exporter.quantize import matrices, rewrite
+    from exporter.rounding import round_to_nearest
 
     folder = tmp_path_factory.mktemp("bundles")
     staging = Path(shutil.copytree(bundle, folder / "staging"))
@@ -251,7 +252,7 @@ def int8_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (staging / "manifest.json").unlink()
     shutil.rmtree(staging / "model")
     graph = ir.load(bundle / manifest.graphs[0].path)
-    quantize(graph, 8)
+    rewrite(graph, {name: round_to_nearest(one.rows, 8) for name, one in matrices(graph).items()})
     path = staging / manifest.graphs[0].path
     path.parent.mkdir()
     write_graph(graph, path)

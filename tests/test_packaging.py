@@ -28,7 +28,7 @@ PACKAGES = ("device_profiles", "edge_agent", "exporter", "hub")
 COMMANDS = ("edge-export", "edge-agent", "edge-hub", "edge-ask")
 # What runs on a device of JetPack 6, and what the tests need there.
 ON_310 = ("agent", "hub", "dev")
-ON_311 = (*ON_310, "exporter", "bench")
+ON_311 = (*ON_310, "exporter", "tensorrt", "bench")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,21 @@ def test_every_direct_requirement_is_pinned_to_what_it_allows(
             version = versions.get(canonicalize_name(requirement.name))
             assert version is not None, f"{requirement.name} is not pinned for Python {python}"
             assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}"
+
+
+@pytest.mark.parametrize(
+    ("machine", "system", "wanted"),
+    [("x86_64", "linux", True), ("aarch64", "linux", False), ("x86_64", "win32", False), ("arm64", "darwin", False)],
+)
+def test_tensorrt_extra_is_empty_where_it_has_no_wheel(
+    project: dict[str, Any], machine: str, system: str, wanted: bool
+) -> None:
+    """`make setup` names the extra everywhere; only x86-64 Linux then installs something for it."""
+    assert "tensorrt," in (ROOT / "Makefile").read_text("utf-8")
+    here = {"platform_machine": machine, "sys_platform": system}
+    for requirement in map(Requirement, project["optional-dependencies"]["tensorrt"]):
+        assert requirement.marker is not None
+        assert requirement.marker.evaluate(here) == wanted
 
 
 def test_this_run_uses_the_pinned_versions(project: dict[str, Any], pins: list[Requirement]) -> None:

@@ -46,7 +46,7 @@ def random_model(architecture: str, *, config: str = "", **changes: Any) -> Any:
     settings = getattr(transformers, f"{config or architecture}Config")(**{**SIZES, **changes})
     torch.set_num_threads(1)  # two threads only wait for one another over matrices this small
     torch.manual_seed(0)
-    model = getattr(transformers, f"{architecture}ForCausalLM")(settings).eval()
+    model = transformers.AutoModelForCausalLM.from_config(settings).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.15)
@@ -68,6 +68,22 @@ def byte_tokenizer() -> Any:
     return tokenizer
 
 
+def encoder_checkpoint(folder: Path, kind: str = "BertForSequenceClassification", **changes: Any) -> Path:
+    """A directory with a random one-layer encoder of class `kind`, for example `RobertaModel`, and a tokenizer."""
+    import torch
+    import transformers
+
+    family = next(
+        kind.removesuffix(head) for head in (f"For{kind.partition('For')[2]}", "Model") if kind.endswith(head)
+    )
+    sizes = {**SIZES, "num_hidden_layers": 1, "max_position_embeddings": 64, "pad_token_id": 1}
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **changes})
+    torch.manual_seed(0)
+    getattr(transformers, kind)(config).eval().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def exported(model: Any, folder: Path, context: int = 64) -> Exported:
     """Convert `model` and write its graph below `folder`."""
     from exporter.convert import convert, describe
@@ -86,6 +102,13 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A tied two-layer Llama and its graph."""
     model = random_model("Llama", tie_word_embeddings=True)
     return exported(model, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An untied two-layer Mistral that sees a window of 8 positions, and its graph."""
+    model = random_model("Mistral", sliding_window=8)
+    return exported(model, tmp_path_factory.mktemp("windowed"))
 
 
 @pytest.fixture(scope="session")

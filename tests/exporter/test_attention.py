@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import onnx_ir as ir
 
 from exporter.attention import AttentionPlan, LayerAttention, emitting
-from tests.exporter.conftest import Exported, random_model
+from tests.exporter.conftest import ROOT, Exported, random_model
+
+OLDEST = Path(sys.prefix) / "oldest-onnxruntime"  # `make setup` puts it beside the other packages, not among them
+STEPS = """
+import sys
+from pathlib import Path
+import msgspec, numpy, onnxruntime
+from edge_agent.manifest import Graph
+from edge_agent.runtime.decoder import Decoder
+assert onnxruntime.__version__ == "1.23.2"
+ids = list(range(40))
+decoder = Decoder(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Graph), context=64, threads=1)
+whole = decoder.logits(ids)
+decoder.prefill(ids[:20])
+decoder.extend(ids[20:25])
+steps = [decoder.step(token).copy() for token in ids[25:]]
+numpy.savez(sys.argv[3], whole=whole, steps=numpy.stack(steps))
+"""
 
 
 def nodes(case: Exported) -> list[ir.Node]:
@@ -44,3 +67,25 @@ def test_the_model_is_given_back_as_it_was() -> None:
     except RuntimeError:
         pass
     assert (model.config._attn_implementation, modeling_llama.apply_rotary_pos_emb) == before
+
+
+def test_a_window_means_the_same_in_the_oldest_runtime(tiny_mistral: Exported, tmp_path: Path) -> None:
+    """Prefill, prefill over a past and steps beyond the window equal PyTorch's under ONNX Runtime 1.23.2 as well."""
+    import msgspec
+    import torch
+
+    graph = msgspec.json.encode(tiny_mistral.graph).decode()
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(tiny_mistral.path), graph, str(tmp_path / "given.npz")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{OLDEST}:{ROOT}"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    given = np.load(tmp_path / "given.npz")
+    with torch.inference_mode():
+        wanted = tiny_mistral.model(input_ids=torch.arange(40)[None]).logits[0].numpy()
+    assert np.abs(given["whole"] - wanted).max() < 1e-3
+    assert np.abs(given["steps"] - wanted[25:]).max() < 1e-3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,29 @@ import pytest
 
 from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.sampling import greedy
+from exporter.convert import convert
+from exporter.errors import ConversionError
 from tests.exporter.conftest import Exported, exported, random_model
 
-ARCHITECTURES = [
-    ("Llama", {"num_hidden_layers": 1, "tie_word_embeddings": False}),
-    ("Qwen2", {"num_hidden_layers": 1}),  # biases on queries, keys and values
-    ("Qwen3", {"num_hidden_layers": 1, "head_dim": 32}),  # norms before the rotation, heads wider than hidden
-    (
-        "Gemma2",
-        {"num_hidden_layers": 1, "head_dim": 16, "sliding_window": 64},
-    ),  # soft caps, scaled embeddings, four norms a layer
-    ("StableLm", {"num_hidden_layers": 1}),  # rotates part of a head, so the rotation stays outside the node
-]
+WINDOW = 8  # positions, in models that are run over 40
+FAMILIES: dict[str, dict[str, Any]] = {
+    # biases on queries, keys and values; one layer of two sees only a window
+    "Qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    # norms before the rotation, heads wider than hidden; packed projections
+    "Qwen3": {"head_dim": 32},
+    # both soft caps, scaled and tied embeddings, four norms a layer, alternating windows
+    "Gemma2": {
+        "head_dim": 16, "sliding_window": WINDOW, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0,
+    },
+    # two rotary tables, norms of queries and keys
+    "Gemma3": {
+        "config": "Gemma3Text", "head_dim": 16, "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "Phi3": {"sliding_window": WINDOW},  # projections that the model packs itself
+    "GPT2": {},  # learned positions, layers that are a Gemm, norms with biases, a tied head
+    "StableLm": {"num_hidden_layers": 1},  # rotates part of a head, so the rotation stays outside the node
+}  # fmt: skip
 PROMPTS = (
     "What is the capital of France?", "Name three colours.", "What is two plus two?", "Why is the sky blue?",
     "Who wrote Hamlet?", "Write one sentence about the sea.", "Give me a word that rhymes with cat.",
@@ -46,19 +56,20 @@ def random_ids(seed: int, length: int) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize(("architecture", "changes"), ARCHITECTURES)
-def test_other_architectures_equal_pytorch(architecture: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    """What Llama's sisters do differently is carried as well: prefill, prefill over a past, and steps."""
-    assert_prefill_and_steps_equal(exported(random_model(architecture, **changes), tmp_path))
+@pytest.fixture(scope="module", params=[*FAMILIES, "Llama", "Mistral"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A random model of each family, and its graph."""
+    if request.param in ("Llama", "Mistral"):
+        shared: Exported = request.getfixturevalue(f"tiny_{request.param.lower()}")
+        return shared
+    return exported(random_model(request.param, **FAMILIES[request.param]), tmp_path_factory.mktemp(request.param))
 
 
-def test_prefill_and_steps_equal_pytorch(tiny_llama: Exported) -> None:
-    """Logits of a prefill, of a prefill over a past, and of one-token steps lie within 1e-3 of PyTorch's."""
-    assert_prefill_and_steps_equal(tiny_llama)
-
-
-def assert_prefill_and_steps_equal(case: Exported) -> None:
-    model, path, graph = case
+def test_prefill_and_steps_of_every_family_equal_pytorch(family: Exported) -> None:
+    """Logits of a prefill, of a prefill over a past, and of one-token steps lie within 1e-3 of PyTorch's, well beyond
+    the window of those families that have one.
+    """
+    model, path, graph = family
     ids = random_ids(1, 40)
     wanted = reference_logits(model, ids)
     decoder = Decoder(path, graph, context=64, threads=1)
@@ -69,12 +80,32 @@ def assert_prefill_and_steps_equal(case: Exported) -> None:
         assert np.abs(decoder.step(ids[position]) - wanted[position]).max() < 1e-3
 
 
-def test_four_unequal_sequences_step_together(tiny_llama: Exported) -> None:
-    """One-token steps of four sequences of unequal lengths in one batch give each its own PyTorch logits."""
+def test_every_linear_layer_of_every_family_can_be_quantized(family: Exported) -> None:
+    """The quantizer leaves no product in floating point, the head included, and packed projections stay packed."""
+    import onnx_ir as ir
+
+    from exporter.quantize import quantize
+
+    quantized = ir.load(family.path)
+    quantize(quantized, 4)
+    counts = Counter(node.op_type for node in quantized.graph)
+    assert not counts.keys() & {"MatMul", "FusedMatMul", "Gemm"}
+    gated = {"GPT2LMHeadModel": 1, "Phi3ForCausalLM": 1}.get(type(family.model).__name__, 2)
+    norms_between = type(family.model).__name__ in ("Qwen3ForCausalLM", "Gemma3ForCausalLM", "StableLmForCausalLM")
+    attention = 4 if norms_between else 2  # what stands between a projection and its attention keeps them apart
+    assert counts["MatMulNBits"] == 1 + family.model.config.num_hidden_layers * (attention + gated + 1)
+
+
+@pytest.mark.parametrize("which", ["tiny_llama", "tiny_mistral"])
+def test_four_unequal_sequences_step_together(which: str, request: pytest.FixtureRequest) -> None:
+    """One-token steps of four sequences of unequal lengths in one batch give each its own PyTorch logits, also where
+    each row's window begins elsewhere.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(tiny_llama.path, providers=["CPUExecutionProvider"])
-    layout = tiny_llama.graph.cache
+    case: Exported = request.getfixturevalue(which)
+    session = onnxruntime.InferenceSession(case.path, providers=["CPUExecutionProvider"])
+    layout = case.graph.cache
     assert layout is not None
     rows = [random_ids(seed, length) for seed, length in enumerate((3, 17, 9, 30))]
     names = [f"{layer}.{half}" for layer in range(layout.layers) for half in ("key", "value")]
@@ -100,7 +131,7 @@ def test_four_unequal_sequences_step_together(tiny_llama: Exported) -> None:
         outputs = run(np.array(fresh)[:, None], [len(row) for row in rows], caches)
         caches = dict(zip(names, outputs[1:], strict=True))
         for row, got in zip(rows, outputs[0], strict=True):
-            assert np.abs(got[0] - reference_logits(tiny_llama.model, row)[-1]).max() < 1e-3
+            assert np.abs(got[0] - reference_logits(case.model, row)[-1]).max() < 1e-3
 
 
 def test_only_the_kept_positions_are_returned(tiny_llama: Exported) -> None:
@@ -130,6 +161,24 @@ def test_little_runs_between_the_projections(tiny_llama: Exported) -> None:
     assert counts["SkipSimplifiedLayerNormalization"] == 4
     assert counts["MatMul"] == 2 * 5  # packed queries, keys and values; output; gate; up; down
     assert not counts.keys() & {"Transpose", "Reshape", "RotaryEmbedding", "Concat", "Pow"}
+
+
+def test_a_window_costs_one_mask_for_all_layers(tiny_mistral: Exported) -> None:
+    """Layers of one window share the nodes that compute it; where no layer has one, there are none."""
+    import onnx_ir as ir
+
+    counts = Counter(node.op_type for node in ir.load(tiny_mistral.path).graph)
+    assert (counts["Where"], counts["GroupQueryAttention"]) == (1, 2)
+
+
+def test_layers_of_unlike_caches_are_refused() -> None:
+    """Gemma 4's full layers have wider heads than its sliding ones: the model is named, and why."""
+    changes = {"head_dim": 16, "global_head_dim": 32, "layer_types": ["sliding_attention", "full_attention"]}
+    model = random_model(
+        "Gemma4", config="Gemma4Text", num_kv_shared_layers=0, vocab_size_per_layer_input=300, **changes
+    )
+    with pytest.raises(ConversionError, match="Gemma4ForCausalLM cannot be exported: its layers differ"):
+        convert(model, 64)
 
 
 @pytest.mark.model

@@ -94,3 +94,88 @@ def test_keeping_positions_is_one_gather(tmp_path: Path) -> None:
     lay_out(model)
     assert Counter(node.op_type for node in model.graph) == {"Gather": 1, "Relu": 1}
     assert np.array_equal(run(model, tmp_path / "after.onnx", feeds), wanted)
+
+
+def test_a_gemm_between_reshapes_is_a_product_and_a_sum(tmp_path: Path) -> None:
+    """A Gemm by a constant becomes MatMul and Add on the input as it was, and gives the same."""
+    draw = np.random.default_rng(0)
+    x = value("x", "b", "s", 4)
+    weights = [
+        constant("flat", np.array([-1, 4])),
+        constant("weight", draw.standard_normal((4, 6)).astype(np.float32)),
+        constant("bias", draw.standard_normal(6).astype(np.float32)),
+        constant("shape", np.array([2, 5, 6])),
+    ]
+    joined = ir.node("Reshape", [x, weights[0]])
+    gemm = ir.node("Gemm", [shaped(joined, "joined", "b*s", 4), weights[1], weights[2]], {"beta": 1.0})
+    parted = ir.node("Reshape", [shaped(gemm, "product", "b*s", 6), weights[3]])
+    relu = ir.node("Relu", [shaped(parted, "parted", "b", "s", 6)])
+    model = model_of([x], [shaped(relu, "y", "b", "s", 6)], [joined, gemm, parted, relu], weights)
+    feeds = {"x": draw.standard_normal((2, 5, 4)).astype(np.float32)}
+    wanted = run(model, tmp_path / "before.onnx", feeds)
+    lay_out(model)
+    assert [node.op_type for node in model.graph] == ["MatMul", "Add", "Relu"]
+    assert np.allclose(run(model, tmp_path / "after.onnx", feeds), wanted, atol=1e-6)
+
+
+def test_a_factor_leaves_the_product(tmp_path: Path) -> None:
+    """A product by a transposed constant, divided by a number, is a product without a factor and a Mul."""
+    draw = np.random.default_rng(0)
+    x = value("x", "b", 4)
+    weight = constant("weight", draw.standard_normal((6, 4)).astype(np.float32))
+    cap = constant("cap", np.array(5.0, np.float32))
+    turned = ir.node("Transpose", [weight], {"perm": [1, 0]})
+    product = ir.node("MatMul", [x, shaped(turned, "turned", 4, 6)])
+    divided = ir.node("Div", [shaped(product, "product", "b", 6), cap])
+    model = model_of([x], [shaped(divided, "y", "b", 6)], [turned, product, divided], [weight, cap])
+    feeds = {"x": draw.standard_normal((3, 4)).astype(np.float32)}
+    wanted = run(model, tmp_path / "before.onnx", feeds)
+    lay_out(model)
+    assert [node.op_type for node in model.graph] == ["FusedMatMul", "Mul"]
+    assert model.graph.node(0).attributes["alpha"].as_float() == 1
+    assert [output.name for output in model.graph.outputs] == ["y"]
+    assert np.allclose(run(model, tmp_path / "after.onnx", feeds), wanted, atol=1e-6)
+
+
+def attention_over(cuts: list[ir.Node], values: list[ir.Value], weights: list[ir.Value]) -> ir.Model:
+    """A graph whose attention takes `values`, made by `cuts` from "whole"."""
+    lengths = [
+        ir.Value(name="last", shape=ir.Shape(["b"]), type=ir.TensorType(ir.DataType.INT32)),
+        ir.Value(name="total", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT32)),
+    ]
+    attributes = {"num_heads": 2, "kv_num_heads": 1}
+    attend = ir.node(
+        "GroupQueryAttention",
+        [*values, None, None, *lengths],
+        attributes,
+        num_outputs=3,
+        domain="com.microsoft",
+    )
+    for output, name in zip(attend.outputs[1:], ("key", "value"), strict=True):
+        output.name = name
+    y = shaped(attend, "y", "b", "s", 16)
+    (whole,) = {cut.inputs[0] for cut in cuts}
+    assert whole is not None
+    return model_of([whole, *lengths], [y], [*cuts, attend], weights)
+
+
+def test_projections_that_the_model_packs_stay_packed() -> None:
+    """Attention takes the source of a Split or of Slices whose parts, in order, are its whole width; else the parts."""
+    whole = value("whole", "b", "s", 32)
+    split = ir.node("Split", [whole], {"axis": -1, "num_outputs": 3}, num_outputs=3)
+    for output, width in zip(split.outputs, (16, 8, 8), strict=True):
+        output.name, output.shape, output.type = f"part{id(output)}", ir.Shape(["b", "s", width]), FLOAT
+    in_order = attention_over([split], list(split.outputs), [])
+    lay_out(in_order)
+    assert [node.op_type for node in in_order.graph] == ["GroupQueryAttention"]
+
+    whole = value("whole", "b", "s", 32)
+    bounds = [constant(f"bound{at}", np.array([at])) for at in (0, 16, 24, 32)]
+    axis = constant("axis", np.array([2]))
+    cuts = [ir.node("Slice", [whole, bounds[i], bounds[i + 1], axis]) for i in (0, 2, 1)]
+    parts = [
+        shaped(cut, f"cut{i}", "b", "s", width) for i, (cut, width) in enumerate(zip(cuts, (16, 8, 8), strict=True))
+    ]
+    swapped = attention_over(cuts, parts, [*bounds, axis])
+    lay_out(swapped)
+    assert [node.op_type for node in swapped.graph] == ["Slice", "Slice", "Slice", "GroupQueryAttention"]

@@ -10,11 +10,6 @@ from exporter.errors import ConversionError
 from exporter.probe import probe
 from tests.exporter.conftest import random_model
 
-LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
-
 
 def test_a_llama_layer_gives_its_heads_scale_and_rotation() -> None:
     """Heads, head size and scale are the configuration's, and the rotation can move into the node."""
@@ -67,19 +62,40 @@ def test_the_soft_cap_is_carried() -> None:
     assert layer.scale == 64**-0.5
 
 
+def test_a_window_shorter_than_the_context_is_kept() -> None:
+    """A layer's window is carried where it closes something, and only there."""
+    changes = {"head_dim": 16, "sliding_window": 8}
+    assert [layer.window for layer in probe(random_model("Gemma2", **changes), 64).layers] == [8, None]
+    assert [layer.window for layer in probe(random_model("Gemma2", **changes), 8).layers] == [None, None]
+
+
+def test_heads_that_the_node_cannot_rotate_are_rotated_outside() -> None:
+    """ONNX Runtime rotates heads of a multiple of 16 only, and takes others of a multiple of 8."""
+    plan = probe(random_model("Llama", head_dim=24), 64)
+    assert {layer.rotary for layer in plan.layers} == {None}
+
+
 @pytest.mark.parametrize(
     ("architecture", "changes", "named"),
     [
-        ("Mistral", {"sliding_window": 8}, "window of 8 of its 64 positions"),
-        ("Llama", {"rope_parameters": LONGROPE}, "longrope"),
         ("Llama", {"is_causal": False}, "mask|directions"),
-        ("Bloom", {"n_head": 4}, "BloomForCausalLM"),
+        ("Llama", {"head_dim": 12}, "heads of 12"),
+        ("GPTJ", {"rotary_dim": 8}, "does not attend through the attention interface"),
+        ("Rwkv", {"attention_hidden_size": 64}, "recurrent state"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused_by_name(architecture: str, changes: dict[str, Any], named: str) -> None:
-    """A model whose attention the node cannot express raises ConversionError with the reason."""
-    with pytest.raises(ConversionError, match=named):
+    """A model whose attention the node cannot express raises ConversionError with its name and the reason."""
+    with pytest.raises(ConversionError, match=f"{architecture}ForCausalLM cannot be exported: .*({named})"):
         probe(random_model(architecture, **changes), 64)
+
+
+def test_a_layer_that_keeps_nothing_is_refused() -> None:
+    """A layer without keys and values of its own would be lost silently, so the counts must agree."""
+    model = random_model("Llama")
+    model.model.layers[1].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+    with pytest.raises(ConversionError, match=r"LlamaForCausalLM .* of its 2 layers 1 attend and 1 keep"):
+        probe(model, 64)
 
 
 def test_the_model_is_left_as_it_was() -> None:

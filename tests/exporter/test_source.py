@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge_agent.manifest import EncoderInfo
 from exporter.errors import SourceError
 from exporter.source import open_source
+from tests.exporter.conftest import ROOT, encoder_checkpoint
 
 
 def test_a_directory_gives_model_tokenizer_and_facts(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -91,32 +94,103 @@ def test_a_broken_checkpoint_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def gguf_of(architecture: str, path: Path) -> Path:
-    import gguf
+def test_a_sharded_directory_gives_all_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Weights in several files with an index are the same weights; a lost file is named."""
+    import torch
 
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_name("tiny")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
+    source = open_source(str(tiny_checkpoint))
+    shards = tmp_path / "sharded"
+    source.model.save_pretrained(shards, max_shard_size="40KB")
+    source.tokenizer.save_pretrained(shards)
+    assert len(list(shards.glob("*.safetensors"))) > 1
+    again = open_source(str(shards)).model.state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in source.model.state_dict().items())
+    lost = sorted(shards.glob("*.safetensors"))[0]
+    lost.unlink()
+    with pytest.raises(SourceError, match=lost.name):
+        open_source(str(shards))
 
 
-def test_an_unknown_gguf_architecture_is_named(tmp_path: Path) -> None:
-    """A GGUF file of an architecture that nobody knows is refused by that name."""
-    with pytest.raises(SourceError, match="never-heard-of"):
-        open_source(str(gguf_of("never-heard-of", tmp_path / "odd.gguf")))
+def test_pickle_is_loaded_where_allowed_only(broken_checkpoint: Callable[[], Path]) -> None:
+    """Weights in a pickle are refused with what to do; allowed, they are the same, and code in them is not run."""
+    import torch
+    from safetensors.torch import load_file
 
+    folder = broken_checkpoint()
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(SourceError, match=r"pytorch_model\.bin.* can run code: .*--allow-pickle"):
+        open_source(str(folder))
+    opened = open_source(str(folder), allow_pickle=True).model.state_dict()
+    assert all(torch.equal(opened[name], weight) for name, weight in weights.items())
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
-    """Neither garbage nor the first bytes of a GGUF file pass for one."""
-    garbage = tmp_path / "garbage.gguf"
-    garbage.write_bytes(b"not a model")
-    with pytest.raises(SourceError, match="neither a model directory nor a GGUF file"):
-        open_source(str(garbage))
-    garbage.write_bytes(b"GGUF\x03\0\0\0")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Malicious(folder / "ran")))
     with pytest.raises(SourceError, match="cannot be opened"):
-        open_source(str(garbage))
+        open_source(str(folder), allow_pickle=True)
+    assert not (folder / "ran").exists()
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "")
+
+
+def test_a_classifier_gives_its_labels(tmp_path: Path) -> None:
+    """An encoder's source has its task and labels, no stop ids, and a tokenizer without files of generation."""
+    folder = encoder_checkpoint(tmp_path / "bert", id2label={0: "no", 1: "yes", 2: "maybe"})
+    source = open_source(str(folder))
+    assert (source.task, source.stop_ids, source.quantized_blocks) == ("text-classification", (), None)
+    assert source.encoder == EncoderInfo(max_tokens=64, labels=("no", "yes", "maybe"))
+    info = source.save_tokenizer(tmp_path / "tokenizer")
+    assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == ["tokenizer.json"]
+    assert info.chat_template is None
+
+
+def test_a_tokenizer_is_saved_without_padding(tmp_path: Path) -> None:
+    """How long a text may be is the manifest's to say: what tokenizer.json sets itself is left out."""
+    from tokenizers import Tokenizer
+
+    source = open_source(str(encoder_checkpoint(tmp_path / "bert")))
+    source.tokenizer.backend_tokenizer.enable_padding(length=32)
+    source.tokenizer.backend_tokenizer.enable_truncation(max_length=4)
+    source.save_tokenizer(tmp_path / "tokenizer")
+    alone = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    assert len(alone.encode("seven b", add_special_tokens=False).ids) == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "named"),
+    [
+        ("BertForMaskedLM", "text-classification", r"BertForMaskedLM and cannot do text-classification: .*classifier"),
+        ("BertModel", "text-generation", "BertModel and cannot do text-generation"),
+        ("BertForSequenceClassification", "token-classifying", "'token-classifying' is no task"),
+    ],
+)
+def test_a_task_that_the_checkpoint_cannot_do_is_refused(kind: str, task: str, named: str, tmp_path: Path) -> None:
+    """Checkpoint and task are both named, also where only the head's weights are missing."""
+    with pytest.raises(SourceError, match=named):
+        open_source(str(encoder_checkpoint(tmp_path / "odd", kind)), task=task)
+
+
+def test_an_encoder_needs_no_pooler_of_its_own(tmp_path: Path) -> None:
+    """A masked language model becomes an encoder of features: what it lacks of BERT's pooler is left out."""
+    source = open_source(str(encoder_checkpoint(tmp_path / "bert", "BertForMaskedLM")), task="feature-extraction")
+    assert source.encoder == EncoderInfo(max_tokens=64, pooling="mean", normalize=False)
+    assert source.model.pooler is None
+
+
+def test_a_tokenizer_without_a_template_asks_plainly(broken_checkpoint: Callable[[], Path]) -> None:
+    """Without a chat template a question is its own prompt."""
+    folder = broken_checkpoint()
+    (folder / "chat_template.jinja").unlink()
+    source = open_source(str(folder))
+    assert source.prompt_ids("abc") == source.tokenizer.encode("abc")
 
 
 @pytest.mark.parametrize("where", ["/no/such/folder", "no/such/deep/path", "missing.gguf"])
@@ -135,3 +209,13 @@ def test_smollm2_opens_from_its_gguf(smollm2_source: Any) -> None:
     assert (info.parameters, info.context_length) == (134_515_008, 8192)
     assert smollm2_source.stop_ids == (2,)
     assert len(smollm2_source.prompt_ids("What is the capital of France?")) == 37
+    assert smollm2_source.quantized_blocks is not None
+
+
+@pytest.mark.model
+def test_minilm_opens_as_an_encoder_of_features() -> None:
+    """MiniLM's own files say 256 tokens, the mean of them, and length one."""
+    source = open_source(str(ROOT / "models" / "all-MiniLM-L6-v2"))
+    assert source.task == "feature-extraction"
+    assert source.encoder == EncoderInfo(max_tokens=256, pooling="mean", normalize=True)
+    assert (source.info.architecture, source.info.context_length) == ("BertModel", 512)

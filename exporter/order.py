@@ -1,0 +1,42 @@
+"""What was asked for: the values behind the options of `edge-export`. Knows nothing of how it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+SERVED_CONTEXT: Final = 4096  # positions that an agent serves at most unless told otherwise
+
+Precision = Literal["auto", "fp32", "fp16", "fp8", "int8", "int4", "mixed"]
+Quantizer = Literal["auto", "round-to-nearest", "k-quant", "gptq", "source"]
+EngineChoice = Literal["auto", "none", "tensorrt-rtx"]
+StaticMethod = Literal["minmax", "entropy", "percentile"]
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of `edge-export`. `prune` holds METHOD:AMOUNT as it was given, in order; `command` the whole line."""
+
+    model: str
+    profile: str
+    output: Path
+    task: str = "auto"
+    jetpack: str | None = None
+    context: int | None = None
+    precision: Precision = "auto"
+    quantizer: Quantizer = "auto"
+    block: int = 32
+    prune: tuple[str, ...] = ()
+    compress: float | None = None
+    recover: int = 0
+    max_accuracy_drop_points: float = 1.0
+    target_latency_ms: float | None = None
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    static_method: StaticMethod = "entropy"
+    engine: EngineChoice = "auto"
+    allow_pickle: bool = False
+    dry_run: bool = False
+    seed: int = 0
+    command: str = ""
