@@ -30,8 +30,8 @@ def quantize_static(
 ) -> dict[str, str]:
     """Write the graph `source` to `target` with int8 linear layers; returns the precision by group of tensors.
 
-    `batches` are inputs of the graph by name; padding would count as text, so each is best one text. Raises CalibrationError without batches, ConversionError when the graph
-    has no product by constants, OSError.
+    `batches` are inputs of the graph by name; padding would count as text, so each is best one text.
+    Raises CalibrationError without batches, ConversionError when the graph has no product by constants, OSError.
     """
     import onnx_ir as ir
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
