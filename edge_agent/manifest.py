@@ -46,14 +46,27 @@ class CacheLayout(_Part, frozen=True):
 
 
 class Graph(_Part, frozen=True):
-    """One ONNX graph. Decoders of dialect `ort` take
+    """One ONNX graph. Decoders take
 
     - `input_ids` int64 (batch, sequence),
     - `seqlens_k` int32 (batch,): each row's total length after this step, less one,
     - `logits_to_keep` int64 (kept,): which of the step's positions to return logits for,
     - the past of `cache`,
 
-    and give `logits` float32 (batch, kept, vocabulary) and the present of `cache`.
+    and give `logits` float32 (batch, kept, vocabulary) and the present of `cache`. What the past holds beyond a row's
+    length before the step is never looked at, but must be finite.
+
+    - `ort` uses operators of ONNX Runtime. Past and present may be one buffer with room for the step; a past without
+      that room is copied into a present of past and step together.
+    - `onnx` uses ONNX's own operators up to opset 24, as TensorRT 10.15 and newer and TensorRT-RTX parse them. The past
+      has room for the step, the present has its size and may be the same buffer (TensorRT demands that). The size is
+      fixed in the graph (`CacheLayout.positions`), because TensorRT's cache updates take no other.
+    - `plain` uses operators of opset 19 (int4 weights: 21) that older TensorRT parses, no attention or cache operator.
+      As `onnx`, but the size is free, and past and present must be two buffers, exchanged after each step.
+
+    All three take rows of unequal lengths in one batch, `ort` only for steps of one token. Weights of any dialect may
+    be fp32 or fp16; block-wise int8 and int4 of `ort` are operators of ONNX Runtime, int8 by channel and int4 by block
+    of the others DequantizeLinear.
 
     Encoders (no `cache`) take `input_ids`, `attention_mask` (1 for each token, 0 for padding) and, where the model
     knows them, `token_type_ids`, each int64 (batch, sequence), and give float32 outputs by task:

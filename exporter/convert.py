@@ -1,8 +1,9 @@
-"""How does a torch decoder become one fp32 ONNX graph that ONNX Runtime runs with bound caches?
+"""How does a torch decoder become one ONNX graph in a dialect?
 
-`convert` probes the attention layers, exports with `torch.onnx.export(dynamo=True)` while they emit one
-GroupQueryAttention node each, lets onnxscript fuse norms and skip connections, lays the graph out (`layout.py`), and
-writes it with one external data file. Its inputs and outputs are those of `edge_agent.manifest.Graph`.
+`convert` probes the attention layers, exports with `torch.onnx.export(dynamo=True)` while they emit the nodes of the
+dialect (`attention.py`, `emit_onnx.py`), and lays the graph out (`layout.py`); in fp16 if asked for (`half.py`).
+Dialect `plain` is `onnx` with its newer operators lowered (`plain.py`). Inputs and outputs are those of
+`edge_agent.manifest.Graph`.
 
 Does not know how weights are quantized; whether the graph equals PyTorch is asked in `parity.py`.
 """
@@ -34,8 +35,9 @@ _TRACED_OPSET: Final = 18  # that of torch's own translations, so that nothing i
 def convert(model: Any, context: int, dialect: Dialect = "ort", *, half: bool = False) -> ir.Model:
     """Carry `model`, a transformers causal language model in fp32 eval mode, into a graph of `dialect`.
 
-    `context` is the number of positions that its rotary tables cover. The initializers share memory with the model.
-    Raises ConversionError when something cannot be expressed or traced.
+    `context` is the number of positions that its rotary tables cover, and in dialect `onnx` that its caches have.
+    With `half` weights, caches and arithmetic are fp16, else the initializers share memory with the model.
+    Raises ConversionError when something cannot be expressed or traced, or a weight is beyond fp16's range.
     """
     import onnx_ir as ir
 

@@ -1,7 +1,8 @@
-"""Does the fp32 graph compute what PyTorch computes?
+"""Does a graph compute what PyTorch computes?
 
-Asked of every conversion, with the runtime that will serve it: one prefill, and a prefill followed by one-token steps
-over the cache. Does not know how the graph was made.
+Asked of every conversion, with the runtime that will serve it (or its surrogate): one prefill, and a prefill followed
+by one-token steps over the cache. A graph in fp16 may differ by what rounding costs and no more: a fault in its
+attention moves logits by a good part of their size. Does not know how the graph was made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from edge_agent.manifest import Graph
 from exporter.errors import ConversionError
 
 TOLERANCE: Final = 1e-3  # largest difference of any logit
+# ... of fp16, relative to the largest logit: measured 0.4% on random models of two layers and 0.5% on SmolLM2
+HALF_TOLERANCE: Final = 0.02
 _PROMPT_TOKENS: Final = 24
 _STEPS: Final = 8
 
@@ -20,21 +23,24 @@ _STEPS: Final = 8
 def check_parity(model: Any, graph_path: Path, graph: Graph, *, seed: int = 0, prompts: int = 2) -> float:
     """Compare the logits of `graph_path` with those of `model` on random prompts; returns the largest difference.
 
-    Raises ConversionError above `TOLERANCE`.
+    Raises ConversionError above `TOLERANCE`, or above `HALF_TOLERANCE` of the largest logit where the cache is fp16.
     """
     import numpy as np
     import torch
 
     from edge_agent.runtime.decoder import Decoder
+    from exporter.surrogate import SurrogateDecoder
 
     length = _PROMPT_TOKENS + _STEPS
     draw = np.random.default_rng(seed)
-    decoder = Decoder(graph_path, graph, context=length)
-    differences = []
+    opened = Decoder if graph.dialect == "ort" else SurrogateDecoder
+    decoder = opened(graph_path, graph, context=length)
+    differences, largest = [], 0.0
     for _ in range(prompts):
         ids = draw.integers(0, decoder.vocabulary, length).tolist()
         with torch.inference_mode():
             wanted = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+        largest = max(largest, float(np.abs(wanted).max()))
         differences.append(_difference(decoder.logits(ids), wanted))
         differences.append(_difference(decoder.prefill(ids[:_PROMPT_TOKENS]), wanted[_PROMPT_TOKENS - 1]))
         differences.extend(
@@ -42,9 +48,11 @@ def check_parity(model: Any, graph_path: Path, graph: Graph, *, seed: int = 0, p
         )
     decoder.close()
     worst = float(np.max(differences))  # NaN if any is, unlike max()
-    if not worst <= TOLERANCE:
+    half = graph.cache is not None and graph.cache.dtype == "float16"
+    allowed = HALF_TOLERANCE * largest if half else TOLERANCE
+    if not worst <= allowed:
         raise ConversionError(
-            f"the graph's logits differ from PyTorch's by {worst:.2g}, {TOLERANCE:g} is allowed: "
+            f"the graph's logits differ from PyTorch's by {worst:.2g}, {allowed:.2g} is allowed: "
             f"{type(model).__name__} is not carried faithfully by this exporter"
         )
     return worst

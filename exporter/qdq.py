@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BLOCKS: Final = (64, 128)
 _OPSETS: Final = {8: 19, 4: 21}
-_SHRUNK: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+_SHRUNK: Final = (1.0, 0.95, 0.875, 0.8, 0.75, 0.7)  # 7/8 lets the largest weight be -8 where it is negative
 _COLUMNS_AT_ONCE: Final = 4096  # bounds the temporaries
 
 
@@ -101,7 +101,7 @@ def _quantized_columns(matrix: np.ndarray, bits: int, block: int | None, half: b
     scales = np.ones_like(largest)
     for factor in _SHRUNK:
         scale = _representable(largest * np.float32(factor), half)
-        tried = np.clip(np.rint(grouped / scale), -top, top)
+        tried = np.clip(np.rint(grouped / scale), -top - 1, top)
         error = np.square(tried * scale - grouped).sum(axis=1, keepdims=True)
         better = error < least
         least, scales = np.where(better, error, least), np.where(better, scale, scales)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from edge_agent.manifest import Graph
+from exporter.convert import Dialect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -84,13 +85,13 @@ def encoder_checkpoint(folder: Path, kind: str = "BertForSequenceClassification"
     return folder
 
 
-def exported(model: Any, folder: Path, context: int = 64) -> Exported:
+def exported(model: Any, folder: Path, context: int = 64, dialect: Dialect = "ort", *, half: bool = False) -> Exported:
     """Convert `model` and write its graph below `folder`."""
     from exporter.convert import convert, describe
     from exporter.graph_file import write_graph
 
-    converted = convert(model, context)
-    graph = describe(converted)
+    converted = convert(model, context, dialect, half=half)
+    graph = describe(converted, dialect)
     path = folder / graph.path
     path.parent.mkdir(parents=True)
     write_graph(converted, path)
@@ -109,6 +110,92 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """An untied two-layer Mistral that sees a window of 8 positions, and its graph."""
     model = random_model("Mistral", sliding_window=8)
     return exported(model, tmp_path_factory.mktemp("windowed"))
+
+
+WINDOW = 8  # positions, in models that are run over 40
+STANDARD_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    # biases on queries, keys and values
+    "qwen2": ("Qwen2", {"num_hidden_layers": 1, "sliding_window": None}),
+    # norms before the rotation, heads wider than hidden
+    "qwen3": ("Qwen3", {"num_hidden_layers": 1, "head_dim": 32}),
+    # soft caps of scores and logits, scaled embeddings, four norms a layer
+    "gemma2": (
+        "Gemma2",
+        {
+            "num_hidden_layers": 1, "head_dim": 16, "sliding_window": WINDOW, "layer_types": ["sliding_attention"],
+            "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0,
+        },
+    ),
+    # two rotary tables, one layer with a window and one without
+    "gemma3": (
+        "Gemma3",
+        {
+            "config": "Gemma3Text", "head_dim": 16, "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "mistral": ("Mistral", {"num_hidden_layers": 1, "sliding_window": WINDOW}),
+    "phi3": ("Phi3", {"num_hidden_layers": 1}),  # projections that the model packs itself
+    "gpt2": ("GPT2", {"num_hidden_layers": 1}),  # learned positions, norms with biases, layers that are a Gemm
+    # rotates part of a head, so that the rotation is computed outside, from positions in floating point
+    "stablelm": ("StableLm", {"num_hidden_layers": 1}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=["llama", *STANDARD_FAMILIES])
+def standard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A random model of each family, and its graph of dialect `onnx` in fp32. Traced once, so do not write into it."""
+    if request.param == "llama":
+        shared: Exported = request.getfixturevalue("standard_llama")
+        return shared
+    architecture, changes = STANDARD_FAMILIES[request.param]
+    model = random_model(architecture, **changes)
+    return exported(model, tmp_path_factory.mktemp("standard"), dialect="onnx")
+
+
+@pytest.fixture(scope="session")
+def standard_llama(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A tied two-layer Llama whose matrices are whole blocks of 64, and its graph of dialect `onnx` in fp32."""
+    model = random_model("Llama", tie_word_embeddings=True, intermediate_size=128)
+    return exported(model, tmp_path_factory.mktemp("standard"), dialect="onnx")
+
+
+def derived(case: Exported, folder: Path, change: Callable[[Any], object], dialect: Dialect = "onnx") -> Exported:
+    """What `change` makes of the case's graph, written below `folder`."""
+    import onnx_ir as ir
+
+    from exporter.convert import describe
+    from exporter.graph_file import write_graph
+
+    graph_model = ir.load(case.path)
+    change(graph_model)
+    graph = describe(graph_model, dialect)
+    path = folder / graph.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_graph(graph_model, path)
+    return Exported(case.model, path, graph)
+
+
+def worst_difference(case: Exported) -> tuple[float, float]:
+    """The largest difference from PyTorch's logits, and the largest of these, over a prefill of 40 tokens, a prefill
+    of 20, one of 5 over a past and steps of one token.
+    """
+    import numpy as np
+    import torch
+
+    from edge_agent.runtime.decoder import Decoder
+    from exporter.surrogate import SurrogateDecoder
+
+    ids = np.random.default_rng(1).integers(0, 256, 40).tolist()
+    with torch.inference_mode():
+        wanted = case.model(input_ids=torch.tensor([ids])).logits[0].numpy()
+    opened = Decoder if case.graph.dialect == "ort" else SurrogateDecoder
+    decoder = opened(case.path, case.graph, context=48, threads=1)
+    got = [np.abs(decoder.logits(ids) - wanted).max()]
+    got.append(np.abs(decoder.prefill(ids[:20]) - wanted[19]).max())
+    got.append(np.abs(decoder.extend(ids[20:25]) - wanted[24]).max())
+    got += [np.abs(decoder.step(ids[position]) - wanted[position]).max() for position in range(25, 40)]
+    return float(np.max(got)), float(np.abs(wanted).max())
 
 
 @pytest.fixture(scope="session")

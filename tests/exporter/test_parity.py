@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 
 from exporter.errors import ConversionError
+from exporter.half import halve
 from exporter.parity import TOLERANCE, check_parity
-from tests.exporter.conftest import Exported
+from tests.exporter.conftest import Exported, derived
 
 
 def test_a_faithful_graph_passes_with_its_difference(tiny_llama: Exported) -> None:
@@ -23,3 +25,14 @@ def test_a_wrong_graph_is_refused_with_the_difference(tiny_llama: Exported) -> N
         other.model.norm.weight.data[0] += wrong
         with pytest.raises(ConversionError, match="differ from PyTorch's by"):
             check_parity(other, tiny_llama.path, tiny_llama.graph)
+
+
+def test_other_dialects_and_half_floats_are_held_against_pytorch_too(standard_llama: Exported, tmp_path: Path) -> None:
+    """The surrogate runs a graph for TensorRT; one in fp16 may differ by rounding and not by a wrong weight."""
+    assert check_parity(standard_llama.model, standard_llama.path, standard_llama.graph) < TOLERANCE
+    half = derived(standard_llama, tmp_path, halve)
+    assert TOLERANCE < check_parity(half.model, half.path, half.graph) < 0.1
+    other = copy.deepcopy(half.model)
+    other.model.layers[0].self_attn.v_proj.weight.data[:16] *= -1
+    with pytest.raises(ConversionError, match="differ from PyTorch's by"):
+        check_parity(other, half.path, half.graph)
