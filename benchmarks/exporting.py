@@ -3,8 +3,8 @@
     python benchmarks/exporting.py [--only NAME]...
 
 Runs `edge-export` once for each experiment, as a user would, and puts the figures of its JSON document into the tables
-of docs/exporting.md, between the marks that stand there. Speeds are ratios to the fp32 graph of the same run. The budget
-is wide open: what a method costs is the question here, not whether it passes.
+of docs/exporting.md, between the marks that stand there. Speeds are ratios to the fp32 graph of the same run. The
+budget is wide open: what a method costs is the question here, not whether it passes.
 """
 
 from __future__ import annotations
