@@ -6,6 +6,7 @@ Results go to stdout, progress to stderr. Knows nothing of how an export is done
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import signal
 import sys
@@ -33,6 +34,16 @@ def _list_profiles(context: click.Context, _: click.Parameter, wanted: bool) -> 
     _print_table([COLUMNS, *table_rows()])
     click.echo(UNSOURCED_NOTE)
     context.exit()
+
+
+class _Finite(click.FloatRange):
+    """A number in a range: NaN, which no comparison refuses, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
 
 
 def _checked_prune(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +74,7 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
               help="What the model does; auto reads the checkpoint.")  # fmt: skip
 @click.option("--prune", multiple=True, metavar="METHOD:AMOUNT", callback=_checked_prune,
               help="magnitude, wanda, 2:4, ffn, heads or layers, and the share to remove; repeatable.")  # fmt: skip
-@click.option("--compress", type=click.FloatRange(min=1, min_open=True, max=64), metavar="R",
+@click.option("--compress", type=_Finite(min=1, min_open=True, max=64), metavar="R",
               help="Share weights until the feed-forward layers are R times narrower.")  # fmt: skip
 @click.option("--recover", type=click.IntRange(0, 100_000), default=0, metavar="STEPS",
               help="Distil from the untouched model after pruning or compression.")  # fmt: skip
@@ -75,10 +86,10 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
               help="Weights that share a scale.")  # fmt: skip
 @click.option("--static-calibration", "static_method", type=click.Choice(["minmax", "entropy", "percentile"]),
               default="entropy", show_default=True, help="How the ranges of static int8 are found.")  # fmt: skip
-@click.option("--max-accuracy-drop", "max_accuracy_drop_points", type=click.FloatRange(min=0, max=100), default=1.0,
+@click.option("--max-accuracy-drop", "max_accuracy_drop_points", type=_Finite(min=0, max=100), default=1.0,
               show_default=True, metavar="POINTS",
               help="Points of accuracy that may be lost, at 95% confidence.")  # fmt: skip
-@click.option("--target-latency-ms", type=click.FloatRange(min=0, min_open=True), metavar="X",
+@click.option("--target-latency-ms", type=_Finite(min=0, min_open=True), metavar="X",
               help="Refuse what needs longer for an answer (37 tokens in, 96 out; an encoder: 37 in).")  # fmt: skip
 @_readable(
     'Text that passes learn from, JSON Lines of {"text": ...}. Default: sampled from the model.', "--calibration"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from exporter.candidate import Candidate
 from exporter.cli import main
 from exporter.errors import GateRefused
-from exporter.report import Candidate, Report
+from exporter.report import Report
 
 FIELDS = {
     "bundle_id", "path", "accepted", "profile", "task", "precision", "passes", "candidates", "reference", "engines",
@@ -36,7 +37,7 @@ def test_an_export_prints_one_document_and_nothing_else(tiny_checkpoint: Path, t
     assert document["accepted"]
     assert document["path"] == str(output)
     (candidate,) = document["candidates"]
-    assert candidate.keys() == {"name", "accepted", "reason", "accuracy", "weights_bytes", "measured"}
+    assert candidate.keys() >= {"name", "accepted", "reason", "accuracy", "weights_bytes", "measured", "zeros"}
     assert candidate["accuracy"].keys() >= {"metric", "reference", "value", "drop_points", "kl", "perplexity_ratio"}
     assert candidate["measured"].keys() == {
         "fixed_ms", "prefill_ms_per_token", "decode_ms_per_token", "peak_rss_bytes",
@@ -47,9 +48,8 @@ def test_an_export_prints_one_document_and_nothing_else(tiny_checkpoint: Path, t
 
 
 REFUSED = Report(
-    bundle_id=None, path=None, accepted=False, profile="desktop-cpu", task="text-generation", precision=None, passes=(),
-    candidates=(Candidate(name="int4", accepted=False, reason="too far off"),), reference_latency_ms=12.3456,
-    measured_on="a test", engines=(), seconds=1.0,
+    profile="desktop-cpu", task="text-generation", passes=(), stages=(), reference_latency_ms=12.3456,
+    candidates=(Candidate(name="int4", accepted=False, reason="too far off"),), measured_on="a test", seconds=1.0,
 )  # fmt: skip
 
 
@@ -94,7 +94,17 @@ def test_what_is_wrong_is_one_line(model: str, profile: str, named: str, tmp_pat
     [
         (),
         ("--model", "m", "--profile", "p", "--output", "o", "--max-accuracy-drop", "-1"),
-        ("--model", "m", "--profile", "p", "--output", "o", "--precision", "fp16"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--precision", "fp4"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--prune", "ffn:1.5"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--prune", "ffn"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--prune", "lottery:0.5"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--compress", "1"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--compress", "nan"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--recover", "-1"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--max-accuracy-drop", "nan"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--target-latency-ms", "0"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--block-size", "48"),
+        ("--model", "m", "--profile", "p", "--output", "o", "--task", "poetry"),
         ("--model", "m", "--profile", "p", "--output", "o", "--calibration", "none.jsonl"),
     ],
 )

@@ -8,7 +8,9 @@ import msgspec
 
 from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy
-from exporter.report import Candidate, Report, answer_ms
+from exporter.candidate import Candidate, answer_ms
+from exporter.estimate import Estimate
+from exporter.report import Report
 
 COST = Cost(
     load_ms=1, ttft_ms=1, fixed_ms=2.00049, prefill_ms_per_token=1, decode_ms_per_token=10, peak_rss_bytes=7,
@@ -19,8 +21,10 @@ ACCURACY = Accuracy(
     drop_bound_points=0.9, budget_points=1,
     agreement=98, kl=0.01, perplexity=11, reference_perplexity=10, count=4096, text="t",
 )  # fmt: skip
+FP32 = Candidate(name="fp32", accepted=True, reason="ok", weights_bytes=500_000_000, accuracy=ACCURACY, cost=COST)
 REPORT = Report(
-    bundle_id="m-p-0", path="b", accepted=True, profile="p", task="text-generation", precision="int8", passes=(),
+    bundle_id="m-p-0", path="b", accepted=True, profile="p", task="text-generation", precision="int8", chosen="int8",
+    passes=(), stages=(FP32,), command="edge-export --model m",
     candidates=(
         Candidate(name="int4", accepted=False, reason="too large"),
         Candidate(name="int8", accepted=True, reason="ok", weights_bytes=158_000_000, accuracy=ACCURACY, cost=COST),
@@ -45,5 +49,24 @@ def test_the_table_has_a_row_for_each_candidate() -> None:
     heading, refused, chosen = REPORT.table()
     assert len(heading) == len(refused) == len(chosen)
     assert (refused[1], chosen[1]) == ("refused", "chosen")
-    nothing = msgspec.structs.replace(REPORT, accepted=False, precision=None).table()
+    nothing = msgspec.structs.replace(REPORT, accepted=False, precision=None, chosen=None).table()
     assert nothing[2][1] == "passes"
+
+
+def test_stages_are_rows_where_a_pass_changed_the_model() -> None:
+    """The untouched model alone is no stage to look at; with a pass behind it, it is what the pass is compared with."""
+    pruned = msgspec.structs.replace(FP32, name="fp32 after prune ffn:0.25", zeros=0.0)
+    table = msgspec.structs.replace(REPORT, stages=(FP32, pruned)).table()
+    assert [row[:2] for row in table[1:3]] == [("fp32", "stage"), ("fp32 after prune ffn:0.25", "stage")]
+    assert len(table) == len(REPORT.table()) + 2
+
+
+def test_an_estimate_is_marked() -> None:
+    """In the table by a tilde, in the document by a field of its own that says for where."""
+    told = Estimate(where="there", fixed_ms=1, prefill_ms_per_token=1, decode_ms_per_token=1, bandwidth_fraction=0.5)
+    one = msgspec.structs.replace(FP32, estimate=told)
+    report = msgspec.structs.replace(REPORT, candidates=(one,))
+    assert report.table()[1][8] == "~133"
+    (candidate,) = report.document()["candidates"]
+    assert candidate["estimated"]["where"] == "there"
+    assert candidate["measured"]["decode_ms_per_token"] == 10
