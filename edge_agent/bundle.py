@@ -33,6 +33,7 @@ MAX_FILES: Final = 10_000
 MAX_DEPTH: Final = 16  # directories below the bundle
 CHUNK_BYTES: Final = 1024 * 1024
 
+_HASHED: Final = ("model/", "tokenizer/")
 _UNHASHED: Final = frozenset((MANIFEST_NAME, SIGNATURE_NAME))
 _NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\:]")  # control characters, backslashes, drives and streams
@@ -101,6 +102,16 @@ def write_bundle(staging: Path, output: Path, draft: Manifest) -> Manifest:
     return manifest
 
 
+def staged_id(staging: Path, draft: Manifest) -> str:
+    """The id that `write_bundle` will give to what is staged now; only `model/` and `tokenizer/` decide it.
+
+    So a report inside the bundle can name the bundle. Raises BundleError.
+    """
+    root = _directory(staging)
+    files = (_describe(root, path) for path in sorted(_listing(root)) if path.startswith(_HASHED))
+    return bundle_id(msgspec.structs.replace(draft, files=tuple(files)))
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of `manifest.json`: fields in the order of the schema, other keys sorted, indented by two."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
@@ -112,9 +123,7 @@ def content_hash(manifest: Manifest) -> str:
     That is the compact JSON of `[files, task, generation]`, where files are the sorted `[path, sha256]` of
     `model/` and `tokenizer/`, and generation is the manifest's with its keys in the order of the schema.
     """
-    hashed = sorted(
-        (entry.path, entry.sha256) for entry in manifest.files if entry.path.startswith(("model/", "tokenizer/"))
-    )
+    hashed = sorted((entry.path, entry.sha256) for entry in manifest.files if entry.path.startswith(_HASHED))
     said = msgspec.json.encode([hashed, manifest.task, manifest.generation], order="deterministic")
     return hashlib.sha256(said).hexdigest()
 

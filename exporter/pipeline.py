@@ -88,10 +88,8 @@ def export(order: Order, tell: Tell) -> Report:
             passes=winner.passes,
             engines=() if engine is None else (engine.engine,),
         )
-        manifest = _written(order, source, work, winner, graphs_of(winner, engine), chosen, report)
-    return msgspec.structs.replace(
-        report, bundle_id=manifest.bundle_id, path=str(order.output), seconds=time.monotonic() - started
-    )
+        report = _written(order, source, work, winner, graphs_of(winner, engine), chosen, report)
+    return msgspec.structs.replace(report, seconds=time.monotonic() - started)
 
 
 def plan(order: Order) -> Report:
@@ -211,14 +209,12 @@ def _written(
     graphs: tuple[Graph, ...],
     chosen: Candidate,
     report: Report,
-) -> Manifest:
-    from edge_agent.bundle import write_bundle
+) -> Report:
+    """The bundle in place; the report with its name. What the report holds of time ends here."""
+    from edge_agent.bundle import staged_id, write_bundle
     from exporter.page import page
 
     tokenizer = source.save_tokenizer(winner.directory / "tokenizer")
-    document = msgspec.json.format(msgspec.json.encode(report.document()), indent=2)
-    (winner.directory / "report.json").write_bytes(document + b"\n")
-    (winner.directory / "report.html").write_text(page(report), "utf-8")
     cost = chosen.cost
     assert cost is not None
     told = chosen.estimate or cost
@@ -251,4 +247,9 @@ def _written(
         files=(),
         encoder=source.encoder,
     )
-    return write_bundle(winner.directory, order.output, draft)
+    report = msgspec.structs.replace(report, bundle_id=staged_id(winner.directory, draft), path=str(order.output))
+    document = msgspec.json.format(msgspec.json.encode(report.document()), indent=2)
+    (winner.directory / "report.json").write_bytes(document + b"\n")
+    (winner.directory / "report.html").write_text(page(report), "utf-8")
+    write_bundle(winner.directory, order.output, draft)
+    return report

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import bundle as bundles
-from edge_agent.bundle import MANIFEST_NAME, bundle_id, encode_manifest, open_bundle, write_bundle
+from edge_agent.bundle import MANIFEST_NAME, bundle_id, encode_manifest, open_bundle, staged_id, write_bundle
 from edge_agent.errors import BundleError
 from edge_agent.manifest import Manifest
 
@@ -44,6 +44,15 @@ def test_what_was_written_opens(tiny_bundle: Path) -> None:
     assert opened.file("model/decoder.onnx").is_file()
     with pytest.raises(BundleError, match="no file of this bundle"):
         opened.file("manifest.json")
+
+
+def test_the_id_is_known_before_the_bundle_is_written(opened: Path, tmp_path: Path) -> None:
+    """What is staged later beside graphs and tokenizer, a report for one, changes nothing of it."""
+    manifest = open_bundle(opened).manifest
+    (opened / MANIFEST_NAME).unlink()
+    foreseen = staged_id(opened, manifest)
+    (opened / "report.json").write_text("{}")
+    assert write_bundle(opened, tmp_path / "written", manifest).bundle_id == foreseen == manifest.bundle_id
 
 
 def test_the_root_may_be_reached_through_a_link(tmp_path: Path, tiny_bundle: Path) -> None:

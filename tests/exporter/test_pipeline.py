@@ -48,6 +48,9 @@ def test_the_bundle_holds_what_was_asked_and_says_what_was_done(order: Order) ->
     bundle = open_bundle(order.output)
     manifest = bundle.manifest
     assert manifest.bundle_id == report.bundle_id
+    told = json.loads((order.output / "report.json").read_bytes())
+    assert (told["bundle_id"], told["path"]) == (report.bundle_id, str(order.output))
+    assert report.bundle_id in (order.output / "report.html").read_text("utf-8")  # type: ignore[operator]
     assert [step.name for step in manifest.passes] == ["convert", "quantize"]
     assert manifest.precision == {
         "embedding": "int8", "head": "int8", "linear": "int8", "norm": "fp32", "cache": "fp32",
