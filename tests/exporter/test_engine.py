@@ -328,3 +328,26 @@ def test_minilm_becomes_an_engine(tmp_path: Path) -> None:
     assert header.compute_capabilities == ("8.9",)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert 1.9 * parameters < header.weights_bytes < 2.1 * parameters
+
+
+@needs_wheel
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_smollm2_becomes_an_engine(smollm2_source: Any, tmp_path: Path) -> None:
+    """Its `onnx` graph in fp16 is built for an RTX 4060 and read back by its header; TensorRT 10.16 parses it too."""
+    from exporter.convert import convert, describe
+    from exporter.graph_file import write_graph
+
+    converted = convert(smollm2_source.model, 1024, "onnx", half=True)
+    graph = describe(converted, "onnx")
+    path = tmp_path / Path(graph.path).name
+    write_graph(converted, path)
+    assert unsupported(path, "10.16") == []
+    shapes = default_shapes(graph, input_dimensions(path), context=1024, prefill_apart=False)
+    built = build_engine(path, tmp_path / "smollm2.engine", compute_capability="8.9", shapes=shapes)
+    header = read_engine_header(built.path)
+    assert header.compute_capabilities == ("8.9",)
+    assert header.bytes == built.path.stat().st_size == built.bytes
+    weights_bytes = 2 * smollm2_source.info.parameters
+    assert weights_bytes <= header.weights_bytes < 1.2 * weights_bytes
