@@ -19,6 +19,8 @@ import pytest
 
 from hub.broker import EmbeddedBroker
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as edge-export does, before anything loads PyTorch
+
 ROOT = Path(__file__).resolve().parent.parent
 GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
