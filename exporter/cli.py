@@ -123,8 +123,8 @@ def main(as_json: bool, block: str, **asked: Any) -> None:
     from exporter.order import Order
     from exporter.pipeline import export, plan
 
-    # PyTorch's threads wait for one another by spinning; where something else runs on a core, that made its layers seven
-    # times slower here, and on an idle machine it gains nothing. Read when PyTorch is loaded, which it is not yet.
+    # PyTorch's threads wait for one another by spinning; where something else runs on a core, that made its layers
+    # seven times slower, and on an idle machine it gains nothing. Read when PyTorch is loaded, which it is not yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     order = Order(block=int(block), command=shlex.join(["edge-export", *sys.argv[1:]]), **asked)
     try:
