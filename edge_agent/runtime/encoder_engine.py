@@ -22,7 +22,6 @@ from edge_agent.runtime.engine import served_graph
 
 OUTSIDE: Final = "O"  # the label of a token that belongs to no span
 MAX_ANSWER_TOKENS: Final = 30
-ROWS_AT_ONCE: Final = 16  # of one batch: bounds what attention needs
 _TASK_OUTPUTS: Final = {
     "text-classification": ("logits",),
     "token-classification": ("logits",),
@@ -90,26 +89,21 @@ class EncoderEngine:
         """The span of `text` that answers `question` best; a long text is read in windows."""
         self._require("question-answering")
         best: tuple[float, BestAnswer] | None = None
-        rows = self.text.encode_pair(question, text)
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = rows[start : start + ROWS_AT_ONCE]
-            values = self.encoder.run([row.ids for row in part], [row.types for row in part])
-            for row, starts, ends in zip(part, values["start_logits"], values["end_logits"], strict=True):
-                found = best_span(text, row, starts[: len(row.ids)], ends[: len(row.ids)])
-                if best is None or found[0] > best[0]:
-                    best = found
+        for row in self.text.encode_pair(question, text):
+            values = self.encoder.run([row.ids], [row.types])
+            found = best_span(text, row, values["start_logits"][0], values["end_logits"][0])
+            if best is None or found[0] > best[0]:
+                best = found
         assert best is not None
         return best[1]
 
     def embed(self, texts: Sequence[str]) -> Numbers:
-        """Vectors (len(texts), width), pooled and normalized as the manifest says."""
+        """Vectors (len(texts), width), pooled and normalized as the manifest says; of the first `max_tokens` of each.
+
+        Each text runs alone: dynamic int8 scales a whole batch at once, and a text must not depend on its neighbours.
+        """
         self._require("feature-extraction")
-        rows = [self.text.encode(text).ids for text in texts]
-        parts = [
-            self.encoder.run(rows[start : start + ROWS_AT_ONCE])["embedding"]
-            for start in range(0, len(rows), ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts)
+        return np.stack([self._first_output(self.text.encode(text)) for text in texts])
 
     def sample(self, text: str) -> Numbers:
         """What a manifest keeps of a text: the values of the first output, flattened, for the text alone."""

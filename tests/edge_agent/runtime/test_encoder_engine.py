@@ -94,7 +94,7 @@ def test_the_best_answer_lies_in_the_text(tmp_path: Path) -> None:
 
 
 def test_embeddings_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    """More texts than fit into one batch give what each gives alone."""
+    """Many texts give what each gives alone."""
     engine = open_encoder(encoder_bundle(tmp_path, "feature-extraction", CLASSES), threads=1)
     texts = ["good", "bad bad good", "in london"] * 7
     vectors = engine.embed(texts)
