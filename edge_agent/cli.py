@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -111,34 +112,37 @@ def bench(bundle: Path, threads: int | None, prompt_tokens: int, new_tokens: int
 @_bundle
 @click.option("--text", type=click.Path(path_type=Path), help="UTF-8 text: next-token accuracy and perplexity.")
 @click.option("--qa", type=click.Path(path_type=Path), help='JSONL rows {"question", "answers": [...]}.')
+@click.option("--labelled", type=click.Path(path_type=Path), help='JSONL rows {"text", "label"}, for classifiers.')
+@click.option("--samples", is_flag=True, help="What the bundle gave when it was made, against what it gives here.")
 @_threads
 @_json
-def evaluate(bundle: Path, text: Path | None, qa: Path | None, threads: int | None, as_json: bool) -> None:
+def evaluate(
+    bundle: Path,
+    text: Path | None,
+    qa: Path | None,
+    labelled: Path | None,
+    samples: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Check on this device whether the bundle is still truthful. Accuracies are in percent.
 
     \b
     Example:
       edge-agent eval --bundle bundles/smollm2 --qa capitals.jsonl
     """
-    from edge_agent import evaluate as scores
-    from edge_agent.runtime.engine import open_engine
-
-    if (text is None) == (qa is None):
-        raise click.UsageError("give either --text or --qa")
-    score: scores.TextScore | scores.QaScore
+    if sum((text is not None, qa is not None, labelled is not None, samples)) != 1:
+        raise click.UsageError("give one of --text, --qa, --labelled and --samples")
     with _Progress() as progress:
         if text is not None:
-            words = scores.read_text(text)
-            engine = open_engine(bundle, threads=threads)
-            ids = engine.tokenizer.encode(words)
-            score = scores.evaluate_text(engine.decoder, ids, progress.of("tokens", len(ids) - 1))
+            score, bundle_id = _eval_text(bundle, text, threads, progress)
         elif qa is not None:
-            rows = scores.read_qa(qa)
-            engine = open_engine(bundle, threads=threads)
-            advance = progress.of("questions", len(rows))
-            score = scores.evaluate_qa(engine, rows, lambda right: advance(1))
-    engine.close()
-    _print(score, as_json, engine.manifest.bundle_id)
+            score, bundle_id = _eval_qa(bundle, qa, threads, progress)
+        elif labelled is not None:
+            score, bundle_id = _eval_labelled(bundle, labelled, threads, progress)
+        else:
+            score, bundle_id = _eval_samples(bundle, threads, progress)
+    _print(score, as_json, bundle_id)
 
 
 @main.command()
@@ -175,6 +179,56 @@ def verify(bundle: Path) -> None:
     manifest = open_bundle(bundle).manifest
     total = sum(entry.bytes for entry in manifest.files)
     click.echo(f"{manifest.bundle_id}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says")
+
+
+# --- evaluating -----------------------------------------------------------------------------------------
+
+
+def _eval_text(bundle: Path, text: Path, threads: int | None, progress: _Progress) -> tuple[msgspec.Struct, str]:
+    from edge_agent.evaluate import evaluate_text, read_text
+    from edge_agent.runtime.engine import open_engine
+
+    words = read_text(text)
+    with closing(open_engine(bundle, threads=threads)) as engine:
+        ids = engine.tokenizer.encode(words)
+        return evaluate_text(engine.decoder, ids, progress.of("tokens", len(ids) - 1)), engine.manifest.bundle_id
+
+
+def _eval_qa(bundle: Path, qa: Path, threads: int | None, progress: _Progress) -> tuple[msgspec.Struct, str]:
+    from edge_agent.evaluate import evaluate_qa, read_qa
+    from edge_agent.runtime.engine import open_engine
+
+    rows = read_qa(qa)
+    with closing(open_engine(bundle, threads=threads)) as engine:
+        advance = progress.of("questions", len(rows))
+        return evaluate_qa(engine, rows, lambda right: advance(1)), engine.manifest.bundle_id
+
+
+def _eval_labelled(
+    bundle: Path, labelled: Path, threads: int | None, progress: _Progress
+) -> tuple[msgspec.Struct, str]:
+    from edge_agent.evaluate import evaluate_labelled, read_labelled
+    from edge_agent.runtime.encoder_engine import open_encoder
+
+    rows = read_labelled(labelled)
+    with closing(open_encoder(bundle, threads=threads)) as engine:
+        advance = progress.of("texts", len(rows))
+        return evaluate_labelled(engine, rows, lambda right: advance(1)), engine.manifest.bundle_id
+
+
+def _eval_samples(bundle: Path, threads: int | None, progress: _Progress) -> tuple[msgspec.Struct, str]:
+    from edge_agent.bundle import open_bundle
+    from edge_agent.runtime.encoder_engine import encoder_engine
+    from edge_agent.runtime.engine import open_engine
+    from edge_agent.samples import compare_outputs, compare_tokens
+
+    opened = open_bundle(bundle)
+    advance = progress.of("samples", len(opened.manifest.samples))
+    if opened.manifest.encoder is not None:
+        with closing(encoder_engine(opened, threads=threads)) as encoder:
+            return compare_outputs(encoder, advance), opened.manifest.bundle_id
+    with closing(open_engine(bundle, threads=threads)) as engine:
+        return compare_tokens(engine, advance), opened.manifest.bundle_id
 
 
 # --- printing -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Is a bundle still truthful, on this very device? Scores text and questions with known answers.
+"""Is a bundle still truthful, on this very device? Scores text, and questions and texts whose answers are known.
 
 The exporter's gate cuts text into the same windows, so its numbers and a device's can be compared. Knows nothing
 of what is accurate enough.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_agent.errors import InputError
 from edge_agent.runtime.decoder import Decoder
+from edge_agent.runtime.encoder_engine import EncoderEngine
 from edge_agent.runtime.generation import Answerer
 from hub import wire
 
@@ -25,6 +26,8 @@ WINDOW_TOKENS: Final = 512
 STRIDE_TOKENS: Final = 256
 QA_MAX_TOKENS: Final = 64  # a short answer; a model that rambles is not waited for
 _ROWS_AT_ONCE: Final = 64  # of a vocabulary in float64: bounds the memory of one log-softmax
+
+RowT = TypeVar("RowT")
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -53,6 +56,21 @@ class QaScore(msgspec.Struct, frozen=True, kw_only=True):
     """`accuracy` in percent."""
 
     questions: int
+    correct: int
+    accuracy: float
+
+
+class LabelledRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A text and its right label."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    label: Annotated[str, Meta(min_length=1)]
+
+
+class LabelledScore(msgspec.Struct, frozen=True, kw_only=True):
+    """`accuracy` in percent."""
+
+    texts: int
     correct: int
     accuracy: float
 
@@ -121,6 +139,25 @@ def evaluate_qa(
     return QaScore(questions=questions, correct=correct, accuracy=100 * correct / questions)
 
 
+def evaluate_labelled(
+    engine: EncoderEngine, rows: Iterable[LabelledRow], on_row: Callable[[bool], None] = lambda right: None
+) -> LabelledScore:
+    """Classify each text. Raises InputError for a label that the bundle does not have, before the first text, and
+    RequestError for another task or a text without tokens.
+    """
+    listed = list(rows)
+    if strange := sorted({row.label for row in listed} - set(engine.info.labels)) if engine.info.labels else []:
+        raise InputError(f"the label {strange[0]!r} is none of the bundle's: {', '.join(engine.info.labels[:20])}")
+    texts = correct = 0
+    for row in listed:
+        right = engine.classify(row.text)[0].label == row.label
+        texts, correct = texts + 1, correct + right
+        on_row(right)
+    if not texts:
+        raise InputError("no texts: give a file with at least one row")
+    return LabelledScore(texts=texts, correct=correct, accuracy=100 * correct / texts)
+
+
 def is_right(text: str, answers: Iterable[str]) -> bool:
     """Whether any answer occurs in `text`, ignoring case and accents.
 
@@ -133,15 +170,12 @@ def is_right(text: str, answers: Iterable[str]) -> bool:
 
 def read_qa(path: Path) -> list[QaRow]:
     """The rows of a JSONL file. Raises InputError with the line."""
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(msgspec.json.decode(line, type=QaRow))
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise InputError(f'{path}, line {number}: {error}: a row is {{"question", "answers": [...]}}') from None
-    return rows
+    return _read_rows(path, QaRow, '{"question", "answers": [...]}')
+
+
+def read_labelled(path: Path) -> list[LabelledRow]:
+    """The rows of a JSONL file. Raises InputError with the line."""
+    return _read_rows(path, LabelledRow, '{"text", "label"}')
 
 
 def read_text(path: Path) -> str:
@@ -150,6 +184,18 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from None
+
+
+def _read_rows(path: Path, kind: type[RowT], shape: str) -> list[RowT]:
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(msgspec.json.decode(line, type=kind))
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: {error}: a row is {shape}") from None
+    return rows
 
 
 def _fold(text: str) -> str:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_agent.cli import main
+from edge_agent.manifest import Sample
 from tests.edge_agent.encoder_bundles import encoder_bundle
 
 
@@ -105,7 +107,7 @@ def test_eval_wants_one_of_text_and_questions(tiny_bundle: Path) -> None:
     for options in ([], ["--text", "a", "--qa", "b"]):
         done = run("eval", "--bundle", tiny_bundle, *options)
         assert done.exit_code == 2
-        assert "either --text or --qa" in done.stderr
+        assert "give one of --text, --qa" in done.stderr
 
 
 def test_eval_names_a_file_that_is_missing(tiny_bundle: Path) -> None:
@@ -132,3 +134,37 @@ def test_an_encoder_bundle_is_verified_and_shown(tmp_path: Path) -> None:
     shown = run("inspect", bundle).stdout
     assert "text-classification" in shown
     assert "at most 16 tokens, labels pos, neg" in shown
+
+
+def test_eval_scores_labels_and_samples(tmp_path: Path) -> None:
+    """Of an encoder bundle: how many labels are right, and whether it gives what it gave."""
+    bundle = encoder_bundle(
+        tmp_path,
+        "text-classification",
+        {"good": (3.0, 0.0), "bad": (0.0, 3.0)},
+        labels=("pos", "neg"),
+        samples=[Sample(prompt="good", output=(1.0, 0.0))],
+    )
+    (tmp_path / "rows.jsonl").write_text('{"text": "good", "label": "pos"}\n{"text": "bad", "label": "pos"}\n')
+    done = run("eval", "--bundle", bundle, "--labelled", tmp_path / "rows.jsonl", "--threads", "1", "--json")
+    assert json.loads(done.stdout) == {"texts": 2, "correct": 1, "accuracy": 50.0}
+    done = run("eval", "--bundle", bundle, "--samples", "--threads", "1", "--json")
+    assert json.loads(done.stdout)["cosine"] == 1.0
+    refused = run("eval", "--bundle", bundle, "--text", __file__)
+    assert refused.exit_code == 1
+    assert "text-classification answers no questions in text" in refused.stderr
+
+
+def test_eval_compares_the_samples_of_a_decoder(make_bundle: Callable[..., Path]) -> None:
+    """Tokens and how many are equal."""
+    bundle = make_bundle(samples=(Sample(prompt="What?", token_ids=(5, 6)),))
+    told = json.loads(run("eval", "--bundle", bundle, "--samples", "--threads", "1", "--json").stdout)
+    assert (told["samples"], told["tokens"]) == (1, 2)
+    assert told["cosine"] is None
+
+
+def test_bench_of_an_encoder_shows_no_decoding(tmp_path: Path) -> None:
+    """What speaks of decoding is a dash for a reader."""
+    bundle = encoder_bundle(tmp_path, "feature-extraction", {"good": (1.0, 0.0)})
+    lines = run("bench", "--bundle", bundle, "--threads", "1").stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith(("decode_", "roofline"))] == ["-"] * 3

@@ -12,18 +12,23 @@ from hypothesis import strategies as st
 from edge_agent.errors import InputError
 from edge_agent.evaluate import (
     QA_MAX_TOKENS,
+    LabelledRow,
     QaRow,
+    evaluate_labelled,
     evaluate_qa,
     evaluate_text,
     is_right,
     log_likelihood,
+    read_labelled,
     read_qa,
     windows,
 )
 from edge_agent.manifest import Graph
 from edge_agent.runtime.decoder import Decoder
+from edge_agent.runtime.encoder_engine import open_encoder
 from edge_agent.runtime.generation import Generation
 from hub import wire
+from tests.edge_agent.encoder_bundles import encoder_bundle
 
 
 @given(st.integers(0, 80), st.integers(2, 20), st.data())
@@ -162,3 +167,35 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     for name in ("latin", "missing"):
         with pytest.raises(InputError, match=name):
             read_qa(tmp_path / name)
+
+
+CLASSES = {"good": (3.0, 0.0), "bad": (0.0, 3.0)}
+
+
+def test_labels_are_counted(tmp_path: Path) -> None:
+    """Two of three texts have the label that is said to be theirs."""
+    bundle = encoder_bundle(tmp_path, "text-classification", CLASSES, labels=("pos", "neg"))
+    rows = [LabelledRow("good", "pos"), LabelledRow("bad good bad", "neg"), LabelledRow("good", "neg")]
+    seen: list[bool] = []
+    score = evaluate_labelled(open_encoder(bundle, threads=1), rows, seen.append)
+    assert (score.texts, score.correct, seen) == (3, 2, [True, True, False])
+    assert score.accuracy == pytest.approx(200 / 3)
+
+
+def test_labels_that_the_bundle_lacks_are_refused(tmp_path: Path) -> None:
+    """A file for another classifier would score 0; so does none of it, and no file at all."""
+    engine = open_encoder(encoder_bundle(tmp_path, "text-classification", CLASSES, labels=("pos", "neg")), threads=1)
+    with pytest.raises(InputError, match="'Positive' is none of the bundle's: pos, neg"):
+        evaluate_labelled(engine, [LabelledRow("good", "Positive")])
+    with pytest.raises(InputError, match="no texts"):
+        evaluate_labelled(engine, [])
+
+
+def test_labelled_rows_are_read_with_their_line(tmp_path: Path) -> None:
+    """Another shape is refused with its line and the shape that is wanted."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "good", "label": "pos"}\n\n{"text": "good"}\n')
+    with pytest.raises(InputError, match=r'line 3: .*a row is {"text", "label"}'):
+        read_labelled(path)
+    path.write_text('{"text": "good", "label": "pos"}\n')
+    assert read_labelled(path) == [LabelledRow("good", "pos")]
