@@ -86,3 +86,4 @@ def test_numbers_that_are_none_pass_no_gate(tmp_path: Path) -> None:
         (tmp_path / task).mkdir()
         told = judged(case, damaged(case, tmp_path / task, float("nan")))
         assert not told.drop_bound_points <= told.budget_points
+        assert told.agreement in (None, 0.0)
