@@ -174,19 +174,24 @@ def _attributes(layer: LayerAttention) -> dict[str, int | float]:
 
 @contextmanager
 def attending(model: Any, name: str, attend: Callable[..., Any], mask: Callable[..., Any] | None) -> Iterator[None]:
-    """Make `model` call `attend` for attention and `mask` for masks, and undo it; without one it builds no mask."""
+    """Make `model` call `attend` for attention and `mask` for masks, and undo it; without one it builds no mask.
+
+    What is registered is kept for ever: so it only looks up what is to be called now, and holds no model afterwards.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    AttentionInterface.register(name, attend)
+    now = {"attend": attend, "mask": mask}
+    AttentionInterface.register(name, lambda *args, **named: now["attend"](*args, **named))  # type: ignore[misc]
     if mask is not None:
-        AttentionMaskInterface.register(name, mask)
+        AttentionMaskInterface.register(name, lambda *args, **named: now["mask"](*args, **named))  # type: ignore[misc]
     before = model.config._attn_implementation
     try:
         model.config._attn_implementation = name
         yield
     finally:
         model.config._attn_implementation = before
+        now.clear()
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class Generation:
         self._order, self._source, self._staging, self._tell = order, source, staging, tell
         self._graded: Graded | None = None
         self._texts = self._read_texts()
+        trim_memory()
         self._reference = self._recorded()
         self._right: list[bool] = []
         self._coder_of: Coder | None = None  # holds matrices and codes while candidates are made
@@ -80,6 +81,7 @@ class Generation:
         path.parent.mkdir(parents=True)
         weights_bytes = write_graph(graph_model, path)
         del graph_model
+        trim_memory()  # tracing leaves much behind, and the parity check needs room beside the model
         difference = check_parity(self._source.model, path, graph)
         made = Pass(
             name="convert",

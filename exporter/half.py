@@ -36,7 +36,7 @@ def halve(model: ir.Model) -> None:
             halving.narrow(value)
     for node in list(graph):
         halving.visit(node)
-    halving.widen_logits()
+    halving.widen_outputs()
     RemoveUnusedNodesPass()(model)
 
 
@@ -132,14 +132,15 @@ class _Halving:
             self._casts[value] = output
         return self._casts[value]
 
-    def widen_logits(self) -> None:
-        """The caller reads float32 logits."""
-        logits = self._graph.outputs[0]
-        if logits in self._narrow:
-            name, logits.name = logits.name, f"{logits.name}.half"
-            wide = self._cast(logits, "FLOAT", None)
-            wide.name = name
-            self._graph.outputs[0] = wide
+    def widen_outputs(self) -> None:
+        """The caller reads float32 outputs; only the cache, if there is one, stays narrow."""
+        for index, output in enumerate(self._graph.outputs):
+            name = output.name or ""
+            if output in self._narrow and not name.startswith("present."):
+                output.name = f"{name}.half"
+                wide = self._cast(output, "FLOAT", None)
+                wide.name = name
+                self._graph.outputs[index] = wide
 
 
 def _halved(array: np.ndarray, name: str) -> np.ndarray:

@@ -199,3 +199,18 @@ def test_smollm2_equals_pytorch_on_twenty_prompts(smollm2_source: Any, smollm2_f
         assert np.abs(decoder.logits(ids + answer) - wanted).max() < 1e-3
         assert wanted[len(ids) - 1 : -1].argmax(-1).tolist() == answer
     decoder.close()
+
+
+def test_a_converted_model_is_let_go() -> None:
+    """Nothing that tracing registers keeps the torch model, whose memory candidates need, alive."""
+    import gc
+    import weakref
+
+    from exporter.convert import convert
+
+    model = random_model("Llama", num_hidden_layers=1)
+    alive = weakref.ref(model)
+    convert(model, 64)
+    del model
+    gc.collect()
+    assert alive() is None
