@@ -160,7 +160,7 @@ def rate(step: int, steps: int) -> float:
     """The share of the learning rate in this step (from 0): up in a straight line, then down half a cosine.
 
     >>> [round(rate(step, 20), 2) for step in (0, 1, 2, 11, 19)]
-    [0.5, 1.0, 0.99, 0.43, 0.01]
+    [0.5, 1.0, 0.99, 0.46, 0.01]
     """
     rising = max(1, round(_WARM_UP * steps))
     if step < rising:
