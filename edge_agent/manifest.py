@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the schema of `manifest.json`, version 1.
+"""What a bundle says of itself: the schema of `manifest.json`, version 2.
 
 Frozen values only; `bundle.py` reads, checks and writes them. Files forbid unknown keys.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2  # 1 had neither encoders nor intervals
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -211,7 +211,7 @@ class Engine(_Part, frozen=True):
 class Manifest(_Part, frozen=True):
     """The whole of `manifest.json`."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     bundle_id: str
     version: Annotated[int, Meta(ge=1)]
     model: ModelInfo

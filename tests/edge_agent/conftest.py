@@ -17,6 +17,7 @@ import pytest
 
 from edge_agent.bundle import write_bundle
 from edge_agent.manifest import (
+    SCHEMA,
     CacheLayout,
     GenerationDefaults,
     Graph,
@@ -143,7 +144,7 @@ def build_tokenizer(path: Path) -> None:
 def draft_manifest(*graphs: Graph) -> Manifest:
     """A manifest of which `write_bundle` fills in the rest."""
     return Manifest(
-        schema=1,
+        schema=SCHEMA,
         bundle_id="",
         version=1,
         model=ModelInfo(

@@ -176,8 +176,8 @@ def at(*where: str | int, value: object) -> Callable[[dict[str, Any]], None]:
 
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "newer schema": (at("schema", value=2), "schema 2 of manifest.json is unknown, this agent reads 1"),
-    "schema as text": (at("schema", value="1"), "schema '1' of manifest.json is unknown"),
+    "newer schema": (at("schema", value=3), "schema 3 of manifest.json is unknown, this agent reads 2"),
+    "schema as text": (at("schema", value="2"), "schema '2' of manifest.json is unknown"),
     "schema as truth": (at("schema", value=True), "schema True of manifest.json is unknown"),
     "no schema": (lambda document: document.pop("schema"), "schema None of manifest.json is unknown"),
     "unknown key": (at("colour", value="red"), "unknown field `colour`"),

@@ -34,7 +34,7 @@ def test_a_manifest_survives_its_bytes(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        (("schema",), 2),
+        (("schema",), 1),
         (("version",), 0),
         (("surprise",), True),
         (("model", "surprise"), True),
