@@ -48,15 +48,16 @@ def convert(model: Any, context: int, dialect: Dialect = "ort", *, half: bool = 
     plan = probe(model, context)
     with quiet_export():
         if dialect == "ort":
-            converted = _exported(model, plan, emitting, OPSET)
+            converted, traced = _exported(model, plan, emitting, OPSET)
             lay_out(converted)
         else:
-            converted = _exported(model, plan, emit_onnx.emitting_onnx, _TRACED_OPSET)
+            converted, traced = _exported(model, plan, emit_onnx.emitting_onnx, _TRACED_OPSET)
             lay_out_standard(converted, emit_onnx.OPSET)
         if half:
             halve(converted)
         if dialect != "ort":
             plain.lower(converted, whole=dialect == "plain")
+    _let_go(traced, converted)
     for present in converted.graph.outputs[1:]:
         # Not "positions + sequence": past and present may be one buffer, and then its length is neither.
         layer = plan.layers[0]
@@ -107,7 +108,8 @@ def quiet_export() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _exported(model: Any, plan: AttentionPlan, emit: Callable[..., Any], opset: int) -> ir.Model:
+def _exported(model: Any, plan: AttentionPlan, emit: Callable[..., Any], opset: int) -> tuple[ir.Model, list[ir.Value]]:
+    """The optimized graph, and the weights' values as they were traced."""
     import torch
 
     batch, sequence, past, kept = 2, 3, 5, 2
@@ -143,7 +145,7 @@ def _exported(model: Any, plan: AttentionPlan, emit: Callable[..., Any], opset: 
                 output_names=["logits", *(f"present.{b}" for b in both)],
                 opset_version=opset,
                 dynamo=True,
-                optimize=True,
+                optimize=False,
                 verbose=False,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
@@ -151,7 +153,17 @@ def _exported(model: Any, plan: AttentionPlan, emit: Callable[..., Any], opset: 
             raise ConversionError(f"{type(model).__name__} cannot be traced: {cause}") from error
     if program is None:
         raise ConversionError(f"torch.onnx.export gave no graph for {type(model).__name__}")
-    return program.model
+    traced = list(program.model.graph.initializers.values())
+    program.optimize()
+    return program.model, traced
+
+
+def _let_go(traced: list[ir.Value], converted: ir.Model) -> None:
+    """Part weights from the values that rewriting took out of the graph: the tracing keeps those for ever."""
+    kept = {id(value) for value in converted.graph.initializers.values()}
+    for value in traced:
+        if id(value) not in kept:
+            value.const_value = None
 
 
 def _fix(converted: ir.Model, name: str, size: int) -> None:

@@ -63,6 +63,9 @@ def export(order: Order, tell: Tell) -> Report:
         told = tuple(judge(stage) for stage in stages)
         built = work.candidates(profile.precisions, stages[-1])
         candidates = tuple(judge(one) for one in built)
+        if order.precision == "auto":  # speed decides, so it is asked twice
+            pairs = zip(built, candidates, strict=True)
+            candidates = tuple(judge.again(one, tried) if tried.accepted else tried for one, tried in pairs)
         report = Report(
             profile=profile.name,
             task=source.task,

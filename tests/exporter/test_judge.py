@@ -61,6 +61,18 @@ def test_what_is_inside_the_budget_is_accepted_and_run_once(built: Built) -> Non
     assert first.estimate is None
 
 
+def test_a_second_measurement_only_ever_makes_it_faster(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise adds time: of two measurements the better one stands, whichever came first."""
+    work = Work()
+    ask = judge(work)
+    first = ask(built)
+    slower, faster = (msgspec.structs.replace(COST, decode_ms_per_token=value) for value in (11.0, 9.0))
+    monkeypatch.setattr(work, "measure", lambda built: slower)
+    assert ask.again(built, first) == first
+    monkeypatch.setattr(work, "measure", lambda built: faster)
+    assert ask.again(built, first).cost == faster
+
+
 def test_the_bound_counts_not_the_mean(built: Built) -> None:
     """A drop inside the budget whose interval reaches beyond it is refused; so is one that is not a number."""
     for bound in (1.1, math.nan):
