@@ -185,6 +185,7 @@ class Generation:
     def measure(self, built: Built) -> Cost:
         """What an answer costs here, in a process of its own."""
         self._tell(f"measuring {built.name}", 0)
+        trim_memory()  # the measuring process needs its own beside this one's
         context = self._source.info.context_length
         prompt = min(ANSWER_PROMPT_TOKENS, context // 4)  # prefills of up to four times this are measured
         new = min(ANSWER_NEW_TOKENS, context - prompt)
