@@ -52,15 +52,16 @@ class Judge:
             self._known[built.path] = self._judged(built)
         return msgspec.structs.replace(self._known[built.path], name=built.name)
 
-    def again(self, built: Built, candidate: Candidate) -> Candidate:
-        """`candidate` timed once more, some time later, with the better of both times: noise only ever adds.
+    def again(self, built: Built) -> None:
+        """Time a judged graph once more, some time later, and keep the better of both times: noise only ever adds.
 
         So one slow moment of a shared machine does not decide which candidate is the fastest.
         """
+        known = self._known[built.path]
         cost = self._work.measure(built)
-        if candidate.cost is None or answer_ms(cost) >= answer_ms(candidate.cost):
-            return candidate
-        return msgspec.structs.replace(candidate, cost=cost, estimate=self._elsewhere(built, cost))
+        if known.cost is not None and answer_ms(cost) < answer_ms(known.cost):
+            better = msgspec.structs.replace(known, cost=cost, estimate=self._elsewhere(built, cost))
+            self._known[built.path] = better
 
     def _judged(self, built: Built) -> Candidate:
         candidate = Candidate(

@@ -60,18 +60,21 @@ def export(order: Order, tell: Tell) -> Report:
         work.release()
         source = msgspec.structs.replace(source, model=None)
         judge = Judge(order, profile, work, context)
-        told = tuple(judge(stage) for stage in stages)
+        told = [judge(stage) for stage in stages]
         built = work.candidates(profile.precisions, stages[-1])
-        candidates = tuple(judge(one) for one in built)
-        if order.precision == "auto":  # speed decides, so it is asked twice
-            pairs = zip(built, candidates, strict=True)
-            candidates = tuple(judge.again(one, tried) if tried.accepted else tried for one, tried in pairs)
+        candidates = [judge(one) for one in built]
+        if order.precision == "auto":  # speed decides, so it is asked twice, of the original too
+            accepted = {one.name for one in candidates if one.accepted}
+            asked = {one.path: one for one in built if one.name in accepted} | {untouched.path: untouched}
+            for one in asked.values():
+                judge.again(one)
+            told, candidates = [judge(stage) for stage in stages], [judge(one) for one in built]
         report = Report(
             profile=profile.name,
             task=source.task,
             passes=stages[-1].passes,
-            stages=told,
-            candidates=candidates,
+            stages=tuple(told),
+            candidates=tuple(candidates),
             reference_latency_ms=told[0].latency_ms,
             measured_on=judge.where,
             command=order.command,
