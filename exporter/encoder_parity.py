@@ -12,6 +12,7 @@ from typing import Any, Final
 from edge_agent.manifest import EncoderInfo, Graph
 from exporter.encoder_reference import reference_outputs
 from exporter.errors import ConversionError
+from exporter.parity import difference
 
 TOLERANCE: Final = 1e-3  # largest difference of any output
 _LENGTHS: Final = (5, 2, 17, 48)
@@ -45,7 +46,7 @@ def check_encoder_parity(
         for name, array in expected.items():
             in_batch = batch[name][number]
             in_batch = in_batch[: len(ids)] if runtime.is_per_token else in_batch
-            differences += [_difference(alone[name][0], array), _difference(in_batch, array)]
+            differences += [difference(alone[name][0], array), difference(in_batch, array)]
     runtime.close()
     worst = float(np.max(differences))  # NaN if any is, unlike max()
     if not worst <= TOLERANCE:
@@ -54,9 +55,3 @@ def check_encoder_parity(
             f"{type(model).__name__} is not carried faithfully by this exporter"
         )
     return worst
-
-
-def _difference(got: Any, wanted: Any) -> float:
-    import numpy as np
-
-    return float(np.max(np.abs(got - wanted)))

@@ -16,11 +16,11 @@ from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy, EncoderInfo, Pass, Sample
 from exporter.candidate import ANSWER_PROMPT_TOKENS, Built
 from exporter.codes import Coder
-from exporter.errors import CalibrationError
+from exporter.errors import CalibrationError, OrderError
 from exporter.generation import Tell, trim_memory
 from exporter.graded import Graded, GradedRow, read_graded
 from exporter.order import Order
-from exporter.recipes import Recipe, encoder_recipes
+from exporter.recipes import Recipe, encoder_recipes, no_source
 from exporter.source import Source
 from exporter.text import Text, text_rows
 
@@ -106,6 +106,8 @@ class Encoding:
 
     def candidates(self, precisions: tuple[str, ...], base: Built) -> list[Built]:
         """The graphs that this order asks for on a device that runs `precisions`, smallest first, from `base`."""
+        if self._order.quantizer == "source" and not self._coder(base).on_grid:
+            raise OrderError(no_source(self._source.info.name, self._order.block))
         built = [self._build(recipe, base) for recipe in encoder_recipes(self._order, precisions)]
         self._coder_of = None
         trim_memory()

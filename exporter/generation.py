@@ -20,11 +20,11 @@ from edge_agent.evaluate import WINDOW_TOKENS
 from edge_agent.manifest import Accuracy, Pass, Sample
 from exporter.candidate import ANSWER_NEW_TOKENS, ANSWER_PROMPT_TOKENS, Built
 from exporter.codes import Coder
-from exporter.errors import CalibrationError
+from exporter.errors import CalibrationError, OrderError
 from exporter.graded import Graded, read_graded
 from exporter.interval import interval_of_counts
 from exporter.order import Order
-from exporter.recipes import Recipe, recipes
+from exporter.recipes import Recipe, no_source, recipes
 from exporter.reference import Reference, record
 from exporter.source import Source
 from exporter.text import Text, Texts, apart, halves, judged, rows_from_file, texts_from_model
@@ -167,6 +167,8 @@ class Generation:
     def candidates(self, precisions: tuple[str, ...], base: Built) -> list[Built]:
         """The graphs that this order asks for on a device that runs `precisions`, smallest first, from `base`."""
         on_grid = self._order.precision not in ("fp32", "fp16") and self._coder(base).on_grid
+        if self._order.quantizer == "source" and not on_grid:
+            raise OrderError(no_source(self._source.info.name, self._order.block))
         built = [self._build(recipe, base) for recipe in recipes(self._order, precisions, on_grid=on_grid)]
         self._coder_of = None
         trim_memory()

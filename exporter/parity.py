@@ -41,10 +41,10 @@ def check_parity(model: Any, graph_path: Path, graph: Graph, *, seed: int = 0, p
         with torch.inference_mode():
             wanted = model(input_ids=torch.tensor([ids])).logits[0].numpy()
         largest = max(largest, float(np.abs(wanted).max()))
-        differences.append(_difference(decoder.logits(ids), wanted))
-        differences.append(_difference(decoder.prefill(ids[:_PROMPT_TOKENS]), wanted[_PROMPT_TOKENS - 1]))
+        differences.append(difference(decoder.logits(ids), wanted))
+        differences.append(difference(decoder.prefill(ids[:_PROMPT_TOKENS]), wanted[_PROMPT_TOKENS - 1]))
         differences.extend(
-            _difference(decoder.step(ids[position]), wanted[position]) for position in range(_PROMPT_TOKENS, length)
+            difference(decoder.step(ids[position]), wanted[position]) for position in range(_PROMPT_TOKENS, length)
         )
     decoder.close()
     worst = float(np.max(differences))  # NaN if any is, unlike max()
@@ -58,7 +58,8 @@ def check_parity(model: Any, graph_path: Path, graph: Graph, *, seed: int = 0, p
     return worst
 
 
-def _difference(got: Any, wanted: Any) -> float:
+def difference(got: Any, wanted: Any) -> float:
+    """The largest difference between two arrays of one shape; NaN where either holds one."""
     import numpy as np
 
     return float(np.max(np.abs(got - wanted)))

@@ -47,5 +47,7 @@ def test_an_engine_is_built_beside_the_graph_that_serves() -> None:
 
 
 def test_what_will_be_pruned_is_not_judged_by_its_size_of_before() -> None:
-    """Pruning makes a model smaller by an amount that is only known afterwards."""
+    """By how much pruning shrinks a model is known afterwards only: what is refused whole is let through."""
+    with pytest.raises(OrderError, match="does not fit"):
+        refuse_too_large(ORDER, NANO, source(8), 4096)
     refuse_too_large(msgspec.structs.replace(ORDER, prune=("layers:0.5",)), NANO, source(8), 4096)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from exporter.errors import CalibrationError
+from exporter.errors import CalibrationError, OrderError
 from exporter.generation import Generation
 from exporter.order import Order
 from exporter.source import open_source
@@ -67,6 +67,14 @@ def test_labels_are_refused_for_a_generator(order: Order, source: Any, tmp_path:
     labels = msgspec.structs.replace(order, evaluation=lines(tmp_path / "l.jsonl", [{"text": "a", "label": "b"}]))
     with pytest.raises(CalibrationError, match="holds labels: a text generator is judged on"):
         generation(labels, source, tmp_path / "c")
+
+
+def test_codes_that_the_source_does_not_have_are_refused(order: Order, source: Any, tmp_path: Path) -> None:
+    """--quantizer source for weights that were never quantized is no GPTQ under another name."""
+    work = generation(msgspec.structs.replace(order, quantizer="source", precision="int4"), source, tmp_path / "s")
+    base = work.convert("fp32", ())
+    with pytest.raises(OrderError, match="do not lie on 4-bit grids in blocks of 32"):
+        work.candidates(("int4", "int8", "fp32"), base)
 
 
 def test_candidates_are_made_without_the_torch_model(order: Order, source: Any, tmp_path: Path) -> None:

@@ -51,4 +51,8 @@ def test_an_encoder_decoder_is_refused() -> None:
 @pytest.mark.parametrize(("architecture", "changes"), [("Llama", {}), ("Falcon", {"alibi": False})])
 def test_a_plain_decoder_passes(architecture: str, changes: dict[str, Any]) -> None:
     """A dense decoder with positions is not refused, nor one whose family could have had a bias by distance."""
-    refuse_at_sight(random_model(architecture, **changes))
+    model = random_model(architecture, **changes)
+    refuse_at_sight(model)
+    model.config.is_encoder_decoder = True  # the same model is refused once it says that it is none
+    with pytest.raises(ConversionError, match="encoder-decoder"):
+        refuse_at_sight(model)
