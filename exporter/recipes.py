@@ -71,7 +71,7 @@ def encoder_recipes(order: Order, precisions: tuple[str, ...]) -> tuple[Recipe, 
 
 
 def no_source(name: str, block: int) -> str:
-    """Why `--quantizer source` cannot be had: other codes under that name would be another method than was asked for."""
+    """Why `--quantizer source` cannot be had: other codes under that name would be what nobody asked for."""
     return (
         f"--quantizer source: the weights of {name} do not lie on 4-bit grids in blocks of {block}, so it has no codes "
         "to keep: take gptq"
