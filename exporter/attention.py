@@ -73,19 +73,42 @@ class LayerCache:
 def emitting(model: Any, plan: AttentionPlan) -> Iterator[_Emitter]:
     """While open, `model`'s attention layers emit GroupQueryAttention from the state set on the emitter."""
     emitter = _Emitter(plan)
-    with (
-        attending(model, _EMIT, emitter.attend, None),
-        rotating(model, emitter.rotate if plan.tables else None),
-    ):
+    with emitter.hooked(model, _EMIT):
         yield emitter
 
 
-class _Emitter:
-    """Writes one GroupQueryAttention per layer. `feed` sets the traced inputs that all layers share."""
+class Emitter:
+    """Writes the attention of one layer after another while a model is traced; what it writes is the dialect's.
+
+    `feed` sets the traced inputs that all layers share; `present` alternates the keys and values written so far.
+    """
 
     def __init__(self, plan: AttentionPlan) -> None:
         self._plan = plan
         self.present: list[torch.Tensor] = []
+
+    @contextmanager
+    def hooked(self, model: Any, name: str) -> Iterator[None]:
+        """While open, `model` calls `attend`, registered as `name`, which also rotates if there are tables."""
+        with attending(model, name, self.attend, None), rotating(model, self.rotate if self._plan.tables else None):
+            yield
+
+    @staticmethod
+    def rotate(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`attend` rotates; leave queries and keys as they are."""
+        return q, k
+
+    def attend(
+        self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, None]:
+        """(batch, heads, sequence, head_dim) each, to (batch, sequence, heads, head_dim)."""
+        raise NotImplementedError
+
+
+class _Emitter(Emitter):
+    """Writes one GroupQueryAttention per layer."""
 
     def feed(
         self,
@@ -98,13 +121,6 @@ class _Emitter:
         self._past, self._seqlens_k, self._total, self._tables = past, seqlens_k, total, tables
         self._biases: dict[int, torch.Tensor] = {}
         self.present = []
-
-    @staticmethod
-    def rotate(
-        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The attention node rotates; leave queries and keys as they are."""
-        return q, k
 
     def attend(
         self,

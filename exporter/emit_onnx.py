@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.attention import AttentionPlan, LayerAttention, attending, rotating
+from exporter.attention import AttentionPlan, Emitter, LayerAttention
 
 if TYPE_CHECKING:
     import torch
@@ -27,19 +27,12 @@ _EMIT: Final = "edgefleet_onnx"
 def emitting_onnx(model: Any, plan: AttentionPlan) -> Iterator[_Emitter]:
     """While open, `model`'s attention layers emit opset 24 nodes from the state set on the emitter."""
     emitter = _Emitter(plan)
-    with (
-        attending(model, _EMIT, emitter.attend, None),
-        rotating(model, emitter.rotate if plan.tables else None),
-    ):
+    with emitter.hooked(model, _EMIT):
         yield emitter
 
 
-class _Emitter:
-    """Writes the nodes of one layer after another. `feed` sets the traced inputs that all layers share."""
-
-    def __init__(self, plan: AttentionPlan) -> None:
-        self._plan = plan
-        self.present: list[torch.Tensor] = []
+class _Emitter(Emitter):
+    """Writes Attention, RotaryEmbedding and TensorScatter of each layer, with rotary tables shared by all."""
 
     def feed(
         self,
@@ -53,13 +46,6 @@ class _Emitter:
         self._masks: dict[int | None, torch.Tensor] = {}
         self._angles: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.present = []
-
-    @staticmethod
-    def rotate(
-        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`attend` rotates, with tables shared by all layers; leave queries and keys as they are."""
-        return q, k
 
     def attend(
         self,
