@@ -111,7 +111,11 @@ def bench(bundle: Path, threads: int | None, prompt_tokens: int, new_tokens: int
 @main.command(name="eval")
 @_bundle
 @click.option("--text", type=click.Path(path_type=Path), help="UTF-8 text: next-token accuracy and perplexity.")
-@click.option("--qa", type=click.Path(path_type=Path), help='JSONL rows {"question", "answers": [...]}.')
+@click.option(
+    "--qa",
+    type=click.Path(path_type=Path),
+    help='JSONL rows {"question", "answers": [...]}, and "context" for encoders.',
+)
 @click.option("--labelled", type=click.Path(path_type=Path), help='JSONL rows {"text", "label"}, for classifiers.')
 @click.option("--samples", is_flag=True, help="What the bundle gave when it was made, against what it gives here.")
 @_threads
@@ -195,12 +199,18 @@ def _eval_text(bundle: Path, text: Path, threads: int | None, progress: _Progres
 
 
 def _eval_qa(bundle: Path, qa: Path, threads: int | None, progress: _Progress) -> tuple[msgspec.Struct, str]:
-    from edge_agent.evaluate import evaluate_qa, read_qa
+    from edge_agent.bundle import open_bundle
+    from edge_agent.evaluate import evaluate_passages, evaluate_qa, read_qa
+    from edge_agent.runtime.encoder_engine import encoder_engine
     from edge_agent.runtime.engine import open_engine
 
     rows = read_qa(qa)
+    advance = progress.of("questions", len(rows))
+    opened = open_bundle(bundle)
+    if opened.manifest.encoder is not None:
+        with closing(encoder_engine(opened, threads=threads)) as encoder:
+            return evaluate_passages(encoder, rows, lambda right: advance(1)), opened.manifest.bundle_id
     with closing(open_engine(bundle, threads=threads)) as engine:
-        advance = progress.of("questions", len(rows))
         return evaluate_qa(engine, rows, lambda right: advance(1)), engine.manifest.bundle_id
 
 

@@ -46,10 +46,13 @@ class TextScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QaRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question and the texts of which any one makes an answer right."""
+    """A question and the texts of which any one makes an answer right. `context` is the passage that an encoder finds
+    the answer in.
+    """
 
     question: Annotated[str, Meta(min_length=1)]
     answers: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+    context: Annotated[str, Meta(min_length=1)] | None = None
 
 
 class QaScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,18 +128,45 @@ def log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> N
 
 
 def evaluate_qa(
-    answerer: Answerer, rows: Iterable[QaRow], on_row: Callable[[bool], None] = lambda right: None
+    answerer: Answerer, rows: Sequence[QaRow], on_row: Callable[[bool], None] = lambda right: None
 ) -> QaScore:
-    """Ask each question, greedily and for at most QA_MAX_TOKENS. Raises RequestError for one that is not taken."""
-    questions = correct = 0
-    for row in rows:
+    """Ask each question, greedily and for at most QA_MAX_TOKENS. Raises RequestError for one that is not taken,
+    InputError for rows with a context, or none.
+    """
+    if any(row.context is not None for row in rows):
+        raise InputError(
+            "a row has a context, which a text generator is not given: leave it out, or put it in the question"
+        )
+
+    def ask(row: QaRow) -> str:
         question = wire.Question(question=row.question, temperature=0.0, max_tokens=QA_MAX_TOKENS)
-        right = is_right(answerer.answer(question, should_stop=lambda: False).text, row.answers)
-        questions, correct = questions + 1, correct + right
+        return answerer.answer(question, should_stop=lambda: False).text
+
+    return _qa_score(rows, ask, on_row)
+
+
+def evaluate_passages(
+    engine: EncoderEngine, rows: Sequence[QaRow], on_row: Callable[[bool], None] = lambda right: None
+) -> QaScore:
+    """Find the answer to each question in its context. Raises RequestError for a bundle of another task or a text
+    without tokens, InputError for a row without a context, or no row.
+    """
+    if any(row.context is None for row in rows):
+        raise InputError(
+            'a row has no context to find its answer in: rows are {"question", "context", "answers": [...]}'
+        )
+    return _qa_score(rows, lambda row: engine.answer(row.question, row.context or "").text, on_row)
+
+
+def _qa_score(rows: Sequence[QaRow], ask: Callable[[QaRow], str], on_row: Callable[[bool], None]) -> QaScore:
+    correct = 0
+    for row in rows:
+        right = is_right(ask(row), row.answers)
+        correct += right
         on_row(right)
-    if not questions:
+    if not rows:
         raise InputError("no questions: give a file with at least one row")
-    return QaScore(questions=questions, correct=correct, accuracy=100 * correct / questions)
+    return QaScore(questions=len(rows), correct=correct, accuracy=100 * correct / len(rows))
 
 
 def evaluate_labelled(
@@ -170,7 +200,7 @@ def is_right(text: str, answers: Iterable[str]) -> bool:
 
 def read_qa(path: Path) -> list[QaRow]:
     """The rows of a JSONL file. Raises InputError with the line."""
-    return _read_rows(path, QaRow, '{"question", "answers": [...]}')
+    return _read_rows(path, QaRow, '{"question", "answers": [...]}, for encoders with a "context"')
 
 
 def read_labelled(path: Path) -> list[LabelledRow]:

@@ -83,10 +83,10 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
               default="auto", show_default=True, help="auto: the fastest that keeps the accuracy.")  # fmt: skip
 @click.option("--quantizer", type=click.Choice(["auto", *INT4_METHODS]), default="auto", show_default=True,
               help="How 4-bit codes are found; auto tries what is best.")  # fmt: skip
-@click.option("--block-size", "block", type=click.Choice(["32", "64", "128"]), default="32", show_default=True,
-              help="Weights that share a scale.")  # fmt: skip
+@click.option("--block-size", "block", type=click.Choice(["32", "64", "128"]),
+              help="Weights that share a scale.  [default: 32]")  # fmt: skip
 @click.option("--static-calibration", "static_method", type=click.Choice(["minmax", "entropy", "percentile"]),
-              default="entropy", show_default=True, help="How the ranges of static int8 are found.")  # fmt: skip
+              help="How ranges of static int8 are found, for an encoder's engine.  [default: entropy]")  # fmt: skip
 @click.option("--max-accuracy-drop", "max_accuracy_drop_points", type=_Finite(min=0, max=100), default=1.0,
               show_default=True, metavar="POINTS",
               help="Points of accuracy that may be lost, at 95% confidence.")  # fmt: skip
@@ -110,7 +110,7 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 @click.option("--list-profiles", is_flag=True, is_eager=True, expose_value=False, callback=_list_profiles,
               help="Show all device profiles and exit.")  # fmt: skip
-def main(as_json: bool, block: str, **asked: Any) -> None:
+def main(as_json: bool, block: str | None, **asked: Any) -> None:
     """Turn a language model into a bundle that an edge agent can serve.
 
     Prunes and compresses on demand, converts to ONNX, quantizes, checks each candidate against the original in the
@@ -126,7 +126,9 @@ def main(as_json: bool, block: str, **asked: Any) -> None:
     # PyTorch's threads wait for one another by spinning; where something else runs on a core, that made its layers
     # seven times slower, and on an idle machine it gains nothing. Read when PyTorch is loaded, which it is not yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    order = Order(block=int(block), command=shlex.join(["edge-export", *sys.argv[1:]]), **asked)
+    order = Order(
+        block=None if block is None else int(block), command=shlex.join(["edge-export", *sys.argv[1:]]), **asked
+    )
     try:
         with _terminable(), _progress() as tell:
             report = plan(order) if order.dry_run else export(order, tell)

@@ -27,9 +27,27 @@ _POOLINGS: Final[dict[str, Literal["mean", "cls", "max"]]] = {
 _NO_LIMIT: Final = 1_000_000  # tokenizers without a limit of their own say 1e30
 
 
+def checkpoint_file(where: str, name: str, *, local: bool) -> Path | None:
+    """A file of the directory or hub id, None if it has no such file."""
+    from transformers.utils.hub import cached_file
+
+    if Path(where).is_dir():
+        path = Path(where) / name
+        return path if path.is_file() else None
+    found = cached_file(
+        where,
+        name,
+        local_files_only=local,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if found is None else Path(found)
+
+
 def has_modules(where: str, *, local: bool) -> bool:
     """Whether `where` is a checkpoint of sentence-transformers."""
-    return _file(where, MODULES, local=local) is not None
+    return checkpoint_file(where, MODULES, local=local) is not None
 
 
 def positions_of(model: Any) -> int | None:
@@ -87,28 +105,10 @@ def _labels(where: str, task: str, config: Any) -> tuple[str, ...]:
 
 
 def _json(where: str, name: str, *, local: bool) -> Any:
-    path = _file(where, name, local=local)
+    path = checkpoint_file(where, name, local=local)
     if path is None:
         return None
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise SourceError(f"{where}: {name} is no JSON ({error})") from None
-
-
-def _file(where: str, name: str, *, local: bool) -> Path | None:
-    """A file of the directory or hub id, None if it has no such file."""
-    from transformers.utils.hub import cached_file
-
-    if Path(where).is_dir():
-        path = Path(where) / name
-        return path if path.is_file() else None
-    found = cached_file(
-        where,
-        name,
-        local_files_only=local,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return None if found is None else Path(found)

@@ -1,7 +1,7 @@
 """How is an encoder carried, judged and measured? The steps of the pipeline for BERT-like models.
 
-The same steps as `generation.py` has for decoders, over texts that need no generator: rows of files, or the sentences
-that come with this package. Does not know in which order the steps come, nor who wins.
+The same steps as `generation.py` has for decoders, over texts that need no generator (`encoder_texts.py`). Does not
+know in which order the steps come, nor who wins.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import msgspec
 
 from edge_agent.bench import Cost
 from edge_agent.manifest import Accuracy, EncoderInfo, Pass, Sample
+from edge_agent.runtime.encoding import Row, TextEncoder
 from exporter.candidate import ANSWER_PROMPT_TOKENS, Built
 from exporter.codes import Coder
-from exporter.errors import CalibrationError, OrderError
+from exporter.encoder_texts import encoder_texts
+from exporter.errors import OrderError
 from exporter.generation import Tell, trim_memory
-from exporter.graded import Graded, GradedRow, read_graded
 from exporter.order import Order
 from exporter.recipes import Recipe, encoder_recipes, no_source
 from exporter.source import Source
-from exporter.text import Text, text_rows
+from exporter.text import Text
 
 SAMPLES: Final = 8  # texts whose outputs stand in the manifest
 
@@ -31,16 +32,24 @@ class Encoding:
     """One export of an encoder. `source` is opened, `staging` a directory to work in."""
 
     def __init__(self, order: Order, source: Source, staging: Path, tell: Tell) -> None:
+        from exporter.convert_encoder import takes_token_types
         from exporter.encoder_reference import reference_outputs
 
         assert source.encoder is not None
         self._order, self._source, self._staging, self._tell = order, source, staging, tell
         self._encoder: EncoderInfo = source.encoder
-        calibration, self._graded = self._read_texts()
-        self.calibration = Text(self._ids(calibration), f"{len(calibration)} texts")
-        self._rows = self._ids([row.text for row in self._graded.rows])
+        tokenizer = staging / "tokenizer"
+        source.save_tokenizer(tokenizer)
+        self._cutter = TextEncoder(tokenizer / "tokenizer.json", self._encoder.max_tokens)
+        self._texts = encoder_texts(
+            self._cutter, source.task, self._encoder, calibration=order.calibration, evaluation=order.evaluation
+        )
+        calibration = tuple(row.ids for row in self._texts.calibration)
+        self.calibration = Text(calibration, f"{len(calibration)} texts")
         tell("recording what the reference says", 0)
-        self._reference = reference_outputs(source.model, source.task, self._encoder, self._rows)
+        rows = [row for item in self._texts.items for row in item.rows]
+        types = [row.types for row in rows] if takes_token_types(source.model) else None
+        self._reference = reference_outputs(source.model, source.task, self._encoder, [row.ids for row in rows], types)
         self._coder_of: Coder | None = None  # holds matrices and codes while candidates are made
 
     @property
@@ -88,8 +97,8 @@ class Encoding:
         directory = self._staging / "engine-int8"
         path = directory / half.graph.path
         path.parent.mkdir(parents=True)
-        batches = [self._feeds(row, half.graph.inputs) for row in self.calibration.rows]
-        quantize_static(source, path, batches, method=self._order.static_method)
+        batches = [self._feeds(row, half.graph.inputs) for row in self._texts.calibration]
+        quantize_static(source, path, batches, method=self._order.calibrator)
         weights_bytes = sum(file.stat().st_size for file in path.parent.iterdir())
         return msgspec.structs.replace(
             half, name="int8", precision="int8", directory=directory, weights_bytes=weights_bytes
@@ -107,7 +116,7 @@ class Encoding:
     def candidates(self, precisions: tuple[str, ...], base: Built) -> list[Built]:
         """The graphs that this order asks for on a device that runs `precisions`, smallest first, from `base`."""
         if self._order.quantizer == "source" and not self._coder(base).on_grid:
-            raise OrderError(no_source(self._source.info.name, self._order.block))
+            raise OrderError(no_source(self._source.info.name, self._order.block_size))
         built = [self._build(recipe, base) for recipe in encoder_recipes(self._order, precisions)]
         self._coder_of = None
         trim_memory()
@@ -122,12 +131,12 @@ class Encoding:
             self._reference,
             built.path,
             built.graph,
-            self._rows,
+            self._texts.items,
             task=self._source.task,
             encoder=self._encoder,
-            labels=[row.answers[0] for row in self._graded.rows] if self._graded.kind == "labels" else None,
+            is_graded=self._texts.is_graded,
             budget_points=self._order.max_accuracy_drop_points,
-            text=self._graded.origin,
+            text=self._texts.origin,
         )
 
     def measure(self, built: Built) -> Cost:
@@ -144,10 +153,11 @@ class Encoding:
 
         runtime = Encoder(built.path, built.graph)
         name = built.graph.outputs[0]
-        samples = [
-            Sample(prompt=row.text, output=tuple(runtime.run([ids])[name][0].ravel().tolist()))
-            for row, ids in zip(self._graded.rows[:SAMPLES], self._rows[:SAMPLES], strict=True)
-        ]
+        samples = []
+        for item in self._texts.items[:SAMPLES]:
+            row = self._cutter.encode(item.text)
+            output = runtime.run([row.ids], [row.types])[name][0].ravel().tolist()
+            samples.append(Sample(prompt=item.text, output=tuple(output)))
         runtime.close()
         return tuple(samples)
 
@@ -213,52 +223,17 @@ class Encoding:
             zeros=next((one.parameters["zeros"] for one in reversed(passes) if "zeros" in one.parameters), None),
         )
 
-    def _read_texts(self) -> tuple[list[str], Graded]:
-        """What calibrates, and what judges."""
-        from exporter.sentences import sentences
-
-        own = sentences()
-        order = self._order
-        graded = None if order.evaluation is None else read_graded(order.evaluation)
-        if graded is not None and graded.kind == "questions":
-            raise CalibrationError(
-                f'{order.evaluation} holds questions: an encoder is judged on {{"text", "label"}} or {{"text"}}'
-            )
-        if graded is not None and graded.kind == "labels":
-            self._refuse_labels(graded)
-        calibration = own.calibration if order.calibration is None else text_rows(order.calibration)
-        if graded is None:
-            rows = tuple(GradedRow(text) for text in own.evaluation)
-            graded = Graded(kind="text", rows=rows, origin=own.origin)
-        judged = {row.text for row in graded.rows}
-        left = [text for text in calibration if text not in judged]
-        if not left:
-            raise CalibrationError(f"{order.calibration}: every row of it is in the evaluation text too")
-        return left, graded
-
-    def _refuse_labels(self, graded: Graded) -> None:
-        if self._source.task != "text-classification":
-            raise CalibrationError(f"{self._order.evaluation} holds labels, which {self._source.task} does not give")
-        if strange := sorted({row.answers[0] for row in graded.rows} - set(self._encoder.labels)):
-            raise CalibrationError(
-                f"{self._order.evaluation} has the label {strange[0]!r}, "
-                f"the model has {', '.join(self._encoder.labels)}"
-            )
-
-    def _ids(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        return tuple(
-            tuple(self._source.tokenizer.encode(text, truncation=True, max_length=self._encoder.max_tokens))
-            for text in texts
-        )
-
-    def _feeds(self, row: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    def _feeds(self, row: Row, names: Sequence[str]) -> dict[str, Any]:
         import numpy as np
 
-        ids = np.asarray([row], np.int64)
-        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        ids = np.asarray([row.ids], np.int64)
+        types = np.asarray([row.types], np.int64)
+        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
         return {name: known[name] for name in names}
 
     def _coder(self, base: Built) -> Coder:
         if self._coder_of is None:
-            self._coder_of = Coder(base.path, base.graph, self.calibration, block=self._order.block, tell=self._tell)
+            self._coder_of = Coder(
+                base.path, base.graph, self.calibration, block=self._order.block_size, tell=self._tell
+            )
         return self._coder_of

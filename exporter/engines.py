@@ -23,7 +23,8 @@ from exporter.engine import build_engine, builds_engine, engine_runtimes, parse_
 from exporter.errors import ConversionError, EngineError
 from exporter.judge import accepted
 from exporter.memory import check_memory
-from exporter.operators import dialect_for, unsupported
+from exporter.older_opset import lower_opset
+from exporter.operators import dialect_for, operator_list, unsupported
 from exporter.order import Order
 from exporter.recipe import Check, as_table, build_recipe
 from exporter.shapes import default_shapes, input_dimensions
@@ -79,6 +80,7 @@ def engine_for(
     for precision in _precisions(profile, winner.precision):
         try:
             built = half if precision == "fp16" else work.quantized_for_engine(half, precision)
+            _lower_opset(profile, built)
             _check_operators(profile, built)
         except (ConversionError, EngineError) as error:
             refused.append(f"{precision}: {error}")
@@ -99,6 +101,19 @@ def _precisions(profile: Profile, chosen: str) -> tuple[str, ...]:
     order = ("int4", "int8", "fp16")
     first = {"int4": 0, "mixed": 0, "int8": 1}.get(chosen, 2)
     return tuple(one for one in order[first:] if one in profile.precisions)
+
+
+def _lower_opset(profile: Profile, built: Built) -> None:
+    """Rewrite the graph, its data untouched, where the device's TensorRT reads an older opset only."""
+    import onnx_ir as ir
+
+    tensorrt = profile.software.tensorrt
+    if "tensorrt" not in profile.runtimes or tensorrt is None:
+        return
+    model, newest = ir.load(built.path), operator_list(tensorrt).opset
+    if model.opset_imports[""] > newest:
+        lower_opset(model, newest)
+        ir.save(model, built.path)
 
 
 def _check_operators(profile: Profile, built: Built) -> None:

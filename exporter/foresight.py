@@ -26,7 +26,7 @@ def budget(order: Order, profile: Profile, source: Source, context: int, precisi
     """
     if precision in _BITS:
         bits = _BITS[precision]
-        weight_bits = bits_per_weight(bits, block=order.block, zero_point_bits=bits)
+        weight_bits = bits_per_weight(bits, block=order.block_size, zero_point_bits=bits)
     else:
         weight_bits = float(_FLOAT_BITS[precision])
     return check_memory(

@@ -168,7 +168,7 @@ class Generation:
         """The graphs that this order asks for on a device that runs `precisions`, smallest first, from `base`."""
         on_grid = self._order.precision not in ("fp32", "fp16") and self._coder(base).on_grid
         if self._order.quantizer == "source" and not on_grid:
-            raise OrderError(no_source(self._source.info.name, self._order.block))
+            raise OrderError(no_source(self._source.info.name, self._order.block_size))
         built = [self._build(recipe, base) for recipe in recipes(self._order, precisions, on_grid=on_grid)]
         self._coder_of = None
         trim_memory()
@@ -243,9 +243,9 @@ class Generation:
         judging = None
         if order.evaluation is not None:
             graded = read_graded(order.evaluation)
-            if graded.kind == "labels":
+            if graded.kind in ("labels", "passages"):
                 raise CalibrationError(
-                    f"{order.evaluation} holds labels: a text generator is judged on rows with "
+                    f"{order.evaluation} holds {graded.kind}: a text generator is judged on rows with "
                     '{"question", "answers"} or {"text"}'
                 )
             if graded.kind == "text":
@@ -282,7 +282,9 @@ class Generation:
 
     def _coder(self, base: Built) -> Coder:
         if self._coder_of is None:
-            self._coder_of = Coder(base.path, base.graph, self.calibration, block=self._order.block, tell=self._tell)
+            self._coder_of = Coder(
+                base.path, base.graph, self.calibration, block=self._order.block_size, tell=self._tell
+            )
         return self._coder_of
 
     def _answers_right(self, built: Built) -> list[bool]:

@@ -1,4 +1,4 @@
-"""What does `--eval` hold: questions with answers, texts with labels, or plain text?
+"""What does `--eval` hold: questions with answers, with a passage or without, texts with labels, or plain text?
 
 One file is of one kind; its first row tells which. Does not know how an answer is scored.
 """
@@ -14,20 +14,23 @@ import msgspec
 from exporter.errors import CalibrationError
 from exporter.text import json_lines, row_of
 
-_SHAPES = '{"question": ..., "answers": [...]}, {"text": ..., "label": ...} or {"text": ...}'
+_SHAPES = '{"question": ..., "answers": [...]} (and "context"), {"text": ..., "label": ...} or {"text": ...}'
 
 
 class GradedRow(msgspec.Struct, frozen=True):
-    """A question or text, and what is right: any one of `answers`, the label, or nothing to compare with."""
+    """A question or text, and what is right: any one of `answers`, the label, or nothing to compare with. `context` is
+    the passage that holds a question's answer, for models that read it there.
+    """
 
     text: str
     answers: tuple[str, ...] = ()
+    context: str | None = None
 
 
 class Graded(msgspec.Struct, frozen=True, kw_only=True):
     """A file of rows of one kind, and where it comes from."""
 
-    kind: Literal["questions", "labels", "text"]
+    kind: Literal["questions", "passages", "labels", "text"]
     rows: tuple[GradedRow, ...]
     origin: str
 
@@ -56,10 +59,15 @@ def read_graded(path: Path) -> Graded:
 def _row(path: Path, number: int, line: bytes) -> tuple[str, GradedRow]:
     row = row_of(line)
     if isinstance(row, dict):
-        question, answers, text, label = (row.get(key) for key in ("question", "answers", "text", "label"))
+        question, answers, text, label, context = (
+            row.get(key) for key in ("question", "answers", "text", "label", "context")
+        )
         if isinstance(question, str) and question.strip() and isinstance(answers, list) and answers:
             if all(isinstance(answer, str) and answer.strip() for answer in answers):
-                return "questions", GradedRow(question, tuple(answers))
+                if context is None:
+                    return "questions", GradedRow(question, tuple(answers))
+                if isinstance(context, str) and context.strip():
+                    return "passages", GradedRow(question, tuple(answers), context)
         elif isinstance(text, str) and isinstance(label, str) and label:
             return "labels", GradedRow(text, (label,))
         elif isinstance(text, str) and label is None:

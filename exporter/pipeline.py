@@ -28,6 +28,7 @@ from exporter.engines import engine_for, graphs_of, wanted_dialect
 from exporter.errors import GateRefused, OrderError, OutputError
 from exporter.foresight import budget, refuse_too_large
 from exporter.generation import Generation
+from exporter.idle import refuse_idle
 from exporter.judge import Judge
 from exporter.order import SERVED_CONTEXT, Order
 from exporter.recipe import precision_refusal
@@ -52,6 +53,7 @@ def export(order: Order, tell: Tell) -> Report:
         tell("loading the checkpoint", 0)
         source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
         context = min(source.info.context_length, order.context or SERVED_CONTEXT)
+        refuse_idle(order, is_encoder=source.encoder is not None, has_engine=dialect is not None)
         refuse_too_large(order, profile, source, context)
         work = (Generation if source.encoder is None else Encoding)(order, source, staging, tell)
         untouched = work.convert("fp32", ())
@@ -105,11 +107,12 @@ def plan(order: Order) -> Report:
     """
     started = time.monotonic()
     profile = _profile(order)
-    wanted_dialect(order, profile)
+    dialect = wanted_dialect(order, profile)
     if order.output.exists() or order.output.is_symlink():
         raise OutputError(f"{order.output} exists already: choose another --output, or remove it first")
     source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
     context = min(source.info.context_length, order.context or SERVED_CONTEXT)
+    refuse_idle(order, is_encoder=source.encoder is not None, has_engine=dialect is not None)
     refuse_too_large(order, profile, source, context)
     tried = recipes(order, profile.precisions, on_grid=source.quantized_blocks is not None)
     return Report(

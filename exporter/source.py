@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent.manifest import EncoderInfo, ModelInfo, TokenizerInfo
-from exporter.encoder_files import encoder_info, has_modules, positions_of
+from exporter.encoder_files import checkpoint_file, encoder_info, has_modules, positions_of
 from exporter.errors import SourceError
 from exporter.gguf_file import read_gguf
 from exporter.task import FEATURES, GENERATION, model_class, resolve_task
@@ -106,7 +106,7 @@ def open_source(where: str, *, task: str = "auto", allow_pickle: bool = False) -
             task, encoder = GENERATION, None
         else:
             model, tokenizer, task, encoder = _from_pretrained(where, path, task, allow_pickle=allow_pickle)
-            licence = _licence_in_card(path / "README.md")
+            licence = _licence_in_card(checkpoint_file(where, "README.md", local=path.is_dir() or not _hub_resolves()))
     _refuse_broken_weights(where, model)
     return Source(
         model=model,
@@ -294,9 +294,9 @@ def _name(path: Path) -> str:
     return _NOT_A_NAME.sub("-", stem).strip("-.") or "model"
 
 
-def _licence_in_card(card: Path) -> str | None:
+def _licence_in_card(card: Path | None) -> str | None:
     """The `license:` line of a model card."""
-    if not card.is_file():
+    if card is None:
         return None
     named = re.search(r"^license:\s*(\S+)\s*$", card.read_text("utf-8", "replace")[:4096], re.MULTILINE)
     return named.group(1) if named else None

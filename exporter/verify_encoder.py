@@ -2,8 +2,8 @@
 
 The reference's outputs were computed in PyTorch once (`encoder_reference.py`); the candidate runs here, in the runtime
 that will serve it, one text at a time as it is served (dynamic int8 scales a whole batch at once). Vectors are compared
-by their cosine, labels and answers by whether they are the reference's own, or, where the right labels are known, by
-how many of them each gets right.
+by their cosine, labels and answers by whether they are the reference's own, or, where the right ones are known, by how
+many of them each gets right.
 
 Does not know what was done to a candidate, nor how fast it is.
 """
@@ -18,10 +18,13 @@ import msgspec
 
 from edge_agent.manifest import Accuracy, EncoderInfo, Graph
 from exporter.encoder_reference import Outputs
+from exporter.encoder_texts import Item
 from exporter.interval import Interval, interval_of_counts, interval_of_differences
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from edge_agent.runtime.encoder_engine import BestAnswer
 
 
 class _Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,36 +44,37 @@ def verify_encoder(
     reference: Sequence[Outputs],
     path: Path,
     graph: Graph,
-    rows: Sequence[Sequence[int]],
+    items: Sequence[Item],
     *,
     task: str,
     encoder: EncoderInfo,
-    labels: Sequence[str] | None,
+    is_graded: bool,
     budget_points: float,
     text: str,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Accuracy:
-    """Score the graph in `path` on `rows` of token ids, of which `reference_outputs` gave `reference`.
+    """Score the graph in `path` on the rows of `items`, of which `reference_outputs` gave `reference`, row by row.
 
-    Metrics: `cosine` for feature-extraction; `accuracy` for text-classification with the right `labels`, one a row;
-    `agreement` elsewhere, of texts, of tokens (the special ones too) or of answers (beginning and end both the
-    reference's). `text` says where the rows come from, `on_progress` gets the rows just scored.
+    Metrics: `cosine` for feature-extraction; where `is_graded`, `accuracy` for text-classification and `qa_accuracy`
+    for question-answering, the share of items with a right answer; else `agreement` of texts, of tokens (the special
+    ones too) or of answers. `text` says where the items come from, `on_progress` gets the rows just scored.
     """
     from edge_agent.runtime.encoder import Encoder
 
     runtime = Encoder(path, graph)
     outputs: list[Outputs] = []
-    for ids in rows:
-        outputs.append({name: values[0] for name, values in runtime.run([ids]).items()})
-        on_progress(1)
+    for item in items:
+        for row in item.rows:
+            outputs.append({name: values[0] for name, values in runtime.run([row.ids], [row.types]).items()})
+            on_progress(1)
     runtime.close()
     if task == "feature-extraction":
         verdict = _cosine(_stacked(reference, "embedding"), _stacked(outputs, "embedding"))
     elif task == "question-answering":
-        verdict = _answers(reference, outputs)
+        verdict = _answers(items, reference, outputs, is_graded=is_graded)
     else:
         ours, theirs = (_logits(side, len(encoder.labels)) for side in (outputs, reference))
-        verdict = _choices(theirs, ours, None if labels is None else [encoder.labels.index(label) for label in labels])
+        verdict = _choices(theirs, ours, [encoder.labels.index(one.answers[0]) for one in items] if is_graded else None)
     return _accuracy(verdict, budget_points, text)
 
 
@@ -92,31 +96,67 @@ def _choices(reference: np.ndarray, ours: np.ndarray, right: Sequence[int] | Non
 
     agreed = _top(ours) == _top(reference)
     kl = float(np.mean(_divergence(reference, ours)))
-    count = len(agreed)
     agreement = float(agreed.mean())
     if right is None:
         return _of_agreement(agreed, kl)
     hits, reference_hits = _top(ours) == np.asarray(right), _top(reference) == np.asarray(right)
-    lost, won = int((reference_hits & ~hits).sum()), int((hits & ~reference_hits).sum())
+    return _of_hits("accuracy", reference_hits, hits, agreement, kl)
+
+
+def _answers(
+    items: Sequence[Item], reference: Sequence[Outputs], ours: Sequence[Outputs], *, is_graded: bool
+) -> _Verdict:
+    """The answer to each item, chosen from all its windows as it is served."""
+    import numpy as np
+
+    from edge_agent.evaluate import is_right
+
+    theirs, mine = _chosen(items, reference), _chosen(items, ours)
+    agreed = np.array(
+        [_place(one) is not None and _place(one) == _place(other) for one, other in zip(theirs, mine, strict=True)]
+    )
+    if not is_graded:
+        return _of_agreement(agreed, None)
+    reference_hits, hits = (
+        np.array([one is not None and is_right(one.text, item.answers) for one, item in zip(side, items, strict=True)])
+        for side in (theirs, mine)
+    )
+    return _of_hits("qa_accuracy", reference_hits, hits, float(agreed.mean()), None)
+
+
+def _chosen(items: Sequence[Item], outputs: Sequence[Outputs]) -> list[BestAnswer | None]:
+    """The answer to each item from the outputs of its rows; None where a number is none."""
+    rest = iter(outputs)
+    return [_answer(item, [next(rest) for _ in item.rows]) for item in items]
+
+
+def _place(answer: BestAnswer | None) -> tuple[int, int] | None:
+    return None if answer is None else (answer.start, answer.end)
+
+
+def _answer(item: Item, outputs: Sequence[Outputs]) -> BestAnswer | None:
+    import numpy as np
+
+    from edge_agent.runtime.encoder_engine import best_answer
+
+    logits = [(one["start_logits"], one["end_logits"]) for one in outputs]
+    if not all(np.isfinite(side).all() for pair in logits for side in pair):
+        return None
+    return best_answer(item.text, item.rows, logits)
+
+
+def _of_hits(metric: str, reference: np.ndarray, ours: np.ndarray, agreement: float, kl: float | None) -> _Verdict:
+    """Of what each got right, bool (items)."""
+    lost, won = int((reference & ~ours).sum()), int((ours & ~reference).sum())
     return _Verdict(
-        metric="accuracy",
-        reference=float(reference_hits.mean()),
-        value=float(hits.mean()),
-        drop=interval_of_counts(lost, won, count),
-        count=count,
+        metric=metric,
+        reference=float(reference.mean()),
+        value=float(ours.mean()),
+        drop=interval_of_counts(lost, won, len(ours)),
+        count=len(ours),
         agreement=agreement,
         kl=kl,
     )
-
-
-def _answers(reference: Sequence[Outputs], ours: Sequence[Outputs]) -> _Verdict:
-    import numpy as np
-
-    agreed = [
-        all(int(_top(one[name][None])[0]) == int(_top(theirs[name][None])[0]) for name in theirs)
-        for one, theirs in zip(ours, reference, strict=True)
-    ]
-    return _of_agreement(np.asarray(agreed), None)
 
 
 def _of_agreement(agreed: np.ndarray, kl: float | None) -> _Verdict:

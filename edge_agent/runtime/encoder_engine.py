@@ -88,14 +88,9 @@ class EncoderEngine:
     def answer(self, question: str, text: str) -> BestAnswer:
         """The span of `text` that answers `question` best; a long text is read in windows."""
         self._require("question-answering")
-        best: tuple[float, BestAnswer] | None = None
-        for row in self.text.encode_pair(question, text):
-            values = self.encoder.run([row.ids], [row.types])
-            found = best_span(text, row, values["start_logits"][0], values["end_logits"][0])
-            if best is None or found[0] > best[0]:
-                best = found
-        assert best is not None
-        return best[1]
+        rows = self.text.encode_pair(question, text)
+        outputs = [self.encoder.run([row.ids], [row.types]) for row in rows]
+        return best_answer(text, rows, [(one["start_logits"][0], one["end_logits"][0]) for one in outputs])
 
     def embed(self, texts: Sequence[str]) -> Numbers:
         """Vectors (len(texts), width), pooled and normalized as the manifest says; of the first `max_tokens` of each.
@@ -163,6 +158,12 @@ def _span(text: str, row: Row, scores: NDArray[np.float64], tokens: Sequence[int
     start, end = _trimmed(text, row.offsets[tokens[0]][0], row.offsets[tokens[-1]][1])
     score = float(np.mean([scores[token].max() for token in tokens]))
     return Span(label=kind, start=start, end=end, text=text[start:end], score=score)
+
+
+def best_answer(text: str, rows: Sequence[Row], logits: Sequence[tuple[Numbers, Numbers]]) -> BestAnswer:
+    """The best of all windows' spans: `rows` are the windows of `text`, `logits` each one's (starts, ends)."""
+    found = [best_span(text, row, starts, ends) for row, (starts, ends) in zip(rows, logits, strict=True)]
+    return max(found, key=lambda one: one[0])[1]
 
 
 def best_span(text: str, row: Row, starts: Numbers, ends: Numbers) -> tuple[float, BestAnswer]:

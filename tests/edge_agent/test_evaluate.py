@@ -15,6 +15,7 @@ from edge_agent.evaluate import (
     LabelledRow,
     QaRow,
     evaluate_labelled,
+    evaluate_passages,
     evaluate_qa,
     evaluate_text,
     is_right,
@@ -132,6 +133,19 @@ def test_questions_are_counted() -> None:
     assert {(question.temperature, question.max_tokens) for question in parrot.asked} == {(0.0, QA_MAX_TOKENS)}
     with pytest.raises(InputError, match="no questions"):
         evaluate_qa(parrot, [])
+    with pytest.raises(InputError, match="a row has a context"):
+        evaluate_qa(parrot, [QaRow("Who?", ("Ann",), "Ann did.")])
+
+
+def test_answers_are_found_in_passages(tmp_path: Path) -> None:
+    """An encoder reads the context of each row; one without is refused before the first is asked."""
+    numbers = {"ada": (8.0, 0.0), "lovelace": (0.0, 8.0), "met": (1.0, 0.0)}
+    engine = open_encoder(encoder_bundle(tmp_path, "question-answering", numbers, max_tokens=16), threads=1)
+    asked = QaRow("who met", ("ada lovelace",), "met Ada Lovelace in London")
+    score = evaluate_passages(engine, [asked, QaRow("who", ("bad",), "Ada Lovelace met bad")])
+    assert (score.questions, score.correct) == (2, 1)
+    with pytest.raises(InputError, match="a row has no context"):
+        evaluate_passages(engine, [asked, QaRow("who", ("bad",))])
 
 
 def test_rows_are_read_from_jsonl(tmp_path: Path) -> None:

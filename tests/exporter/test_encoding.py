@@ -65,8 +65,29 @@ def test_labels_are_graded(classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="label 'nothing', the model has LABEL_0, LABEL_1, LABEL_2"):
         encoding(msgspec.structs.replace(ORDER, evaluation=strange), classifier, tmp_path / "c")
     questions = lines(tmp_path / "questions.jsonl", [{"question": "a", "answers": ["b"]}])
-    with pytest.raises(CalibrationError, match="holds questions: an encoder is judged on"):
+    with pytest.raises(CalibrationError, match="holds questions: a model for text-classification is judged on"):
         encoding(msgspec.structs.replace(ORDER, evaluation=questions), classifier, tmp_path / "d")
+
+
+def test_questions_are_asked_of_passages(tmp_path: Path) -> None:
+    """Pairs judge, also where no questions are given; with right answers their share does."""
+    checkpoint = encoder_checkpoint(tmp_path, "BertForQuestionAnswering")
+    work = encoding(ORDER, checkpoint, tmp_path / "own")
+    base = work.convert("fp32", ())
+    told = work.verify(base)
+    assert (told.metric, told.value) == ("agreement", 100)
+    assert {kind for item in work._texts.items for row in item.rows for kind in row.types} == {0, 1}
+    assert all(len(sample.output) > 3 for sample in work.samples(base))
+    rows = [{"question": f"who is number {n}", "context": f"number {n} is {n + 1}", "answers": [f"{n + 1}"]}
+            for n in range(12)]  # fmt: skip
+    order = msgspec.structs.replace(ORDER, evaluation=lines(tmp_path / "passages.jsonl", rows))
+    work = encoding(order, checkpoint, tmp_path / "given")
+    told = work.verify(base)
+    assert (told.metric, told.count) == ("qa_accuracy", 12)
+    assert told.value == told.reference
+    labels = lines(tmp_path / "labels.jsonl", [{"text": "a", "label": "b"}])
+    with pytest.raises(CalibrationError, match=r'holds labels: a model for question-answering .*"context"'):
+        encoding(msgspec.structs.replace(ORDER, evaluation=labels), checkpoint, tmp_path / "labels")
 
 
 def test_what_calibrates_never_judges(classifier: Path, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import device_profiles
+from device_profiles.jetpack import with_jetpack
 from edge_agent.manifest import Accuracy
 from exporter.candidate import Built
 from exporter.convert import convert, describe
@@ -17,6 +19,7 @@ from exporter.engines import engine_for, graphs_of, wanted_dialect
 from exporter.errors import EngineError
 from exporter.graph_file import write_graph
 from exporter.order import Order
+from exporter.surrogate import SurrogateDecoder
 from tests.exporter.conftest import random_model
 from tests.exporter.test_report import ACCURACY
 
@@ -95,6 +98,23 @@ def test_a_jetson_gets_a_graph_and_a_recipe(tmp_path: Path) -> None:
     assert made.engine.recipe["build_bytes"] > 0
     assert (chosen.directory / made.engine.graph).exists()
     assert [one.dialect for one in graphs_of(chosen, made)] == ["ort", "plain"]
+
+
+@pytest.mark.parametrize("jetpack", ["5.1", "6.0"])
+def test_an_older_jetpack_gets_an_older_opset(jetpack: str, tmp_path: Path) -> None:
+    """TensorRT 8 reads opset 17: the graph is said in it, and gives what it gave."""
+    import onnx
+
+    profile = with_jetpack(device_profiles.profile.load("jetson-orin"), jetpack)
+    graph = half(tmp_path, "plain")
+    before = SurrogateDecoder(graph.path, graph.graph, context=16).logits([1, 2, 3])
+    made = engine_for(ORDER, profile, Work(), graph, winner(tmp_path, graph, "fp16"), 64, silent)
+    assert onnx.load(made.built.path, load_external_data=False).opset_import[0].version == 17
+    onnx.checker.check_model(str(made.built.path), full_check=True)
+    after = SurrogateDecoder(made.built.path, made.built.graph, context=16).logits([1, 2, 3])
+    np.testing.assert_allclose(after, before, atol=1e-3)
+    assert made.engine.recipe is not None
+    assert made.engine.recipe["tensorrt_below"] == "9"
 
 
 def test_the_fewest_bits_inside_the_budget_are_taken(tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ from exporter.graded import GradedRow, read_graded
             GradedRow("Play a song", ("play_music",)),
         ),
         ('{"text": "Once."}\n{"text": "Twice."}\n', "text", GradedRow("Once.")),
+        (
+            '{"question": "Who?", "context": "Ann did.", "answers": ["Ann"]}\n',
+            "passages",
+            GradedRow("Who?", ("Ann",), "Ann did."),
+        ),
     ],
 )
 def test_each_kind_is_recognised(content: str, kind: str, first: GradedRow, tmp_path: Path) -> None:
@@ -38,6 +43,7 @@ def test_each_kind_is_recognised(content: str, kind: str, first: GradedRow, tmp_
         (bytes(range(256)), "line 1 is none of"),
         (b'{"question": "q", "answers": []}\n', "line 1 is none of"),
         (b'{"question": "q", "answers": [""]}\n', "line 1 is none of"),
+        (b'{"question": "q", "answers": ["a"], "context": " "}\n', "line 1 is none of"),
         (b'{"text": "a", "label": 3}\n', "line 1 is none of"),
         (b'{"text": "a", "label": "x"}\n{"text": "b"}\n', "line 1 is of labels, line 2 of text"),
     ],

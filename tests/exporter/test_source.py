@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
+import os
 import pickle
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +204,71 @@ def test_a_path_that_does_not_exist_is_no_hub_id(where: str) -> None:
     """What looks like a path is not looked up on the network."""
     with pytest.raises(SourceError, match="does not exist"):
         open_source(where)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A model hub with one model, `team/tiny`, whose files lie in `folder`; the same answers as the real one gives."""
+
+    folder: Path
+
+    def do_HEAD(self) -> None:
+        self._send(with_body=False)
+
+    def do_GET(self) -> None:
+        self._send(with_body=True)
+
+    def _send(self, *, with_body: bool) -> None:
+        file = self.folder / self.path.partition("/resolve/main/")[2]
+        content = file.read_bytes() if file.is_file() else b'{"siblings": []}'
+        known = "/team/tiny" in self.path and (file.is_file() or self.path == "/api/models/team/tiny")
+        self.send_response(200 if known else 404)
+        if not known:
+            self.send_header("X-Error-Code", "EntryNotFound" if "/team/tiny" in self.path else "RepoNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", hashlib.sha256(content).hexdigest())
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path) -> Iterator[str]:
+    """Its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("TinyHub", (Hub,), {"folder": tiny_checkpoint}))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_hub_id_is_fetched(hub: str, tmp_path: Path, bin_folder: Path) -> None:
+    """The files of `team/tiny` come from the hub that HF_ENDPOINT names, its licence too; another id is one line."""
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache")}
+    opened = subprocess.run(
+        [sys.executable, "-c", "from exporter.source import open_source; print(open_source('team/tiny').info)"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "name='tiny', source='team/tiny', licence='apache-2.0', architecture='LlamaForCausalLM'" in opened.stdout
+    command = [
+        bin_folder / "edge-export",
+        "--model",
+        "team/other",
+        "--profile",
+        "desktop-cpu",
+        "--output",
+        tmp_path / "o",
+    ]
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("edge-export: team/other cannot be opened: ")
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.model

@@ -1,0 +1,51 @@
+"""An option that would do nothing is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.errors import OrderError
+from exporter.idle import refuse_idle
+from exporter.order import Order
+
+
+def order(**given: Any) -> Order:
+    return Order(model="m", profile="p", output=Path("o"), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_encoder", "has_engine", "named"),
+    [
+        ({"recover": 30}, False, False, "--recover 30 has no loss to make good: give --prune or --compress"),
+        ({"quantizer": "gptq", "precision": "int8"}, False, False, "--quantizer gptq finds 4-bit codes"),
+        ({"quantizer": "k-quant", "precision": "fp16"}, True, True, "--precision fp16 has none"),
+        ({"block": 64, "precision": "fp32"}, False, False, "--block-size 64: nothing shares a scale"),
+        ({"block": 64, "precision": "int8"}, True, False, "in --precision int8"),
+        ({"static_method": "minmax"}, False, True, "--static-calibration minmax is for the int8 engine of an encoder"),
+        ({"static_method": "minmax"}, True, False, "this export makes none"),
+        ({"static_method": "minmax", "precision": "fp16"}, True, True, "this export makes none"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(given: Any, is_encoder: bool, has_engine: bool, named: str) -> None:
+    """Each names the option, and what is missing for it to matter."""
+    with pytest.raises(OrderError, match=named):
+        refuse_idle(order(**given), is_encoder=is_encoder, has_engine=has_engine)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_encoder"),
+    [
+        ({}, False),
+        ({"recover": 30, "prune": ("ffn:0.2",)}, False),
+        ({"recover": 30, "compress": 1.5}, False),
+        ({"quantizer": "gptq", "block": 128, "precision": "mixed"}, False),
+        ({"block": 64, "precision": "int8"}, False),
+        ({"static_method": "percentile", "precision": "int8"}, True),
+    ],
+)
+def test_what_matters_is_let_through(given: Any, is_encoder: bool) -> None:
+    """The same options where they change something."""
+    refuse_idle(order(**given), is_encoder=is_encoder, has_engine=is_encoder)
