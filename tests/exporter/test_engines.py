@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 import device_profiles
 from device_profiles.jetpack import with_jetpack
-from edge_agent.manifest import Accuracy
+from edge_agent.manifest import Accuracy, Graph
 from exporter.candidate import Built
 from exporter.convert import convert, describe
 from exporter.engine import engine_runtimes
@@ -24,6 +27,7 @@ from tests.exporter.conftest import random_model
 from tests.exporter.test_report import ACCURACY
 
 ORDER = Order(model="m", profile="jetson-orin", output=Path("o"))
+_folder = tempfile.TemporaryDirectory(prefix="edgefleet-test-engines-")
 
 
 class Work:
@@ -42,12 +46,23 @@ class Work:
         return msgspec.structs.replace(ACCURACY, drop_bound_points=bound)
 
 
-def half(folder: Path, dialect: Any) -> Built:
+@functools.cache
+def _converted(dialect: Any) -> tuple[Path, Graph]:
+    """A tiny Llama in fp16 on disk, traced once for all tests."""
     model = convert(random_model("Llama"), 64, dialect, half=True)
     graph = describe(model, dialect)
-    path = folder / "engine" / graph.path
+    path = Path(_folder.name) / dialect / graph.path
     path.parent.mkdir(parents=True)
-    written = write_graph(model, path)
+    write_graph(model, path)
+    return path.parent, graph
+
+
+def half(folder: Path, dialect: Any) -> Built:
+    """A copy of it that a test may change."""
+    source, graph = _converted(dialect)
+    path = folder / "engine" / graph.path
+    shutil.copytree(source, path.parent)
+    written = sum(file.stat().st_size for file in path.parent.iterdir())
     return Built(name="fp16", precision="fp16", directory=folder / "engine", graph=graph, weights_bytes=written,
                  tensors={}, passes=())  # fmt: skip
 
