@@ -45,7 +45,7 @@ class TextScore(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
 
 
-class QaRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QaRow(msgspec.Struct, frozen=True):
     """A question and the texts of which any one makes an answer right. `context` is the passage that an encoder finds
     the answer in.
     """
@@ -63,7 +63,7 @@ class QaScore(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float
 
 
-class LabelledRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LabelledRow(msgspec.Struct, frozen=True):
     """A text and its right label."""
 
     text: Annotated[str, Meta(min_length=1)]
@@ -218,7 +218,7 @@ def read_text(path: Path) -> str:
 
 def _read_rows(path: Path, kind: type[RowT], shape: str) -> list[RowT]:
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -154,6 +154,8 @@ def _print(report: Any, as_json: bool) -> None:
         click.echo(json.dumps(report.document(), indent=2))
         return
     _print_table(report.table())
+    for why in report.engines_refused:
+        click.echo(f"engine not in {why}")
     if report.accepted:
         click.echo(f"{report.bundle_id} in {report.path}, {report.seconds:.0f} s")
 
@@ -167,16 +169,18 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends an export as Ctrl-C does: with its staging directory removed."""
+    """SIGTERM, and a terminal that goes, end an export as Ctrl-C does: with its staging directory removed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # as nohup sets
+    before = {one: signal.signal(one, interrupt) for one in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from exporter.text import Text
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+BLOCKS: Final = (32, 64, 128)
 MOMENTS_BYTES: Final = 256 * 2**20  # held at a time; more means more passes over the calibration text
 SENSITIVITY_TOKENS: Final = 256
 GROUPS: Final = 32  # of consecutive weights, whose sensitivity is measured together
@@ -82,9 +83,14 @@ class Coder:
     def record(self, recipe: Recipe, blocks: Mapping[str, Blocks]) -> Pass:
         """What was done, for the manifest."""
         parameters: dict[str, Any] = {"precision": recipe.precision, "block": self._block, "weights_only": True}
+        if smaller := sorted({one.block for one in blocks.values() if one.block != self._block}):
+            parameters["smaller_blocks"] = smaller  # of matrices that the block asked for does not divide
         if recipe.method is not None:
             parameters["method"] = recipe.method
             parameters["calibration"] = self._text.origin
+            if searched := sum(self._is_searched(recipe.method, self._matrices[name], one)
+                               for name, one in blocks.items()):  # fmt: skip
+                parameters["k_quant"] = searched  # matrices that the method does not reach: looked up, or in no blocks
         if recipe.precision == "mixed":
             parameters["int8"] = [name for name, one in blocks.items() if one.bits == 8]
         exact = sum(self._grid(one, blocks[name].bits) is blocks[name] for name, one in self._matrices.items())
@@ -94,20 +100,35 @@ class Coder:
 
     def _takes(self, matrix: Matrix) -> bool:
         """Rows that are looked up must be whole blocks; an unlooked product may end in a short one."""
-        return not matrix.embeds or matrix.rows.shape[1] % self._block == 0
+        return not matrix.embeds or self._is_whole(matrix)
+
+    def _block_of(self, matrix: Matrix) -> int:
+        """The block asked for, or the largest smaller one that divides the matrix where that one does not."""
+        columns = matrix.rows.shape[1]
+        smaller = (one for one in reversed(BLOCKS) if one <= self._block and columns % one == 0)
+        return next(smaller, self._block)
+
+    def _is_whole(self, matrix: Matrix) -> bool:
+        return bool(matrix.rows.shape[1] % self._block_of(matrix) == 0)
+
+    def _is_searched(self, method: str, matrix: Matrix, blocks: Blocks) -> bool:
+        """Whether its 4 bits were found by k-quant search although another method was asked for."""
+        if blocks.bits != 4 or method in ("round-to-nearest", "k-quant") or self._grid(matrix, 4) is blocks:
+            return False
+        return not (matrix.inputs and self._is_whole(matrix))
 
     def _int8(self, matrix: Matrix) -> Blocks:
         grid = self._grid(matrix, 8)
         if grid is not None and grid.offsets is None:
             return grid
-        return round_to_nearest(matrix.rows, 8, self._block)
+        return round_to_nearest(matrix.rows, 8, self._block_of(matrix))
 
     def _int4(self, method: str, wanted: Mapping[str, Matrix]) -> dict[str, Blocks]:
         missing = {name: one for name, one in wanted.items() if (method, name) not in self._coded}
         told = f"quantizing to 4 bits by {method}"
         if method == "round-to-nearest":
             for name, one in missing.items():
-                self._coded[method, name] = round_to_nearest(one.rows, 4, self._block)
+                self._coded[method, name] = round_to_nearest(one.rows, 4, self._block_of(one))
         else:
             calibrated = dict(missing)
             if method == "source":
@@ -122,11 +143,12 @@ class Coder:
         return {name: self._coded[method, name] for name in wanted}
 
     def _calibrated(self, matrix: Matrix, moments: Floats | None, *, by_gptq: bool) -> Blocks:
+        block = self._block_of(matrix)
         if moments is None:
-            return search(matrix.rows, 4, self._block)
-        if by_gptq and matrix.rows.shape[1] % self._block == 0:
-            return gptq(matrix.rows, moments, 4, self._block)
-        return search(matrix.rows, 4, self._block, importance=moments.diagonal())
+            return search(matrix.rows, 4, block)
+        if by_gptq and self._is_whole(matrix):
+            return gptq(matrix.rows, moments, 4, block)
+        return search(matrix.rows, 4, block, importance=moments.diagonal())
 
     def _with_moments(self, wanted: Mapping[str, Matrix]) -> Iterator[tuple[str, Matrix, Floats | None]]:
         """Each matrix with its input's second moments (None for one that is only looked up), bounded in memory."""
@@ -177,7 +199,7 @@ class Coder:
     def _grid(self, matrix: Matrix, bits: int) -> Blocks | None:
         key = f"{matrix.name}:{bits}"
         if key not in self._grids:
-            grid = find_grid(matrix.rows, bits, self._block)
+            grid = find_grid(matrix.rows, bits, self._block_of(matrix))
             if bits == 8 and grid is not None and grid.offsets is not None:
                 grid = None  # 8 bits round such a grid's minimum to a 30th of its step: not worth an input more
             self._grids[key] = grid

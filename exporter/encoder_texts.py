@@ -19,7 +19,7 @@ from edge_agent.errors import RequestError
 from edge_agent.manifest import EncoderInfo
 from edge_agent.runtime.encoding import Row, TextEncoder
 from exporter.errors import CalibrationError
-from exporter.graded import Graded, GradedRow, read_graded
+from exporter.graded import Graded, GradedRow, read_graded, refuse_few
 from exporter.sentences import sentences
 from exporter.text import text_rows
 
@@ -63,6 +63,7 @@ def encoder_texts(
     else:
         graded = read_graded(evaluation)
         _refuse_other_kinds(graded, task, encoder, evaluation)
+        refuse_few(graded, evaluation)
     judging = {row.context or row.text for row in graded.rows}
     learned = own.calibration if calibration is None else text_rows(calibration)
     learned = [text for text in learned if text not in judging]

@@ -17,8 +17,8 @@ from edge_agent.manifest import Accuracy, EncoderInfo, Pass, Sample
 from edge_agent.runtime.encoding import Row, TextEncoder
 from exporter.candidate import ANSWER_PROMPT_TOKENS, Built
 from exporter.codes import Coder
-from exporter.encoder_texts import encoder_texts
-from exporter.errors import OrderError
+from exporter.encoder_texts import EncoderTexts, encoder_texts
+from exporter.errors import CalibrationError, OrderError
 from exporter.generation import Tell, trim_memory
 from exporter.order import Order
 from exporter.recipes import Recipe, encoder_recipes, no_source
@@ -26,6 +26,21 @@ from exporter.source import Source
 from exporter.text import Text
 
 SAMPLES: Final = 8  # texts whose outputs stand in the manifest
+SAMPLE_CHARACTERS: Final = 200  # of each: where every token has an output, they add up
+
+
+def texts_of(order: Order, source: Source, folder: Path) -> tuple[TextEncoder, EncoderTexts]:
+    """The tokenizer as a device has it, written below `folder`, and the texts in its rows.
+
+    Raises SourceError for a tokenizer without a portable form, CalibrationError for the files of texts.
+    """
+    assert source.encoder is not None
+    source.save_tokenizer(folder / "tokenizer")
+    cutter = TextEncoder(folder / "tokenizer" / "tokenizer.json", source.encoder.max_tokens)
+    texts = encoder_texts(
+        cutter, source.task, source.encoder, calibration=order.calibration, evaluation=order.evaluation
+    )
+    return cutter, texts
 
 
 class Encoding:
@@ -38,12 +53,7 @@ class Encoding:
         assert source.encoder is not None
         self._order, self._source, self._staging, self._tell = order, source, staging, tell
         self._encoder: EncoderInfo = source.encoder
-        tokenizer = staging / "tokenizer"
-        source.save_tokenizer(tokenizer)
-        self._cutter = TextEncoder(tokenizer / "tokenizer.json", self._encoder.max_tokens)
-        self._texts = encoder_texts(
-            self._cutter, source.task, self._encoder, calibration=order.calibration, evaluation=order.evaluation
-        )
+        self._cutter, self._texts = texts_of(order, source, staging)
         calibration = tuple(row.ids for row in self._texts.calibration)
         self.calibration = Text(calibration, f"{len(calibration)} texts")
         tell("recording what the reference says", 0)
@@ -127,7 +137,7 @@ class Encoding:
         from exporter.verify_encoder import verify_encoder
 
         self._tell(f"verifying {built.name}", 0)
-        return verify_encoder(
+        accuracy = verify_encoder(
             self._reference,
             built.path,
             built.graph,
@@ -138,6 +148,11 @@ class Encoding:
             budget_points=self._order.max_accuracy_drop_points,
             text=self._texts.origin,
         )
+        if accuracy.reference == 0:
+            raise CalibrationError(
+                f"{self._order.evaluation}: the untouched model gets none of it right, so there is nothing to lose"
+            )
+        return accuracy
 
     def measure(self, built: Built) -> Cost:
         """What a text costs here, in a process of its own."""
@@ -155,9 +170,10 @@ class Encoding:
         name = built.graph.outputs[0]
         samples = []
         for item in self._texts.items[:SAMPLES]:
-            row = self._cutter.encode(item.text)
+            text = item.text[:SAMPLE_CHARACTERS]
+            row = self._cutter.encode(text)
             output = runtime.run([row.ids], [row.types])[name][0].ravel().tolist()
-            samples.append(Sample(prompt=item.text, output=tuple(output)))
+            samples.append(Sample(prompt=text, output=tuple(output)))
         runtime.close()
         return tuple(samples)
 

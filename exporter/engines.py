@@ -45,10 +45,11 @@ class Work(Protocol):
 
 
 class EngineGraph(msgspec.Struct, frozen=True):
-    """The graph that the engine is built from, its accuracy, and the manifest's entry."""
+    """The graph that the engine is built from, the manifest's entry, and why it has no fewer bits."""
 
     built: Built
     engine: Engine
+    refused: tuple[str, ...] = ()
 
 
 def wanted_dialect(order: Order, profile: Profile) -> Dialect | None:
@@ -91,8 +92,8 @@ def engine_for(
             continue
         placed = _placed(built, winner.directory)
         if "tensorrt" in profile.runtimes:
-            return EngineGraph(placed, _recipe(order, profile, placed, accuracy, context))
-        return EngineGraph(placed, _engine(profile, placed, accuracy, context, tell))
+            return EngineGraph(placed, _recipe(order, profile, placed, accuracy, context), tuple(refused))
+        return EngineGraph(placed, _engine(profile, placed, accuracy, context, tell), tuple(refused))
     raise EngineError(f"no engine for {profile.name} is inside the budget ({'; '.join(refused)}): give --engine none")
 
 

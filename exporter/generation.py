@@ -20,14 +20,15 @@ from edge_agent.evaluate import WINDOW_TOKENS
 from edge_agent.manifest import Accuracy, Pass, Sample
 from exporter.candidate import ANSWER_NEW_TOKENS, ANSWER_PROMPT_TOKENS, Built
 from exporter.codes import Coder
+from exporter.decoder_texts import given_texts
 from exporter.errors import CalibrationError, OrderError
-from exporter.graded import Graded, read_graded
+from exporter.graded import Graded
 from exporter.interval import interval_of_counts
 from exporter.order import Order
 from exporter.recipes import Recipe, no_source, recipes
 from exporter.reference import Reference, record
 from exporter.source import Source
-from exporter.text import Text, Texts, apart, halves, judged, rows_from_file, texts_from_model
+from exporter.text import Text, Texts, texts_from_model
 
 SAMPLE_TOKENS: Final = 16
 ENGINE_BLOCK: Final = 64  # of int4 weights in an engine's graph: most hidden sizes are multiples of it, not all of 128
@@ -99,15 +100,23 @@ class Generation:
         )
         if self._graded is not None and not self._right:
             self._right = self._answers_right(built)  # the untouched graph is the yardstick
+            if not any(self._right):
+                raise CalibrationError(
+                    f"{self._order.evaluation}: the untouched model answers none of its {len(self._right)} questions "
+                    "right, so there is nothing to lose: ask what it knows"
+                )
         return built
 
     def convert_for_engine(self, dialect: Literal["onnx", "plain"], context: int, passes: Sequence[Pass]) -> Built:
-        """The fp16 graph of the torch model in a dialect that TensorRT parses, for `context` positions."""
+        """The fp16 graph of the torch model in a dialect that TensorRT parses, for `context` positions, and for those
+        that it is scored on.
+        """
         from exporter.convert import convert, describe
         from exporter.graph_file import write_graph
 
         self._tell(f"converting to dialect {dialect}", 0)
-        graph_model = convert(self._source.model, context, dialect, half=True)
+        scored = min(WINDOW_TOKENS, max(map(len, self._texts.evaluation.rows)))
+        graph_model = convert(self._source.model, max(context, scored), dialect, half=True)
         graph = describe(graph_model, dialect)
         directory = self._staging / f"engine-{dialect}"
         path = directory / graph.path
@@ -239,35 +248,23 @@ class Generation:
         )
 
     def _read_texts(self) -> Texts:
-        order, tokenizer = self._order, self._source.tokenizer
-        judging = None
-        if order.evaluation is not None:
-            graded = read_graded(order.evaluation)
-            if graded.kind in ("labels", "passages"):
-                raise CalibrationError(
-                    f"{order.evaluation} holds {graded.kind}: a text generator is judged on rows with "
-                    '{"question", "answers"} or {"text"}'
-                )
-            if graded.kind == "text":
-                judging = judged(rows_from_file(order.evaluation, tokenizer), order.evaluation)
-            else:
-                self._graded = graded
-        own = None
-        if order.calibration is not None:
-            questions = [] if self._graded is None else [row.text for row in self._graded.rows]
-            own = rows_from_file(order.calibration, tokenizer, without=questions)
-            if judging is not None:
-                return apart(own, judging, order.calibration)
-            if self._graded is None:
-                texts = halves(own, order.calibration)
-                return Texts(texts.calibration, judged(texts.evaluation, order.calibration))
+        given = given_texts(self._order, self._source.tokenizer)
+        self._graded = given.questions
+        if given.calibration is not None and given.evaluation is not None:
+            return Texts(given.calibration, given.evaluation)
         self._tell("sampling text from the reference", 0)
-        sampled = texts_from_model(self._source.model, tokenizer, seed=order.seed)
-        return Texts(own or sampled.calibration, judging or sampled.evaluation)
+        sampled = texts_from_model(self._source.model, self._source.tokenizer, seed=self._order.seed)
+        return Texts(given.calibration or sampled.calibration, given.evaluation or sampled.evaluation)
 
     def _recorded(self) -> Reference:
         told = self._scoring("recording what the reference says")
-        return record(self._source.model, self._texts.evaluation, self._staging / "reference", told)
+        return record(
+            self._source.model,
+            self._texts.evaluation,
+            self._staging / "reference",
+            told,
+            context=self._source.info.context_length,
+        )
 
     def _scoring(self, what: str) -> Callable[[int], None]:
         """Progress over the evaluation text, by tokens."""

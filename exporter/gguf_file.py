@@ -12,23 +12,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from exporter.errors import SourceError
+
+_FOUR_BITS: Final = ("Q4_0", "Q4_1", "Q4_K")  # whose codes lie on a grid in each block
 
 
 class _Truncated(Exception):
     """The file ends before a part that its header announces."""
 
 
-def read_gguf(path: Path) -> tuple[Any, Any, str | None]:
-    """(causal language model in fp32 eval mode, tokenizer, licence or None).
+class Read(NamedTuple):
+    """A causal language model in fp32 eval mode. `in_four_bits`: most of its weights were stored so, on grids."""
 
-    Raises SourceError: not a GGUF file, truncated, of an architecture that transformers does not know, or damaged.
+    model: Any
+    tokenizer: Any
+    licence: str | None
+    in_four_bits: bool
+
+
+def read_gguf(path: Path) -> Read:
+    """The model in `path`.
+
+    Raises SourceError: not a GGUF file, truncated, of an architecture that transformers does not know, damaged, or with
+    something that would be lost on the way.
     """
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise SourceError(f"{path} is neither a model directory nor a GGUF file")
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise SourceError(f"{path} is neither a model directory nor a GGUF file")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
         with _read_once():
             return _read(path)
@@ -43,7 +58,7 @@ def read_gguf(path: Path) -> tuple[Any, Any, str | None]:
         raise SourceError(f"{path} cannot be opened: {text}") from error
 
 
-def _read(path: Path) -> tuple[Any, Any, str | None]:
+def _read(path: Path) -> Read:
     """As `from_pretrained(gguf_file=...)` does, which insists on a package (accelerate) that it then hardly uses."""
     import gguf
     import torch
@@ -55,9 +70,11 @@ def _read(path: Path) -> tuple[Any, Any, str | None]:
     _refuse_unknown(path, reader)
     folder = str(path.parent)
     config = AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
+    _keep_what_would_be_lost(path, reader, config)
     with no_init_weights():  # pages that nothing writes to take no memory: the file's tensors replace them below
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
+    _refuse_left_over(path, reader, len(tensors["tensors"]))
     loaded = model.load_state_dict(tensors["tensors"], strict=False, assign=True)
     model.tie_weights()
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
@@ -66,7 +83,15 @@ def _read(path: Path) -> tuple[Any, Any, str | None]:
         raise SourceError(f"{path} lacks {len(missing)} weights of its architecture, the first is {missing[0]}")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
     licence = reader.fields.get("general.license")
-    return model.eval(), tokenizer, None if licence is None else str(licence.contents())
+    said = None if licence is None else str(licence.contents())
+    return Read(model.eval(), tokenizer, said, in_four_bits=_is_in_four_bits(reader))
+
+
+def _is_in_four_bits(reader: Any) -> bool:
+    sizes = {True: 0, False: 0}
+    for tensor in reader.tensors:
+        sizes[tensor.tensor_type.name in _FOUR_BITS] += int(tensor.n_elements)
+    return sizes[True] > sizes[False]
 
 
 def _refuse_unknown(path: Path, reader: Any) -> None:
@@ -77,6 +102,50 @@ def _refuse_unknown(path: Path, reader: Any) -> None:
     known = {one.replace("-", "").replace("_", "") for one in GGUF_SUPPORTED_ARCHITECTURES}
     if name is None or name.replace("-", "").replace("_", "") not in known:
         raise SourceError(f"{path} holds a model of architecture {name!r}, which this exporter does not know")
+
+
+def _keep_what_would_be_lost(path: Path, reader: Any, config: Any) -> None:
+    """transformers reads a part of the metadata. Of the rest, a sliding window is taken over here, and positions that
+    are rotated in another way than the model would rotate them are refused: it would compute something else.
+    """
+    architecture = str(reader.fields["general.architecture"].contents())
+
+    def said(name: str, otherwise: Any) -> Any:
+        field = reader.fields.get(f"{architecture}.{name}")
+        return otherwise if field is None else field.contents()
+
+    window = said("attention.sliding_window", None)
+    if window and getattr(config, "sliding_window", 0) is None:
+        config.sliding_window = int(window)
+    scaling = said("rope.scaling.type", "none")
+    scaled = next((one.name for one in reader.tensors if one.name.startswith(("rope_freqs", "rope_factors"))), None)
+    if scaling != "none" or scaled is not None or said("rope.scaling.factor", 1.0) != 1.0:
+        raise SourceError(
+            f"{path} scales its rotary positions ({scaled or scaling}), which is not read from a GGUF file: "
+            "export the model from its Hugging Face directory"
+        )
+    base, known = said("rope.freq_base", None), _rotary_bases(config)
+    if base is not None and known and not any(abs(base - one) <= 1e-6 * base for one in known):
+        raise SourceError(f"{path} rotates positions by base {base:g}, its model would by {known[0]:g}")
+    width = said("rope.dimension_count", None)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    part = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+    if width is not None and known and int(width) != int(head * part):
+        raise SourceError(f"{path} rotates {width} numbers of a head, its model would rotate {int(head * part)}")
+
+
+def _rotary_bases(config: Any) -> list[float]:
+    """Each base that the configuration names; several where layers differ."""
+    told = getattr(config, "rope_parameters", None) or {}
+    kinds = [told, *(one for one in told.values() if isinstance(one, dict))]
+    return [float(one["rope_theta"]) for one in kinds if one.get("rope_theta") is not None]
+
+
+def _refuse_left_over(path: Path, reader: Any, read: int) -> None:
+    """A tensor that the architecture has no place for was made for something: experts apart, which become one."""
+    names = [one.name for one in reader.tensors]
+    if read < len(names) and not any("_exps" in name for name in names):
+        raise SourceError(f"{path} has {len(names)} tensors, of which its architecture takes {read} only")
 
 
 @contextmanager

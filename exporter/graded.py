@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from exporter.errors import CalibrationError
 from exporter.text import json_lines, row_of
 
+MIN_ROWS: Final = 10  # fewer say nothing: one answer would be ten points and more
 _SHAPES = '{"question": ..., "answers": [...]} (and "context"), {"text": ..., "label": ...} or {"text": ...}'
 
 
@@ -54,6 +55,12 @@ def read_graded(path: Path) -> Graded:
         raise CalibrationError(f"{path} is empty: rows like {_SHAPES} are needed, one a line")
     (kind,) = kinds
     return Graded(kind=kind, rows=tuple(rows), origin=f"{path.name} sha256:{digest.hexdigest()[:12]}")  # type: ignore[arg-type]
+
+
+def refuse_few(graded: Graded, path: Path) -> None:
+    """Raises CalibrationError for fewer rows than a verdict needs."""
+    if len(graded.rows) < MIN_ROWS:
+        raise CalibrationError(f"{path} has {len(graded.rows)} rows, at least {MIN_ROWS} are needed for a verdict")
 
 
 def _row(path: Path, number: int, line: bytes) -> tuple[str, GradedRow]:

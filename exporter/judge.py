@@ -6,6 +6,7 @@ called so. Does not know how a graph was made, nor which of several accepted one
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -59,11 +60,15 @@ class Judge:
         """
         known = self._known[built.path]
         cost = self._work.measure(built)
-        if known.cost is not None and answer_ms(cost) < answer_ms(known.cost):
-            better = msgspec.structs.replace(known, cost=cost, estimate=self._elsewhere(built, cost))
-            self._known[built.path] = better
+        if known.cost is not None and known.accuracy is not None and answer_ms(cost) < answer_ms(known.cost):
+            self._known[built.path] = self._verdict(built, known.accuracy, cost)
 
     def _judged(self, built: Built) -> Candidate:
+        accuracy, cost = self._work.verify(built), self._work.measure(built)
+        self.where = machine.description(cost.threads)
+        return self._verdict(built, accuracy, cost)
+
+    def _verdict(self, built: Built, accuracy: Accuracy, cost: Cost) -> Candidate:
         candidate = Candidate(
             name=built.name,
             precision=built.precision,
@@ -71,15 +76,13 @@ class Judge:
             reason="",
             weights_bytes=built.weights_bytes,
             zeros=built.zeros,
+            accuracy=accuracy,
+            cost=cost,
+            estimate=self._elsewhere(built, cost),
         )
-        too_large = self._too_large(built)
-        accuracy, cost = self._work.verify(built), self._work.measure(built)
-        self.where = machine.description(cost.threads)
-        candidate = msgspec.structs.replace(
-            candidate, accuracy=accuracy, cost=cost, estimate=self._elsewhere(built, cost)
-        )
-        reasons = [why for why in (too_large, _untruthful(accuracy), self._too_slow(candidate)) if why is not None]
-        return msgspec.structs.replace(candidate, accepted=not reasons, reason="; ".join(reasons) or _kept(accuracy))
+        reasons = [self._too_large(built), _untruthful(accuracy), self._too_slow(candidate)]
+        said = "; ".join(why for why in reasons if why is not None)
+        return msgspec.structs.replace(candidate, accepted=not said, reason=said or _kept(accuracy))
 
     def _too_large(self, built: Built) -> str | None:
         return check_memory(
@@ -121,13 +124,16 @@ def read_bytes_per_token(path: Path, graph: Graph) -> int:
 
 
 def accepted(accuracy: Accuracy) -> bool:
-    """The gate: even the upper end of the interval must be inside the budget (NaN is not)."""
-    return accuracy.drop_bound_points <= accuracy.budget_points
+    """The gate: even the upper end of the interval must be inside the budget, and what was computed be numbers."""
+    numbers = all(math.isfinite(one) for one in (accuracy.kl, accuracy.perplexity, accuracy.cosine) if one is not None)
+    return numbers and accuracy.drop_bound_points <= accuracy.budget_points
 
 
 def _untruthful(accuracy: Accuracy) -> str | None:
     if accepted(accuracy):
         return None
+    if accuracy.drop_bound_points <= accuracy.budget_points:
+        return "it gives numbers that are not finite"
     return f"drop of at most {accuracy.drop_bound_points:.2f} points exceeds {accuracy.budget_points:g}"
 
 

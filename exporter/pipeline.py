@@ -23,16 +23,17 @@ from device_profiles.jetpack import with_jetpack
 from device_profiles.profile import Profile
 from edge_agent.manifest import SCHEMA, GenerationDefaults, Graph, Manifest, Measured, Pass
 from exporter.candidate import Built, Candidate, choose
-from exporter.encoding import Encoding
+from exporter.decoder_texts import given_texts
+from exporter.encoding import Encoding, texts_of
 from exporter.engines import engine_for, graphs_of, wanted_dialect
 from exporter.errors import GateRefused, OrderError, OutputError
 from exporter.foresight import budget, refuse_too_large
 from exporter.generation import Generation
 from exporter.idle import refuse_idle
-from exporter.judge import Judge
+from exporter.judge import Judge, accepted
 from exporter.order import SERVED_CONTEXT, Order
 from exporter.recipe import precision_refusal
-from exporter.recipes import recipes
+from exporter.recipes import encoder_recipes, recipes
 from exporter.report import Report
 from exporter.source import Source, open_source
 
@@ -53,8 +54,7 @@ def export(order: Order, tell: Tell) -> Report:
         tell("loading the checkpoint", 0)
         source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
         context = min(source.info.context_length, order.context or SERVED_CONTEXT)
-        refuse_idle(order, is_encoder=source.encoder is not None, has_engine=dialect is not None)
-        refuse_too_large(order, profile, source, context)
+        _refuse(order, profile, source, context, has_engine=dialect is not None)
         work = (Generation if source.encoder is None else Encoding)(order, source, staging, tell)
         untouched = work.convert("fp32", ())
         stages = [untouched, *_modified(order, work, tell)]
@@ -65,10 +65,10 @@ def export(order: Order, tell: Tell) -> Report:
         told = [judge(stage) for stage in stages]
         built = work.candidates(profile.precisions, stages[-1])
         candidates = [judge(one) for one in built]
-        if order.precision == "auto":  # speed decides, so it is asked twice, of the original too
-            accepted = {one.name for one in candidates if one.accepted}
-            asked = {one.path: one for one in built if one.name in accepted} | {untouched.path: untouched}
-            for one in asked.values():
+        if order.precision == "auto":  # speed decides, so it is asked twice, of the stages too
+            truthful = {one.name for one in candidates if one.accuracy is not None and accepted(one.accuracy)}
+            asked = [*stages, *(one for one in built if one.name in truthful)]
+            for one in {one.path: one for one in asked}.values():
                 judge.again(one)
             told, candidates = [judge(stage) for stage in stages], [judge(one) for one in built]
         report = Report(
@@ -95,6 +95,7 @@ def export(order: Order, tell: Tell) -> Report:
             precision=winner.precision,
             passes=winner.passes,
             engines=() if engine is None else (engine.engine,),
+            engines_refused=() if engine is None else engine.refused,
         )
         report = _written(order, source, work, winner, graphs_of(winner, engine), chosen, report)
     return msgspec.structs.replace(report, seconds=time.monotonic() - started)
@@ -112,9 +113,14 @@ def plan(order: Order) -> Report:
         raise OutputError(f"{order.output} exists already: choose another --output, or remove it first")
     source = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle)
     context = min(source.info.context_length, order.context or SERVED_CONTEXT)
-    refuse_idle(order, is_encoder=source.encoder is not None, has_engine=dialect is not None)
-    refuse_too_large(order, profile, source, context)
-    tried = recipes(order, profile.precisions, on_grid=source.quantized_blocks is not None)
+    _refuse(order, profile, source, context, has_engine=dialect is not None)
+    if source.encoder is None:
+        given_texts(order, source.tokenizer)
+        tried = recipes(order, profile.precisions, on_grid=source.in_four_bits)
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgefleet-") as folder:
+            texts_of(order, source, Path(folder))
+        tried = encoder_recipes(order, profile.precisions)
     return Report(
         profile=profile.name,
         task=source.task,
@@ -147,6 +153,13 @@ def _profile(order: Order) -> Profile:
     return profile
 
 
+def _refuse(order: Order, profile: Profile, source: Source, context: int, *, has_engine: bool) -> None:
+    """What can be known of the order and the checkpoint together. Raises OrderError."""
+    is_encoder = source.encoder is not None
+    refuse_idle(order, is_encoder=is_encoder, has_engine=has_engine, positions=source.info.context_length)
+    refuse_too_large(order, profile, source, context)
+
+
 def _modified(order: Order, work: Work, tell: Tell) -> Iterator[Built]:
     """The fp32 graph after each pass over the torch model, in the order of the story."""
     from exporter.compress import compress
@@ -154,10 +167,13 @@ def _modified(order: Order, work: Work, tell: Tell) -> Iterator[Built]:
     from exporter.recover import recover
 
     done: list[Pass] = []
+    names: list[str] = []
 
     def after(made: Pass, name: str) -> Built:
         done.append(made)
-        return work.convert(f"fp32 after {name}", tuple(done))
+        names.append(name)
+        again = f" ({names.count(name)})" if names.count(name) > 1 else ""
+        return work.convert(f"fp32 after {name}{again}", tuple(done))
 
     for text in order.prune:
         spec = parse_prune(text)

@@ -43,50 +43,57 @@ class Reference(msgspec.Struct, frozen=True):
 
     def said(self) -> Iterator[Said]:
         """Window by window, in order."""
+        import numpy as np
         import torch
 
         for number in range(self.windows):
-            stored = torch.load(_file(self.folder, number), weights_only=True)
-            ids, first = stored["ids"].tolist(), int(stored["first"])
+            with np.load(_file(self.folder, number)) as stored:
+                part = {name: torch.from_numpy(stored[name]) for name in stored.files}
+            ids, first = part["ids"].tolist(), int(part["first"])
             yield Said(
                 ids,
                 slice(first - 1, len(ids) - 1),
-                stored["log_probabilities"].float(),
-                stored["top"],
-                stored["ids"][first:],
-                stored["likelihood"],
+                part["log_probabilities"].float(),
+                part["top"],
+                part["ids"][first:],
+                part["likelihood"],
             )
 
 
-def record(model: Any, text: Text, folder: Path, on_progress: Callable[[int], None]) -> Reference:
-    """Run `model`, the fp32 torch reference, over `text`; `on_progress` gets the tokens just scored."""
+def record(model: Any, text: Text, folder: Path, on_progress: Callable[[int], None], *, context: int) -> Reference:
+    """Run `model`, the fp32 torch reference, over `text`; `on_progress` gets the tokens just scored.
+
+    `context` is how many positions the model takes. Raises OSError.
+    """
+    import numpy as np
     import torch
 
-    from edge_agent.evaluate import windows
+    from edge_agent.evaluate import STRIDE_TOKENS, WINDOW_TOKENS, windows
+
+    size = min(WINDOW_TOKENS, context)
 
     folder.mkdir()
     number = 0
     for row in text.rows:
-        for window in windows(row):
+        for window in windows(row, size, min(STRIDE_TOKENS, size - 1)):
             ids = torch.tensor(window.ids)
             with torch.inference_mode():
                 logits = model(input_ids=ids[None]).logits[0, window.first_scored - 1 : -1]
                 said = logits.log_softmax(-1)
             targets = ids[window.first_scored :]
-            torch.save(
-                {
-                    "ids": ids,
-                    "first": window.first_scored,
-                    "log_probabilities": said.half(),
-                    "top": said.argmax(-1),
-                    "likelihood": said.gather(1, targets[:, None])[:, 0].double(),
-                },
-                _file(folder, number),
-            )
+            with _file(folder, number).open("wb") as file:
+                np.savez(
+                    file,
+                    ids=ids.numpy(),
+                    first=np.array(window.first_scored),
+                    log_probabilities=said.half().numpy(),
+                    top=said.argmax(-1).numpy(),
+                    likelihood=said.gather(1, targets[:, None])[:, 0].double().numpy(),
+                )
             number += 1
             on_progress(len(targets))
     return Reference(text, folder, number)
 
 
 def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number}.pt"
+    return folder / f"{number}.npz"

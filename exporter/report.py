@@ -37,6 +37,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str | None = None
     precision: str | None = None
     engines: tuple[Engine, ...] = ()
+    engines_refused: tuple[str, ...] = ()  # precisions that the engine might have had, and why not
 
     def document(self) -> dict[str, Any]:
         """The fields of DESIGN.md's contract for `edge-export --json`."""
@@ -51,10 +52,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "passes": [msgspec.to_builtins(step) for step in self.passes],
             "stages": [_candidate(stage) for stage in self.stages],
             "candidates": [_candidate(candidate) for candidate in self.candidates],
-            "reference": {"latency_ms": _finite(self.reference_latency_ms)},
+            "reference": {
+                "latency_ms": _rounded(self.reference_latency_ms),
+                "estimated": any(stage.estimate is not None for stage in self.stages[:1]),
+            },
             "measured_on": self.measured_on,
             "command": self.command,
             "engines": [msgspec.to_builtins(engine) for engine in self.engines],
+            "engines_refused": list(self.engines_refused),
             "seconds": round(self.seconds, 1),
         }
 
@@ -79,11 +84,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def _verdict(self, one: Candidate) -> str:
+        if not self.measured_on:  # a dry run
+            return "not tried"
         return "chosen" if one.name == self.chosen else "passes" if one.accepted else "refused"
 
 
 def _row(one: Candidate, verdict: str) -> tuple[str, ...]:
-    accuracy, cost = one.accuracy, one.cost
+    accuracy, cost = one.accuracy, one.estimate or one.cost
+    about = "~" if one.estimate else ""
     return (
         one.name,
         verdict,
@@ -92,8 +100,8 @@ def _row(one: Candidate, verdict: str) -> tuple[str, ...]:
         f"{accuracy.agreement:.1f}%" if accuracy and accuracy.agreement is not None else "-",
         f"{accuracy.kl:.4f}" if accuracy and accuracy.kl is not None else "-",
         f"{one.weights_bytes / 1e6:.0f}" if one.weights_bytes else "-",
-        f"{1e3 / cost.decode_ms_per_token:.0f}" if cost and cost.decode_ms_per_token else "-",
-        f"{'~' if one.estimate else ''}{one.latency_ms:.0f}" if cost else "-",
+        f"{about}{1e3 / cost.decode_ms_per_token:.0f}" if cost and cost.decode_ms_per_token else "-",
+        f"{about}{one.latency_ms:.0f}" if cost else "-",
         one.reason,
     )
 
@@ -136,9 +144,8 @@ def _perplexity_ratio(accuracy: Accuracy) -> float | None:
     return accuracy.perplexity / accuracy.reference_perplexity
 
 
-def _finite(value: float) -> float | None:
-    return round(value, 3) if math.isfinite(value) else None
-
-
 def _rounded(value: Any, digits: int = 3) -> Any:
-    return round(value, digits) if isinstance(value, float) else value
+    """JSON knows no NaN and no infinity: they are null."""
+    if isinstance(value, float):
+        return round(value, digits) if math.isfinite(value) else None
+    return value

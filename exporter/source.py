@@ -33,8 +33,8 @@ _MARK: Final = "edgefleet-mark"
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """An opened checkpoint: `model` is a transformers model in fp32 eval mode, made for `task`.
 
-    Encoders have `encoder` and no `stop_ids`; decoders have neither labels nor pooling. `quantized_blocks` is the GGUF
-    file whose weights were quantized before, where there is one.
+    Encoders have `encoder` and no `stop_ids`; decoders have neither labels nor pooling. `in_four_bits` tells that the
+    checkpoint is a GGUF file whose weights were quantized to 4 bits before.
     """
 
     model: Any
@@ -44,7 +44,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     stop_ids: tuple[int, ...]
     task: str = GENERATION
     encoder: EncoderInfo | None = None
-    quantized_blocks: Path | None = None
+    in_four_bits: bool = False
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of one user's question in the chat template, or of its plain text where there is none."""
@@ -102,12 +102,15 @@ def open_source(where: str, *, task: str = "auto", allow_pickle: bool = False) -
         if path.is_file():
             if task not in ("auto", GENERATION):
                 raise SourceError(f"{where} is a GGUF file, which is opened for {GENERATION}, not for {task}")
-            model, tokenizer, licence = read_gguf(path)
+            model, tokenizer, licence, in_four_bits = read_gguf(path)
             task, encoder = GENERATION, None
         else:
             model, tokenizer, task, encoder = _from_pretrained(where, path, task, allow_pickle=allow_pickle)
+            in_four_bits = False
             licence = _licence_in_card(checkpoint_file(where, "README.md", local=path.is_dir() or not _hub_resolves()))
     _refuse_broken_weights(where, model)
+    if encoder is None:
+        _settle_template(where, tokenizer)
     return Source(
         model=model,
         tokenizer=tokenizer,
@@ -123,7 +126,7 @@ def open_source(where: str, *, task: str = "auto", allow_pickle: bool = False) -
         stop_ids=_stop_ids(model, tokenizer) if encoder is None else (),
         task=task,
         encoder=encoder,
-        quantized_blocks=path if path.is_file() else None,
+        in_four_bits=in_four_bits,
     )
 
 
@@ -137,26 +140,27 @@ def _from_pretrained(
     local = path.is_dir() or not _hub_resolves()
     _refuse_what_holds_no_model(where, path, allow_pickle=allow_pickle)
     try:
-        config = AutoConfig.from_pretrained(where, local_files_only=local)
+        config = AutoConfig.from_pretrained(where, local_files_only=local, trust_remote_code=False)
         task = resolve_task(where, asked, config, has_modules=has_modules(where, local=local))
         model, found = model_class(task).from_pretrained(
             where,
             dtype=torch.float32,
             local_files_only=local,
+            trust_remote_code=False,
             use_safetensors=None if allow_pickle else True,
             weights_only=True,
             output_loading_info=True,
             **({"attn_implementation": "sdpa"} if task == GENERATION else {}),  # not every encoder has it
         )
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+        _refuse_other_weights(where, task, model, found)
+        encoder = None
+        if task != GENERATION:
+            encoder = encoder_info(where, task, model, tokenizer, _positions(where, model), local=local)
     except SourceError:
         raise
     except Exception as error:  # transformers, safetensors and hub clients raise dozens of unrelated classes here
         raise SourceError(f"{where} cannot be opened: {_reason(error, local=path.is_dir())}") from error
-    _refuse_other_weights(where, task, model, found)
-    if task == GENERATION:
-        return model.eval(), tokenizer, task, None
-    encoder = encoder_info(where, task, model, tokenizer, _positions(where, model), local=local)
     return model.eval(), tokenizer, task, encoder
 
 
@@ -257,11 +261,32 @@ def _reason(error: Exception, *, local: bool) -> str:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return "not enough memory to hold it in fp32"
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, LookupError | TypeError | AttributeError):  # whose text alone says little
+        text = f"one of its files is not what it should be ({type(error).__name__}: {text[:160]})"
     if not local and any(word in text for word in ("connect", "resolve", "offline", "couldn't", "retries", "cached")):
         return "there is no such directory or file here, and the model hub cannot be reached"
     if "not covered" in text or "HeaderTooLarge" in text or "HeaderTooSmall" in text or "incomplete" in text:
         return f"a weights file is truncated or damaged ({text[:120]})"
     return text[:240]
+
+
+def _settle_template(where: str, tokenizer: Any) -> None:
+    """Of several chat templates the default one is the model's. It is asked what an agent will ask it, so that what a
+    device would refuse is refused here.
+    """
+    from edge_agent.errors import BundleError, RequestError
+    from edge_agent.template import ChatTemplate
+
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if not tokenizer.chat_template:
+        return
+    try:
+        template = ChatTemplate(tokenizer.chat_template, "chat template")
+        bos, eos = tokenizer.bos_token, tokenizer.eos_token
+        template.render([{"role": "user", "content": "hello"}], bos_token=bos, eos_token=eos)
+    except (BundleError, RequestError) as error:
+        raise SourceError(f"{where}: its chat template takes no single question: {error}") from None
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

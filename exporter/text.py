@@ -20,6 +20,8 @@ SCORED_TOKENS: Final = 4096  # at least 4,000 for a bound of about half a point
 CALIBRATION_TOKENS: Final = 2048
 _ROW_TOKENS: Final = 128  # of a sampled row
 _MAX_TOKENS: Final = 8192  # more text than this costs minutes and moves the bound by little
+_MAX_READ_TOKENS: Final = 65_536  # of a file
+_SHARED_RUN: Final = 16  # tokens in a row that two texts share only if one was made from the other
 _MAX_LINE_BYTES: Final = 10_000_000
 
 
@@ -52,11 +54,13 @@ class Texts(msgspec.Struct, frozen=True):
 
 
 def rows_from_file(path: Path, tokenizer: Any, *, without: Sequence[str] = ()) -> Text:
-    """Rows of a JSON Lines file, each an object with a string "text", but for those that hold one of `without`.
+    """Rows of a JSON Lines file, each an object with a string "text", but for those that hold one of `without`; at most
+    about 65,536 tokens of it.
 
     Raises CalibrationError if the file cannot be read, is empty, or a line is something else.
     """
     rows: list[tuple[int, ...]] = []
+    tokens = 0
     digest = hashlib.sha256()
     for number, line in json_lines(path):
         digest.update(line)
@@ -64,6 +68,9 @@ def rows_from_file(path: Path, tokenizer: Any, *, without: Sequence[str] = ()) -
         row = tuple(tokenizer.encode(text, add_special_tokens=False))
         if len(row) > 1 and not any(question in text for question in without):
             rows.append(row)
+            tokens += len(row)
+        if tokens >= _MAX_READ_TOKENS:
+            break
     if not rows:
         raise CalibrationError(f'{path} holds no text: rows like {{"text": "..."}} are needed, one a line')
     return Text(tuple(rows), f"{path.name} sha256:{digest.hexdigest()[:12]}")
@@ -91,8 +98,8 @@ def judged(text: Text, path: Path) -> Text:
     return Text(rows, text.origin)
 
 
-def halves(text: Text, path: Path) -> Texts:
-    """One file for both: rows in turn to calibration and to evaluation, equal rows on one side only.
+def halves(text: Text, path: Path) -> tuple[Text, Text]:
+    """One file for both: rows in turn to (calibration, evaluation), equal rows on one side only.
 
     Raises CalibrationError for a single row, which cannot be both.
     """
@@ -102,16 +109,27 @@ def halves(text: Text, path: Path) -> Texts:
             f"{path} has {len(rows)} row of text: at least 2 are needed, since what calibrates must not judge: "
             "split it into rows, or give --eval too"
         )
-    return Texts(Text(tuple(rows[1::2]), text.origin), Text(tuple(rows[0::2]), text.origin))
+    return Text(tuple(rows[1::2]), text.origin), Text(tuple(rows[0::2]), text.origin)
 
 
-def apart(calibration: Text, evaluation: Text, path: Path) -> Texts:
-    """Calibration without the rows that judge. Raises CalibrationError if nothing is left."""
-    known = set(evaluation.rows)
-    rows = tuple(row for row in calibration.rows if row not in known)
+def apart(calibration: Text, evaluation: Text, path: Path) -> Text:
+    """Calibration without the rows that share 16 tokens in a row with what judges, or all of theirs where they are
+    shorter. Raises CalibrationError if nothing is left.
+    """
+    runs = {length: set(_runs(evaluation.rows, length)) for length in
+            {min(len(row), _SHARED_RUN) for row in calibration.rows}}  # fmt: skip
+    rows = tuple(row for row in calibration.rows
+                 if runs[min(len(row), _SHARED_RUN)].isdisjoint(_runs([row], min(len(row), _SHARED_RUN))))  # fmt: skip
     if not rows:
         raise CalibrationError(f"{path}: every row of it is in the evaluation text too: give text of its own")
-    return Texts(Text(rows, calibration.origin), evaluation)
+    return Text(rows, calibration.origin)
+
+
+def _runs(rows: Sequence[tuple[int, ...]], length: int) -> Iterator[tuple[int, ...]]:
+    """Every `length` tokens in a row."""
+    for row in rows:
+        for start in range(len(row) - length + 1):
+            yield row[start : start + length]
 
 
 def texts_from_model(model: Any, tokenizer: Any, *, seed: int) -> Texts:
@@ -174,8 +192,10 @@ def text_of(path: Path, number: int, line: bytes) -> str:
 
 
 def row_of(line: bytes) -> Any:
-    """What the line holds as JSON; None where it is none."""
+    """What the line holds as JSON; None where it is none, or holds half a character that no tokenizer takes."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         return None
+    return row

@@ -58,7 +58,7 @@ class Tally(msgspec.Struct):
             agreement=100 * self.agreed / n,
             next_token_accuracy=100 * self.right / n,
             reference_next_token_accuracy=100 * self.reference_right / n,
-            kl=max(0.0, self.kl / n),
+            kl=0.0 if self.kl < 0 else self.kl / n,  # not max(), which takes NaN for 0
             perplexity=math.exp(min(self.nll / n, 700.0)),
             reference_perplexity=math.exp(min(self.reference_nll / n, 700.0)),
         )

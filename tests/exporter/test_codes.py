@@ -37,6 +37,19 @@ def test_int4_codes_everything_in_4_bits(method: str, coder: Callable[[], Coder]
     assert made.record(Recipe("int4", method), blocks).parameters["method"] == method
 
 
+def test_a_block_that_does_not_divide_becomes_a_smaller_one(tiny_llama: Exported) -> None:
+    """No matrix is left out for its width, nor coded by another method; the record tells."""
+    made = Coder(tiny_llama.path, tiny_llama.graph, TEXT, block=128, tell=lambda what, part: None)
+    widths = {name: one.rows.shape[1] for name, one in matrices(ir.load(tiny_llama.path)).items()}
+    blocks = made.codes(Recipe("int4", "gptq"))
+    assert blocks.keys() == widths.keys()
+    wanted = {name: next(size for size in (128, 64, 32) if width % size == 0) for name, width in widths.items()}
+    assert {name: one.block for name, one in blocks.items()} == wanted
+    assert made.record(Recipe("int4", "gptq"), blocks).parameters["smaller_blocks"] == sorted(
+        {*wanted.values()} - {128}
+    )
+
+
 def test_mixed_gives_8_bits_to_the_ends_and_to_what_is_most_sensitive(
     tiny_llama: Exported, coder: Callable[[], Coder]
 ) -> None:

@@ -92,7 +92,7 @@ def test_questions_are_asked_of_passages(tmp_path: Path) -> None:
 
 def test_what_calibrates_never_judges(classifier: Path, tmp_path: Path) -> None:
     """Rows of both files only judge; if nothing is left to calibrate on, that is an error."""
-    both = [{"text": "one and the same"}]
+    both = [{"text": f"one and the same {n}"} for n in range(10)]
     order = msgspec.structs.replace(
         ORDER,
         evaluation=lines(tmp_path / "e.jsonl", both),

@@ -49,17 +49,24 @@ def test_what_calibrates_never_judges(order: Order, source: Any, tmp_path: Path)
 def test_questions_are_graded_against_the_untouched_model(order: Order, source: Any, tmp_path: Path) -> None:
     """Right is what holds a right answer; the drop is paired with the fp32 graph's own answers."""
     questions = [
-        {"question": f"What is {n}?", "answers": ["a", "e", "s"] if n % 2 else ["never said"]} for n in range(8)
+        {"question": f"What is {n}?", "answers": ["a", "e", "s"] if n % 2 else ["never said"]} for n in range(12)
     ]
     asked = msgspec.structs.replace(order, evaluation=lines(tmp_path / "qa.jsonl", questions))
     work = generation(asked, source, tmp_path / "b")
     base = work.convert("fp32", ())
     accuracy = work.verify(base)
-    assert (accuracy.metric, accuracy.count, accuracy.drop_points) == ("qa_accuracy", 8, 0)
+    assert (accuracy.metric, accuracy.count, accuracy.drop_points) == ("qa_accuracy", 12, 0)
     assert accuracy.value == accuracy.reference <= 50
     assert accuracy.kl is not None
     assert accuracy.kl < 1e-4
     assert accuracy.text.startswith("qa.jsonl")
+    hopeless = [{"question": f"What is {n}?", "answers": ["never said"]} for n in range(12)]
+    asked = msgspec.structs.replace(order, evaluation=lines(tmp_path / "hopeless.jsonl", hopeless))
+    with pytest.raises(CalibrationError, match="answers none of its 12 questions right"):
+        generation(asked, source, tmp_path / "hopeless").convert("fp32", ())
+    few = msgspec.structs.replace(order, evaluation=lines(tmp_path / "few.jsonl", questions[:9]))
+    with pytest.raises(CalibrationError, match="has 9 rows, at least 10"):
+        generation(few, source, tmp_path / "few")
 
 
 def test_labels_are_refused_for_a_generator(order: Order, source: Any, tmp_path: Path) -> None:

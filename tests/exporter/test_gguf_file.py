@@ -15,8 +15,10 @@ from exporter.source import open_source
 WIDTH = 32
 
 
-def tiny_gguf(path: Path, architecture: str = "llama", *, tensors: bool = True) -> Path:
-    """A one-layer Llama with one token per byte and no chat template."""
+def tiny_gguf(
+    path: Path, architecture: str = "llama", *, tensors: bool = True, more: tuple[str, ...] = (), **fields: Any
+) -> Path:
+    """A one-layer Llama with one token per byte and no chat template; `more` tensors and metadata `fields`."""
     import gguf
     from tokenizers import pre_tokenizers
 
@@ -30,7 +32,10 @@ def tiny_gguf(path: Path, architecture: str = "llama", *, tensors: bool = True) 
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(8)
+    writer.add_rope_dimension_count(fields.pop("rotated", 8))
+    for key, value in fields.items():
+        name = f"{architecture}.{key.replace('__', '.')}"
+        writer.add_string(name, value) if isinstance(value, str) else writer.add_float32(name, value)
     writer.add_tokenizer_model("gpt2")
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "</s>"]
     writer.add_token_list(tokens)
@@ -47,6 +52,8 @@ def tiny_gguf(path: Path, architecture: str = "llama", *, tensors: bool = True) 
     for name, shape in shapes.items():
         if tensors:
             writer.add_tensor(f"{name}.weight", draw.standard_normal(shape).astype(np.float32))
+    for name in more:
+        writer.add_tensor(name, np.ones(4, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -58,7 +65,7 @@ def test_a_gguf_gives_model_tokenizer_and_licence(tmp_path: Path) -> None:
     """Weights, tied head, rotary frequencies, tokenizer and licence are the file's; it computes."""
     import torch
 
-    model, tokenizer, licence = read_gguf(tiny_gguf(tmp_path / "tiny.gguf"))
+    model, tokenizer, licence, _ = read_gguf(tiny_gguf(tmp_path / "tiny.gguf"))
     assert licence == "apache-2.0"
     assert tokenizer.decode(tokenizer.encode("the end")) == "the end"
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
@@ -86,11 +93,11 @@ def test_weights_are_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {name: held[name].data_ptr() for name in read} == {name: one.data_ptr() for name, one in read.items()}
 
 
-def test_a_source_points_to_its_quantized_file_and_asks_plainly(tmp_path: Path) -> None:
-    """The file's path is kept for who wants its codes; without a chat template a question is its own prompt."""
+def test_a_source_says_what_it_is_and_asks_plainly(tmp_path: Path) -> None:
+    """Floats are not stored in 4 bits, whatever the file is called; without a template a question is its own prompt."""
     path = tiny_gguf(tmp_path / "tiny-Q4_0.gguf")
     source = open_source(str(path))
-    assert (source.task, source.encoder, source.quantized_blocks) == ("text-generation", None, path)
+    assert (source.task, source.encoder, source.in_four_bits) == ("text-generation", None, False)
     assert (source.info.name, source.info.context_length) == ("tiny", 64)
     assert source.prompt_ids("the") == source.tokenizer.encode("the")
     with pytest.raises(SourceError, match="opened for text-generation, not for feature-extraction"):
@@ -112,6 +119,28 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
     """A GGUF file of an architecture that nobody knows is refused by that name."""
     with pytest.raises(SourceError, match="architecture 'never-heard-of'"):
         read_gguf(tiny_gguf(tmp_path / "odd.gguf", "never-heard-of"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"more": ("rope_freqs.weight",)}, r"scales its rotary positions \(rope_freqs.weight\)"),
+        ({"rope__scaling__type": "linear", "rope__scaling__factor": 4.0}, r"scales its rotary positions \(linear\)"),
+        ({"more": ("blk.0.attn_gate.weight",)}, "has 12 tensors, of which its architecture takes 11 only"),
+    ],
+)
+def test_what_would_be_lost_is_refused(settings: Any, named: str, tmp_path: Path) -> None:
+    """Metadata and tensors that transformers drops without a word would give another model."""
+    with pytest.raises(SourceError, match=named):
+        read_gguf(tiny_gguf(tmp_path / "lossy.gguf", **settings))
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    """The file, not the place where the bundle would go."""
+    folder = tmp_path / "folder.gguf"
+    folder.mkdir()
+    with pytest.raises(SourceError, match=r"folder\.gguf cannot be read: Is a directory"):
+        read_gguf(folder)
 
 
 def test_a_file_without_its_weights_says_which(tmp_path: Path) -> None:

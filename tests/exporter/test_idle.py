@@ -11,6 +11,8 @@ from exporter.errors import OrderError
 from exporter.idle import refuse_idle
 from exporter.order import Order
 
+TEXT = Path("c.jsonl")
+
 
 def order(**given: Any) -> Order:
     return Order(model="m", profile="p", output=Path("o"), **given)
@@ -27,12 +29,20 @@ def order(**given: Any) -> Order:
         ({"static_method": "minmax"}, False, True, "--static-calibration minmax is for the int8 engine of an encoder"),
         ({"static_method": "minmax"}, True, False, "this export makes none"),
         ({"static_method": "minmax", "precision": "fp16"}, True, True, "this export makes none"),
+        ({"context": 513}, False, False, "--context 513: the model takes 512 positions"),
+        (
+            {"calibration": TEXT, "precision": "int8"},
+            True,
+            False,
+            "--calibration c.jsonl: nothing in this export learns",
+        ),
+        ({"calibration": TEXT, "evaluation": TEXT, "precision": "fp32"}, False, False, "nothing in this export learns"),
     ],
 )
 def test_what_would_do_nothing_is_refused(given: Any, is_encoder: bool, has_engine: bool, named: str) -> None:
     """Each names the option, and what is missing for it to matter."""
     with pytest.raises(OrderError, match=named):
-        refuse_idle(order(**given), is_encoder=is_encoder, has_engine=has_engine)
+        refuse_idle(order(**given), is_encoder=is_encoder, has_engine=has_engine, positions=512)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +54,12 @@ def test_what_would_do_nothing_is_refused(given: Any, is_encoder: bool, has_engi
         ({"quantizer": "gptq", "block": 128, "precision": "mixed"}, False),
         ({"block": 64, "precision": "int8"}, False),
         ({"static_method": "percentile", "precision": "int8"}, True),
+        ({"calibration": TEXT, "precision": "int8"}, True),
+        ({"calibration": TEXT, "precision": "int8"}, False),
+        ({"calibration": TEXT, "evaluation": TEXT, "precision": "mixed"}, False),
+        ({"context": 512}, False),
     ],
 )
 def test_what_matters_is_let_through(given: Any, is_encoder: bool) -> None:
     """The same options where they change something."""
-    refuse_idle(order(**given), is_encoder=is_encoder, has_engine=is_encoder)
+    refuse_idle(order(**given), is_encoder=is_encoder, has_engine=is_encoder, positions=512)

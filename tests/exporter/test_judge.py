@@ -83,6 +83,14 @@ def test_the_bound_counts_not_the_mean(built: Built) -> None:
         assert not judge(Work(far))(built).accepted
 
 
+def test_numbers_that_are_none_are_refused_whatever_the_drop(built: Built) -> None:
+    """A graph that overflows here and there may keep its accuracy on paper."""
+    for figure in ("kl", "perplexity"):
+        verdict = judge(Work(msgspec.structs.replace(ACCURACY, **{figure: math.nan})))(built)
+        assert not verdict.accepted
+        assert verdict.reason == "it gives numbers that are not finite"
+
+
 def test_a_gain_beyond_chance_is_flagged(built: Built) -> None:
     """It is accepted, and called an anomaly."""
     gain = msgspec.structs.replace(ACCURACY, drop_points=-3.0, drop_low_points=-4.0, drop_bound_points=-2.0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 
 from exporter.errors import ConversionError
 from exporter.half import halve
@@ -25,6 +28,24 @@ def test_a_wrong_graph_is_refused_with_the_difference(tiny_llama: Exported) -> N
         other.model.norm.weight.data[0] += wrong
         with pytest.raises(ConversionError, match="differ from PyTorch's by"):
             check_parity(other, tiny_llama.path, tiny_llama.graph)
+
+
+def test_a_model_that_blows_rounding_up_is_held_against_its_own(tiny_mistral: Exported, tmp_path: Path) -> None:
+    """Logits of ten thousand times the size differ by as much more; a wrong weight still differs by more than that."""
+
+    def louder(graph: ir.Model) -> None:
+        value = next(one for name, one in graph.graph.initializers.items() if name.endswith("lm_head.weight"))
+        assert value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1e4), name=value.name)
+
+    loud = derived(tiny_mistral, tmp_path, louder)
+    model = copy.deepcopy(tiny_mistral.model)
+    model.lm_head.weight.data *= 1e4
+    assert TOLERANCE < check_parity(model, loud.path, loud.graph) < 1
+    assert next(model.parameters()).dtype == torch.float32
+    model.model.norm.weight.data[0] += 0.05
+    with pytest.raises(ConversionError, match="differ from PyTorch's by"):
+        check_parity(model, loud.path, loud.graph)
 
 
 def test_other_dialects_and_half_floats_are_held_against_pytorch_too(standard_llama: Exported, tmp_path: Path) -> None:

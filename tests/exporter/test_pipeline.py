@@ -13,10 +13,10 @@ from edge_agent.bundle import open_bundle
 from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.sampling import greedy
 from exporter import pipeline
-from exporter.errors import GateRefused, OrderError, OutputError
+from exporter.errors import CalibrationError, GateRefused, OrderError, OutputError
 from exporter.order import Order
 from exporter.pipeline import export, plan
-from tests.exporter.conftest import byte_tokenizer
+from tests.exporter.conftest import byte_tokenizer, encoder_checkpoint
 
 
 def silent(what: str, part: float) -> None:
@@ -132,20 +132,37 @@ def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(order: Order) -> 
     json.dumps(report.document())
 
 
+def test_a_dry_run_reads_the_files_too(order: Order, tmp_path: Path) -> None:
+    """What can be wrong with them is told before the work."""
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(CalibrationError, match="is empty"):
+        plan(msgspec.structs.replace(order, evaluation=empty))
+    encoder = encoder_checkpoint(tmp_path / "encoder", "BertModel")
+    changed = msgspec.structs.replace(order, model=str(encoder), evaluation=None, calibration=None, precision="auto")
+    names = [one.name for one in plan(changed).candidates]
+    assert names == ["int4-gptq", "mixed-gptq", "int8-dynamic", "int8-weights", "fp32"]
+
+
 def test_passes_change_the_graph_and_are_each_measured(order: Order) -> None:
     """After pruning and sharing of weights each stage has its own size, zeros and accuracy; the bundle is the last."""
     changed = msgspec.structs.replace(
-        order, precision="fp32", prune=("magnitude:0.5", "ffn:0.34"), compress=2.0, evaluation=order.evaluation
+        order,
+        precision="fp32",
+        prune=("magnitude:0.5", "magnitude:0.5", "ffn:0.34"),
+        compress=2.0,
+        evaluation=order.evaluation,
     )
     report = export(changed, silent)
     names = [stage.name for stage in report.stages]
     assert names == [
-        "fp32", "fp32 after prune magnitude:0.5", "fp32 after prune ffn:0.34", "fp32 after compress 2",
+        "fp32", "fp32 after prune magnitude:0.5", "fp32 after prune magnitude:0.5 (2)", "fp32 after prune ffn:0.34",
+        "fp32 after compress 2",
     ]  # fmt: skip
-    whole, zeroed, narrow, shared = report.stages
+    whole, zeroed, _, narrow, shared = report.stages
     assert whole.weights_bytes == zeroed.weights_bytes
     assert zeroed.weights_bytes > narrow.weights_bytes > shared.weights_bytes  # type: ignore[operator]
     assert zeroed.zeros == pytest.approx(0.5, abs=0.05)
     assert all(stage.cost is not None and stage.accuracy is not None for stage in report.stages)
     manifest = open_bundle(order.output).manifest
-    assert [step.name for step in manifest.passes] == ["prune", "prune", "compress", "convert"]
+    assert [step.name for step in manifest.passes] == ["prune", "prune", "prune", "compress", "convert"]

@@ -151,7 +151,7 @@ def test_a_classifier_gives_its_labels(tmp_path: Path) -> None:
     """An encoder's source has its task and labels, no stop ids, and a tokenizer without files of generation."""
     folder = encoder_checkpoint(tmp_path / "bert", id2label={0: "no", 1: "yes", 2: "maybe"})
     source = open_source(str(folder))
-    assert (source.task, source.stop_ids, source.quantized_blocks) == ("text-classification", (), None)
+    assert (source.task, source.stop_ids, source.in_four_bits) == ("text-classification", (), False)
     assert source.encoder == EncoderInfo(max_tokens=64, labels=("no", "yes", "maybe"))
     info = source.save_tokenizer(tmp_path / "tokenizer")
     assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == ["tokenizer.json"]
@@ -197,6 +197,52 @@ def test_a_tokenizer_without_a_template_asks_plainly(broken_checkpoint: Callable
     (folder / "chat_template.jinja").unlink()
     source = open_source(str(folder))
     assert source.prompt_ids("abc") == source.tokenizer.encode("abc")
+
+
+def test_the_default_of_several_templates_is_the_model_s(broken_checkpoint: Callable[[], Path], tmp_path: Path) -> None:
+    """What asks the reference is what the bundle carries."""
+    folder = broken_checkpoint()
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    source = open_source(str(folder))
+    assert source.prompt_ids("abc") == source.tokenizer.encode("abc!", add_special_tokens=False)
+    source.save_tokenizer(tmp_path / "saved")
+    assert (tmp_path / "saved" / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}!"
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('system first') }}", "{% for %}"])
+def test_a_template_that_takes_no_question_is_refused(template: str, broken_checkpoint: Callable[[], Path]) -> None:
+    """Before the work, and by the code that an agent will render it with."""
+    folder = broken_checkpoint()
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(SourceError, match="chat template"):
+        open_source(str(folder))
+
+
+def test_foreign_code_is_never_run(broken_checkpoint: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that brings its own classes is refused without a question to the user."""
+    folder = broken_checkpoint()
+    (folder / "own.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    with pytest.raises(SourceError, match="cannot be opened"):
+        open_source(str(folder))
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("modules.json", "[{}]"), ("modules.json", '{"a": 1}'), ("sentence_bert_config.json", "[1]")]
+)
+def test_odd_side_files_are_one_line(name: str, content: str, tmp_path: Path) -> None:
+    """Files of sentence-transformers that hold something else."""
+    folder = encoder_checkpoint(tmp_path, "BertModel")
+    (folder / name).write_text(content)
+    with pytest.raises(SourceError, match="cannot be opened") as refused:
+        open_source(str(folder))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("where", ["/no/such/folder", "no/such/deep/path", "missing.gguf"])
@@ -280,7 +326,7 @@ def test_smollm2_opens_from_its_gguf(smollm2_source: Any) -> None:
     assert (info.parameters, info.context_length) == (134_515_008, 8192)
     assert smollm2_source.stop_ids == (2,)
     assert len(smollm2_source.prompt_ids("What is the capital of France?")) == 37
-    assert smollm2_source.quantized_blocks is not None
+    assert smollm2_source.in_four_bits
 
 
 @pytest.mark.model

@@ -54,22 +54,31 @@ def test_much_text_is_cut(tmp_path: Path) -> None:
     assert long.first(3000).rows == long.rows[:2]
 
 
+def test_a_long_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough is enough: what follows is not even looked at."""
+    monkeypatch.setattr(text, "_MAX_READ_TOKENS", 100)
+    path = tmp_path / "long.jsonl"
+    path.write_text('{"text": "twelve bytes"}\n' * 9 + "no JSON\n")
+    assert len(rows_from_file(path, byte_tokenizer()).rows) == 9
+
+
 def test_one_file_is_halved(tmp_path: Path) -> None:
     """Rows go to one side each, equal ones to the same; a single row cannot be both."""
     rows = tuple((n, n + 1) for n in range(6))
-    texts = halves(Text((*rows, *rows), "t"), tmp_path)
-    assert len(texts.calibration.rows) == len(texts.evaluation.rows) == 3
-    assert not set(texts.calibration.rows) & set(texts.evaluation.rows)
+    calibration, evaluation = halves(Text((*rows, *rows), "t"), tmp_path)
+    assert len(calibration.rows) == len(evaluation.rows) == 3
+    assert not set(calibration.rows) & set(evaluation.rows)
     with pytest.raises(CalibrationError, match="has 1 row of text: at least 2 are needed"):
         halves(Text((rows[0], rows[0]), "t"), tmp_path / "one.jsonl")
 
 
 def test_what_judges_does_not_calibrate(tmp_path: Path) -> None:
-    """Rows of two files that are in both only judge; if nothing is left that is an error."""
+    """Rows of two files that are in both only judge, those that share a long run too; nothing left is an error."""
     one, other = Text(((1, 2), (3, 4)), "a"), Text(((3, 4), (5, 6)), "b")
-    texts = apart(one, other, tmp_path)
-    assert texts.calibration.rows == ((1, 2),)
-    assert texts.evaluation == other
+    assert apart(one, other, tmp_path).rows == ((1, 2),)
+    document, part, start = tuple(range(100)), tuple(range(40, 90)), (*range(1000, 1010), *range(15))
+    assert apart(Text((part, start), "a"), Text((document,), "b"), tmp_path).rows == (start,)
+    assert apart(Text((document, start), "a"), Text((part,), "b"), tmp_path).rows == (start,)
     with pytest.raises(CalibrationError, match="every row of it is in the evaluation text"):
         apart(other, other, tmp_path / "same.jsonl")
 
@@ -83,6 +92,7 @@ def test_what_judges_does_not_calibrate(tmp_path: Path) -> None:
         (b'{"text": 3}\n', "line 1"),
         (b'{"text": "ab"}\n[1]\n', "line 2"),
         (b"[" * 100_000, "line 1"),
+        (b'{"text": "half a character: \\ud800"}\n', "line 1"),
     ],
 )
 def test_text_that_cannot_be_used_is_refused_with_what_is_needed(content: bytes, named: str, tmp_path: Path) -> None:
