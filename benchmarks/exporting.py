@@ -46,14 +46,7 @@ EXPERIMENTS: Final = (
     Experiment("heads", GENERATOR, ("--prune", "heads:0.33", "--precision", "fp32"), stages=True),
     Experiment("layers", GENERATOR, ("--prune", "layers:0.1", "--precision", "fp32"), stages=True),
     Experiment("compress", GENERATOR, ("--compress", "1.25", "--recover", "60", "--precision", "fp32"), stages=True),
-    Experiment(
-        "encoder",
-        ENCODER,
-        (
-            "--precision",
-            "auto",
-        ),
-    ),
+    Experiment("encoder", ENCODER, ("--precision", "auto")),
 )
 
 
@@ -74,7 +67,8 @@ def rows(experiment: Experiment, document: dict[str, Any]) -> list[str]:
     """Markdown rows of what this experiment tried, beside its fp32 graph."""
     fp32 = document["stages"][0]
     shown = document["stages"][1:] if experiment.stages else document["candidates"]
-    return [_row(experiment, one, fp32) for one in shown]
+    told = [_row(experiment, one, fp32) for one in shown]
+    return [*told[:1], *(row.replace("| ", "| ... then ", 1) for row in told[1:])] if experiment.stages else told
 
 
 def _row(experiment: Experiment, one: dict[str, Any], fp32: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ What no file gives is sampled from the model (`text.py`). Does not know how anyt
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,6 +13,8 @@ from exporter.errors import CalibrationError
 from exporter.graded import Graded, read_graded, refuse_few
 from exporter.order import Order
 from exporter.text import Text, apart, halves, judged, rows_from_file
+
+MIN_CALIBRATION_TOKENS: Final = 256  # fewer say little of how a layer's inputs move together
 
 
 class GivenTexts(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,11 @@ def given_texts(order: Order, tokenizer: Any) -> GivenTexts:
             calibration = apart(calibration, evaluation, order.calibration)
         elif questions is None:
             calibration, evaluation = halves(calibration, order.calibration)
+        if calibration.scored_tokens < MIN_CALIBRATION_TOKENS:
+            raise CalibrationError(
+                f"{order.calibration}: {calibration.scored_tokens} tokens of it are left to learn from, at least "
+                f"{MIN_CALIBRATION_TOKENS} are needed"
+            )
     where = order.evaluation or order.calibration
     if evaluation is not None and where is not None:
         evaluation = judged(evaluation, where)

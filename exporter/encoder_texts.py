@@ -19,7 +19,7 @@ from edge_agent.errors import RequestError
 from edge_agent.manifest import EncoderInfo
 from edge_agent.runtime.encoding import Row, TextEncoder
 from exporter.errors import CalibrationError
-from exporter.graded import Graded, GradedRow, read_graded, refuse_few
+from exporter.graded import MIN_ROWS, Graded, GradedRow, read_graded, refuse_few
 from exporter.sentences import sentences
 from exporter.text import text_rows
 
@@ -69,6 +69,8 @@ def encoder_texts(
     learned = [text for text in learned if text not in judging]
     if not learned:
         raise CalibrationError(f"{calibration}: every row of it is in the evaluation text too")
+    if len(learned) < MIN_ROWS:
+        raise CalibrationError(f"{calibration}: rows left to learn from: {len(learned)}, needed: {MIN_ROWS} or more")
     pairs = task == _QUESTION_ANSWERING
     if pairs and graded.kind == "text":
         graded = msgspec.structs.replace(graded, rows=tuple(_asked_of_the_next([row.text for row in graded.rows])))

@@ -96,9 +96,12 @@ def test_what_calibrates_never_judges(classifier: Path, tmp_path: Path) -> None:
     order = msgspec.structs.replace(
         ORDER,
         evaluation=lines(tmp_path / "e.jsonl", both),
-        calibration=lines(tmp_path / "c.jsonl", [*both, {"text": "another"}]),
+        calibration=lines(tmp_path / "c.jsonl", [*both, *({"text": f"another {n}"} for n in range(10))]),
     )
-    assert len(encoding(order, classifier, tmp_path / "f").calibration.rows) == 1
+    assert len(encoding(order, classifier, tmp_path / "f").calibration.rows) == 10
+    few = msgspec.structs.replace(order, calibration=lines(tmp_path / "few.jsonl", [{"text": "alone"}]))
+    with pytest.raises(CalibrationError, match="rows left to learn from: 1, needed: 10"):
+        encoding(few, classifier, tmp_path / "few")
     with pytest.raises(CalibrationError, match="every row of it is in the evaluation text"):
         encoding(
             msgspec.structs.replace(order, calibration=lines(tmp_path / "s.jsonl", both)), classifier, tmp_path / "g"

@@ -44,6 +44,11 @@ def test_what_calibrates_never_judges(order: Order, source: Any, tmp_path: Path)
     """Rows that are in both files only judge."""
     work = generation(order, source, tmp_path / "a")
     assert len(work.calibration.rows) == 1
+    short = msgspec.structs.replace(
+        order, calibration=lines(tmp_path / "one.jsonl", [{"text": "One line, and short."}])
+    )
+    with pytest.raises(CalibrationError, match="19 tokens of it are left to learn from, at least 256"):
+        generation(short, source, tmp_path / "short")
 
 
 def test_questions_are_graded_against_the_untouched_model(order: Order, source: Any, tmp_path: Path) -> None:
