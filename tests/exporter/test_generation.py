@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ def test_what_calibrates_never_judges(order: Order, source: Any, tmp_path: Path)
 def test_questions_are_graded_against_the_untouched_model(order: Order, source: Any, tmp_path: Path) -> None:
     """Right is what holds a right answer; the drop is paired with the fp32 graph's own answers."""
     questions = [
-        {"question": f"What is {n}?", "answers": ["a", "e", "s"] if n % 2 else ["never said"]} for n in range(12)
+        {
+            "question": f"What is {n}?",
+            "answers": list(string.ascii_letters + string.digits + string.punctuation) if n % 2 else ["never said"],
+        }
+        for n in range(12)
     ]
     asked = msgspec.structs.replace(order, evaluation=lines(tmp_path / "qa.jsonl", questions))
     work = generation(asked, source, tmp_path / "b")
