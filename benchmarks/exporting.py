@@ -45,7 +45,7 @@ EXPERIMENTS: Final = (
     Experiment("ffn", GENERATOR, ("--prune", "ffn:0.25", "--recover", "60", "--precision", "fp32"), stages=True),
     Experiment("heads", GENERATOR, ("--prune", "heads:0.33", "--precision", "fp32"), stages=True),
     Experiment("layers", GENERATOR, ("--prune", "layers:0.1", "--precision", "fp32"), stages=True),
-    Experiment("compress", GENERATOR, ("--compress", "1.25", "--recover", "60", "--precision", "fp32"), stages=True),
+    Experiment("compress", GENERATOR, ("--compress", "1.25", "--recover", "30", "--precision", "fp32"), stages=True),
     Experiment("encoder", ENCODER, ("--precision", "auto")),
 )
 
