@@ -14,6 +14,7 @@ from edge_agent.bundle import write_bundle
 from edge_agent.evaluate import LabelledRow, evaluate_labelled
 from edge_agent.manifest import EncoderInfo, Sample
 from edge_agent.runtime.encoder_engine import open_encoder
+from edge_agent.runtime.encoding import TextEncoder
 from edge_agent.samples import compare_outputs
 from tests.edge_agent.encoder_bundles import encoder_manifest
 
@@ -97,6 +98,7 @@ def test_a_fitted_classifier_keeps_its_labels_in_8_bits(tmp_path: Path) -> None:
     from exporter.convert_encoder import convert_encoder, describe_encoder
     from exporter.encoder_parity import TOLERANCE, check_encoder_parity
     from exporter.encoder_reference import reference_outputs
+    from exporter.encoder_texts import Item
     from exporter.graph_file import write_graph
     from exporter.quantize_dynamic import quantize_dynamic
     from exporter.verify_encoder import verify_encoder
@@ -110,22 +112,23 @@ def test_a_fitted_classifier_keeps_its_labels_in_8_bits(tmp_path: Path) -> None:
     graph, whole, staging = describe_encoder(converted), tmp_path / "encoder.onnx", tmp_path / "staging"
     write_graph(converted, whole)
     assert check_encoder_parity(model, task, info, whole, graph) < TOLERANCE
-    rows = [tokenizer.encode(row.text) for row in test]
-    reference = reference_outputs(model, task, info, rows)
     small = staging / graph.path
     small.parent.mkdir(parents=True)
+    (staging / "tokenizer").mkdir()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.save(str(staging / "tokenizer" / "tokenizer.json"))
+    cutter = TextEncoder(staging / "tokenizer" / "tokenizer.json", info.max_tokens)
+    items = [Item(row.text, (cutter.encode(row.text),), (row.label,)) for row in test]
+    reference = reference_outputs(model, task, info, [item.rows[0].ids for item in items])
     quantize_dynamic(whole, small)
     accuracy = verify_encoder(
-        reference, small, graph, rows, task=task, encoder=info, labels=[row.label for row in test],
-        budget_points=5.0, text="intents",
+        reference, small, graph, items, task=task, encoder=info, is_graded=True, budget_points=5.0, text="intents"
     )  # fmt: skip
     assert accuracy.reference > 60  # a guess is right in 33% at most
     assert accuracy.drop_points < 5
     assert accuracy.agreement is not None
     assert accuracy.agreement > 90
 
-    (staging / "tokenizer").mkdir()
-    tokenizer.backend_tokenizer.save(str(staging / "tokenizer" / "tokenizer.json"))
     sample = Sample(prompt=test[0].text, output=tuple(reference[0]["logits"].tolist()))
     write_bundle(staging, tmp_path / "bundle", encoder_manifest(graph, task, info, [sample]))
     engine = open_encoder(tmp_path / "bundle")
