@@ -155,6 +155,13 @@ def test_rows_are_read_from_jsonl(tmp_path: Path) -> None:
     assert read_qa(path) == [QaRow("Q?", ("A", "B")), QaRow("R?", ("C",))]
 
 
+def test_what_made_a_bundle_judges_it_again(tmp_path: Path) -> None:
+    """As the exporter reads: a byte order mark, keys that mean nothing here, what only looks like the end of a line."""
+    path = tmp_path / "qa.jsonl"
+    path.write_text('\ufeff{"id": 7, "question": "Q\u2028?", "answers": ["A"]}\n', "utf-8")
+    assert read_qa(path) == [QaRow("Q\u2028?", ("A",))]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -164,7 +171,6 @@ def test_rows_are_read_from_jsonl(tmp_path: Path) -> None:
         '{"question": "Q", "answers": []}',
         '{"question": "Q", "answers": [""]}',
         '{"question": "", "answers": ["A"]}',
-        '{"question": "Q", "answers": ["A"], "colour": 1}',
     ],
 )
 def test_a_bad_row_is_refused_with_its_line(line: str, tmp_path: Path) -> None:

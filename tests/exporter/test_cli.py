@@ -67,7 +67,7 @@ def test_a_refusal_tells_what_was_tried_and_ends_with_3(as_json: bool, monkeypat
     if as_json:
         document = json.loads(result.stdout)
         assert document.keys() >= FIELDS
-        assert (document["accepted"], document["reference"]) == (False, {"latency_ms": 12.346})
+        assert (document["accepted"], document["reference"]) == (False, {"latency_ms": 12.346, "estimated": False})
     else:
         assert "too far off" in result.stdout
 

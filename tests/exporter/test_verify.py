@@ -21,7 +21,7 @@ ROWS = tuple(tuple(np.random.default_rng(seed).integers(0, 256, 48).tolist()) fo
 @pytest.fixture(scope="module")
 def reference(tiny_llama: Exported, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     folder = tmp_path_factory.mktemp("verify") / "reference"
-    return record(tiny_llama.model, Text(ROWS, "random"), folder, lambda _: None)
+    return record(tiny_llama.model, Text(ROWS, "random"), folder, lambda _: None, context=64)
 
 
 def test_the_graph_of_the_reference_loses_nothing(tiny_llama: Exported, reference: Reference) -> None:
