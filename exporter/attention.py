@@ -9,6 +9,7 @@ Does not know any architecture, nor how the plan was made (`probe.py`), nor the 
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -77,7 +78,7 @@ def emitting(model: Any, plan: AttentionPlan) -> Iterator[_Emitter]:
         yield emitter
 
 
-class Emitter:
+class Emitter(ABC):
     """Writes the attention of one layer after another while a model is traced; what it writes is the dialect's.
 
     `feed` sets the traced inputs that all layers share; `present` alternates the keys and values written so far.
@@ -100,11 +101,11 @@ class Emitter:
         """`attend` rotates; leave queries and keys as they are."""
         return q, k
 
+    @abstractmethod
     def attend(
         self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, None]:
         """(batch, heads, sequence, head_dim) each, to (batch, sequence, heads, head_dim)."""
-        raise NotImplementedError
 
 
 class _Emitter(Emitter):

@@ -55,6 +55,7 @@ class Generation:
         trim_memory()
         self._reference = self._recorded()
         self._right: list[bool] = []
+        self._known_right: dict[Path, list[bool]] = {}
         self._coder_of: Coder | None = None  # holds matrices and codes while candidates are made
 
     @property
@@ -285,15 +286,18 @@ class Generation:
         return self._coder_of
 
     def _answers_right(self, built: Built) -> list[bool]:
-        """For each question of `--eval`, whether the greedy answer holds a right one."""
+        """For each question of `--eval`, whether the greedy answer holds a right one; each graph is asked once."""
         from edge_agent.evaluate import QA_MAX_TOKENS, is_right
 
         assert self._graded is not None
+        if built.path in self._known_right:
+            return self._known_right[built.path]
         rows = self._graded.rows
         right: list[bool] = []
         for row, ids in zip(rows, self._answers(built, [row.text for row in rows], QA_MAX_TOKENS), strict=True):
             self._tell(f"asking {built.name}", len(right) / len(rows))
             right.append(is_right(self._source.tokenizer.decode(ids, skip_special_tokens=True), row.answers))
+        self._known_right[built.path] = right
         return right
 
     def _with_answers(self, accuracy: Accuracy, right: list[bool]) -> Accuracy:

@@ -105,9 +105,10 @@ def open_source(where: str, *, task: str = "auto", allow_pickle: bool = False) -
             model, tokenizer, licence, in_four_bits = read_gguf(path)
             task, encoder = GENERATION, None
         else:
-            model, tokenizer, task, encoder = _from_pretrained(where, path, task, allow_pickle=allow_pickle)
+            local = path.is_dir() or not _hub_resolves()
+            model, tokenizer, task, encoder = _from_pretrained(where, task, local=local, allow_pickle=allow_pickle)
+            licence = _licence_in_card(checkpoint_file(where, "README.md", local=local))
             in_four_bits = False
-            licence = _licence_in_card(checkpoint_file(where, "README.md", local=path.is_dir() or not _hub_resolves()))
     _refuse_broken_weights(where, model)
     if encoder is None:
         _settle_template(where, tokenizer)
@@ -131,13 +132,13 @@ def open_source(where: str, *, task: str = "auto", allow_pickle: bool = False) -
 
 
 def _from_pretrained(
-    where: str, path: Path, asked: str, *, allow_pickle: bool
+    where: str, asked: str, *, local: bool, allow_pickle: bool
 ) -> tuple[Any, Any, str, EncoderInfo | None]:
     """(model, tokenizer, task, what the manifest says of an encoder)."""
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    local = path.is_dir() or not _hub_resolves()
+    path = Path(where)
     _refuse_what_holds_no_model(where, path, allow_pickle=allow_pickle)
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=local, trust_remote_code=False)

@@ -116,10 +116,12 @@ def apart(calibration: Text, evaluation: Text, path: Path) -> Text:
     """Calibration without the rows that share 16 tokens in a row with what judges, or all of theirs where they are
     shorter. Raises CalibrationError if nothing is left.
     """
-    runs = {length: set(_runs(evaluation.rows, length)) for length in
-            {min(len(row), _SHARED_RUN) for row in calibration.rows}}  # fmt: skip
-    rows = tuple(row for row in calibration.rows
-                 if runs[min(len(row), _SHARED_RUN)].isdisjoint(_runs([row], min(len(row), _SHARED_RUN))))  # fmt: skip
+
+    def length(row: tuple[int, ...]) -> int:
+        return min(len(row), _SHARED_RUN)
+
+    judging = {one: set(_runs(evaluation.rows, one)) for one in {length(row) for row in calibration.rows}}
+    rows = tuple(row for row in calibration.rows if judging[length(row)].isdisjoint(_runs([row], length(row))))
     if not rows:
         raise CalibrationError(f"{path}: every row of it is in the evaluation text too: give text of its own")
     return Text(rows, calibration.origin)

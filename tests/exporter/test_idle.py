@@ -14,8 +14,14 @@ from exporter.order import Order
 TEXT = Path("c.jsonl")
 
 
-def order(**given: Any) -> Order:
-    return Order(model="m", profile="p", output=Path("o"), **given)
+def refusal(given: Any, *, is_encoder: bool, has_engine: bool) -> str | None:
+    """What is said of an order with the options `given`, for a model of 512 positions; None where it is taken."""
+    order = Order(model="m", profile="p", output=Path("o"), **given)
+    try:
+        refuse_idle(order, is_encoder=is_encoder, has_engine=has_engine, positions=512)
+    except OrderError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(
@@ -41,8 +47,7 @@ def order(**given: Any) -> Order:
 )
 def test_what_would_do_nothing_is_refused(given: Any, is_encoder: bool, has_engine: bool, named: str) -> None:
     """Each names the option, and what is missing for it to matter."""
-    with pytest.raises(OrderError, match=named):
-        refuse_idle(order(**given), is_encoder=is_encoder, has_engine=has_engine, positions=512)
+    assert named in (refusal(given, is_encoder=is_encoder, has_engine=has_engine) or "nothing was refused")
 
 
 @pytest.mark.parametrize(
@@ -62,4 +67,4 @@ def test_what_would_do_nothing_is_refused(given: Any, is_encoder: bool, has_engi
 )
 def test_what_matters_is_let_through(given: Any, is_encoder: bool) -> None:
     """The same options where they change something."""
-    refuse_idle(order(**given), is_encoder=is_encoder, has_engine=is_encoder, positions=512)
+    assert refusal(given, is_encoder=is_encoder, has_engine=is_encoder) is None
