@@ -162,8 +162,10 @@ def _sampled(model: Any, tokenizer: Any, count: int, per_row: int, seed: int) ->
     with torch.inference_mode():
         for _ in range(per_row):
             logits = model(input_ids=rows[-1], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            weights = torch.softmax(logits[:, -1].float(), dim=-1)
-            rows.append(torch.multinomial(weights, 1, generator=draw))
+            # One number a row, where multinomial draws one for each token of the vocabulary.
+            reached = torch.softmax(logits[:, -1].double(), dim=-1).cumsum(-1)
+            drawn = torch.rand((count, 1), generator=draw, dtype=torch.double) * reached[:, -1:]
+            rows.append(torch.searchsorted(reached, drawn, right=True).clamp(max=vocabulary - 1))
     return [tuple(row) for row in torch.cat(rows, dim=1).tolist()]
 
 

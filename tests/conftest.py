@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as edge-export does, befo
 ROOT = Path(__file__).resolve().parent.parent
 GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+MADE_BUNDLE = os.environ.get("EDGEFLEET_BUNDLE")  # an fp32 bundle of SmolLM2 made before: spares its export
 EXPORT_LIMIT_S = 600  # it takes two minutes beside the other tests
 
 _skipped: list[str] = []
@@ -62,7 +63,7 @@ _export: list[Export] = []
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the export as soon as it is known that a test needs it."""
-    wanted = any(item.get_closest_marker("model") for item in session.items)
+    wanted = any(item.get_closest_marker("model") for item in session.items) and MADE_BUNDLE is None
     if wanted and GGUF.exists() and not session.config.option.collectonly:
         _export.append(Export())
 
@@ -235,7 +236,7 @@ def bin_folder() -> Path:
 @pytest.fixture(scope="session")
 def bundle() -> Path:
     """SmolLM2 as `edge-export` writes it, in fp32; one export for all tests that need it."""
-    return _export[0].bundle()
+    return _export[0].bundle() if MADE_BUNDLE is None else Path(MADE_BUNDLE)
 
 
 @pytest.fixture(scope="session")
