@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-from edge_agent.runtime.generation import Generation
+from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.service import AgentService
 from hub import wire
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
@@ -72,7 +72,7 @@ def main() -> None:
     stopping = threading.Event()
     direct = threading.Thread(target=echo, args=(options.broker, stopping))
     direct.start()
-    service = AgentService(options.broker, options.node, {BUNDLE: Noop()})
+    service = AgentService(options.broker, options.node, {BUNDLE: OneByOne(Noop())})
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: service.stop())
     try:

@@ -72,19 +72,39 @@ def _this_machine() -> str:
     "--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096."
 )
 @_threads
-def serve(bundles: tuple[Path, ...], node: str, broker: str, context: int | None, threads: int | None) -> None:
+@click.option(
+    "--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers of a bundle written at once."
+)
+@click.option(
+    "--prefix-cache-mb",
+    type=click.IntRange(0, 1_000_000),
+    default=128,
+    show_default=True,
+    help="Memory for what prompts begin with, for each bundle; 0 computes all of it each time.",
+)
+def serve(
+    bundles: tuple[Path, ...],
+    node: str,
+    broker: str,
+    context: int | None,
+    threads: int | None,
+    parallel: int,
+    prefix_cache_mb: int,
+) -> None:
     """Answer questions that the hub sends, until SIGTERM or Ctrl-C.
 
     \b
     Example:
       edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
     """
+    from edge_agent.serve import Opening
     from edge_agent.serve import serve as run
     from hub.wire import is_name
 
     if not is_name(node):
         raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
-    run(bundles, node=node, broker=broker, context=context, threads=threads)
+    opening = Opening(context=context, threads=threads, parallel=parallel, prefix_bytes=prefix_cache_mb * 1_000_000)
+    run(bundles, node=node, broker=broker, opening=opening)
 
 
 @main.command()

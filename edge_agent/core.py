@@ -1,9 +1,9 @@
 """What a node does with work: queue, recognise repeats, refuse what is late, cancel, report. Pure.
 
 `NodeCore.handle(event, now)` returns what is to be done; it reads no clock and touches no socket or thread.
-One question runs at a time; `now` is monotonic seconds. Work is a repeat when device, id and question are the same: a
-device that uses an id again for another question gets an answer to that one. Failures are reported to the hub, which
-decides whether to try elsewhere; only an answer goes to the device.
+As many questions run at once as their bundle takes, devices in turns; `now` is monotonic seconds. Work is a repeat
+when device, id and question are the same: a device that uses an id again for another question gets an answer to that
+one. Failures are reported to the hub, which decides whether to try elsewhere; only an answer goes to the device.
 
 A question's life here:
 
@@ -50,14 +50,14 @@ class ControlReceived(msgspec.Struct, frozen=True):
 
 
 class TextProduced(msgspec.Struct, frozen=True):
-    """The running question has more text."""
+    """A running question has more text."""
 
     key: Key
     text: str
 
 
 class WorkFinished(msgspec.Struct, frozen=True):
-    """The worker is done with the running question."""
+    """The worker is done with a running question."""
 
     key: Key
     result: Generation | Refusal
@@ -74,7 +74,7 @@ Event = WorkReceived | ControlReceived | TextProduced | WorkFinished | TimePasse
 
 
 class StartWork(msgspec.Struct, frozen=True):
-    """Give this to the worker, which is idle."""
+    """Give this to the worker, which has room for it."""
 
     key: Key
     bundle: str
@@ -82,7 +82,7 @@ class StartWork(msgspec.Struct, frozen=True):
 
 
 class StopWork(msgspec.Struct, frozen=True):
-    """The running question is not wanted any more; WorkFinished still comes."""
+    """A running question is not wanted any more; WorkFinished still comes."""
 
     key: Key
 
@@ -134,13 +134,16 @@ class _Job:
 
 
 class NodeCore:
-    """The state of one node. `served` are the bundles by id, with the cost of an answer."""
+    """The state of one node. `served` are the bundles by id, with the cost of an answer; `parallel` says how many
+    questions each answers at once (default: 1).
+    """
 
     def __init__(
         self,
         node: str,
         served: dict[str, wire.ServedBundle],
         *,
+        parallel: dict[str, int] | None = None,
         queue_limit: int = 256,
         remembered_limit: int = 1024,
     ) -> None:
@@ -150,7 +153,11 @@ class NodeCore:
         self._queue_limit = queue_limit
         self._remembered_limit = remembered_limit
         self._queue: collections.OrderedDict[Key, _Job] = collections.OrderedDict()
-        self._running: _Job | None = None
+        self._parallel = {bundle: (parallel or {}).get(bundle, 1) for bundle in served}
+        self._running: dict[Key, _Job] = {}
+        self._started = 0  # questions so far
+        # Of each device the number of its question that was started last; the latest at the end.
+        self._turns: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._answered: collections.OrderedDict[Key, tuple[wire.Question, wire.Answer]] = collections.OrderedDict()
         self._expected_tokens = 32.0
 
@@ -159,16 +166,15 @@ class NodeCore:
     @property
     def idle(self) -> bool:
         """Nothing is queued or running."""
-        return self._running is None and not self._queue
+        return not self._running and not self._queue
 
     def backlog(self, now: float) -> wire.Backlog:
         """Unfinished questions, and a guess at the milliseconds they still need."""
         left_ms = sum(self._cost_ms(job.work) for job in self._queue.values())
-        if self._running is not None:
-            assert self._running.started_at is not None
-            gone_ms = (now - self._running.started_at) * 1000
-            left_ms += max(self._cost_ms(self._running.work) - gone_ms, 0.0)
-        return wire.Backlog(questions=len(self._queue) + (self._running is not None), ms=left_ms)
+        for job in self._running.values():
+            assert job.started_at is not None
+            left_ms += max(self._cost_ms(job.work) - (now - job.started_at) * 1000, 0.0)
+        return wire.Backlog(questions=len(self._queue) + len(self._running), ms=left_ms)
 
     def state(self, epoch: int, now: float) -> wire.NodeState:
         """What this node says of itself."""
@@ -177,13 +183,12 @@ class NodeCore:
             status="draining" if self.draining else "ready",
             bundles=tuple(self._served.values()),
             backlog=self.backlog(now),
+            parallel=max(self._parallel.values(), default=1),
         )
 
     def next_wake(self) -> float | None:
         """When the next deadline passes."""
-        jobs = [*self._queue.values()]
-        if self._running is not None and self._running.unwanted is None:
-            jobs.append(self._running)
+        jobs = [*self._queue.values(), *(job for job in self._running.values() if job.unwanted is None)]
         return min((job.deadline_at for job in jobs), default=None)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -239,15 +244,15 @@ class NodeCore:
         if queued is not None and queued.work.attempt <= attempt:
             del self._queue[key]
             return [self._done(queued.work, "cancelled", now)]
-        running = self._running
-        if running is not None and running.key == key and running.work.attempt <= attempt and not running.unwanted:
+        running = self._running.get(key)
+        if running is not None and running.work.attempt <= attempt and not running.unwanted:
             running.unwanted = Refusal("internal", "cancelled")
             return [StopWork(key)]
         return []
 
     def _stream(self, event: TextProduced, now: float) -> list[Effect]:
-        job = self._running
-        if job is None or job.key != event.key or not job.work.question.stream or job.work.plain or job.unwanted:
+        job = self._running.get(event.key)
+        if job is None or not job.work.question.stream or job.work.plain or job.unwanted:
             return []
         job.pending_text += event.text
         if now - job.last_chunk_at < CHUNK_INTERVAL_S or not job.pending_text:
@@ -260,9 +265,7 @@ class NodeCore:
         return [PublishChunk(job.work, chunk)]
 
     def _finish(self, event: WorkFinished, now: float) -> list[Effect]:
-        job, self._running = self._running, None
-        assert job is not None
-        assert job.key == event.key
+        job = self._running.pop(event.key)
         result = event.result
         if isinstance(result, Refusal):
             return [self._failed(job.work, result, now)]
@@ -300,24 +303,52 @@ class NodeCore:
                 effects.append(
                     self._failed(job.work, Refusal("deadline", f"late after {waited_ms:.0f} ms in the queue"), now)
                 )
-        running = self._running
-        if running is not None and running.unwanted is None and now >= running.deadline_at:
-            running.unwanted = Refusal("deadline", "late while it was being answered")
-            effects.append(StopWork(running.key))
+        for key, job in self._running.items():
+            if job.unwanted is None and now >= job.deadline_at:
+                job.unwanted = Refusal("deadline", "late while it was being answered")
+                effects.append(StopWork(key))
         return effects
 
     def _start_next(self, now: float) -> list[Effect]:
-        if self._running is not None or not self._queue:
-            return []
-        key, job = self._queue.popitem(last=False)
-        job.started_at = now
-        self._running = job
-        return [StartWork(key, job.work.bundle, job.work.question)]
+        effects: list[Effect] = []
+        while (job := self._next_job()) is not None:
+            del self._queue[job.key]
+            self._started += 1
+            self._turns[job.work.device] = self._started
+            self._turns.move_to_end(job.work.device)
+            while len(self._turns) > self._remembered_limit:
+                self._turns.popitem(last=False)
+            job.started_at = now
+            self._running[job.key] = job
+            effects.append(StartWork(job.key, job.work.bundle, job.work.question))
+        return effects
+
+    def _next_job(self) -> _Job | None:
+        """The oldest question of the device that was served least recently, among those that can run now.
+
+        One that can not: its bundle is full, or its session waits for another answer, or its id is still running.
+        """
+        if not self._queue:
+            return None
+        running = collections.Counter(job.work.bundle for job in self._running.values())
+        sessions = {(job.work.device, job.work.question.session) for job in self._running.values()}
+        full = {bundle for bundle, parallel in self._parallel.items() if running[bundle] >= parallel}
+        if len(full) == len(self._parallel):
+            return None
+        best: _Job | None = None
+        for key, job in self._queue.items():
+            work = job.work
+            in_turn = work.question.session is not None and (work.device, work.question.session) in sessions
+            if work.bundle in full or in_turn or key in self._running:
+                continue
+            if best is None or self._turns.get(work.device, 0) < self._turns.get(best.work.device, 0):
+                best = job
+            if work.device not in self._turns:
+                break  # nobody has waited longer
+        return best
 
     def _find(self, key: Key) -> _Job | None:
-        if self._running is not None and self._running.key == key and key not in self._queue:
-            return self._running
-        return self._queue.get(key)
+        return self._queue.get(key) or self._running.get(key)
 
     def _answer(self, work: wire.Work, answer: wire.Answer, now: float) -> list[Effect]:
         done = self._done(work, "answered", now, tokens=answer.tokens, timing_ms=answer.timing_ms)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge_agent.errors import InputError
 from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.encoder_engine import EncoderEngine
-from edge_agent.runtime.generation import Answerer
+from edge_agent.runtime.generation import SingleAnswerer
 from hub import wire
 
 WINDOW_TOKENS: Final = 512
@@ -128,7 +128,7 @@ def log_likelihood(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> N
 
 
 def evaluate_qa(
-    answerer: Answerer, rows: Sequence[QaRow], on_row: Callable[[bool], None] = lambda right: None
+    answerer: SingleAnswerer, rows: Sequence[QaRow], on_row: Callable[[bool], None] = lambda right: None
 ) -> QaScore:
     """Ask each question, greedily and for at most QA_MAX_TOKENS. Raises RequestError for one that is not taken,
     InputError for rows with a context, or none.

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.errors import BundleError
 from edge_agent.runtime.engine import Engine, open_engine
 from edge_agent.service import AgentService
@@ -16,7 +18,16 @@ from edge_agent.service import AgentService
 log = logging.getLogger(__name__)
 
 
-def serve(bundles: Sequence[Path], *, node: str, broker: str, context: int | None, threads: int | None) -> None:
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """How bundles are opened: what `open_engine` says of each of these."""
+
+    context: int | None
+    threads: int | None
+    parallel: int
+    prefix_bytes: int
+
+
+def serve(bundles: Sequence[Path], *, node: str, broker: str, opening: Opening) -> None:
     """Serve `bundles` as `node` until SIGTERM or SIGINT. Raises AgentError or LinkError."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
@@ -24,7 +35,13 @@ def serve(bundles: Sequence[Path], *, node: str, broker: str, context: int | Non
     with contextlib.ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for path in bundles:
-            engine = open_engine(path, context=context, threads=threads)
+            engine = open_engine(
+                path,
+                context=opening.context,
+                threads=opening.threads,
+                parallel=opening.parallel,
+                prefix_bytes=opening.prefix_bytes,
+            )
             stack.callback(engine.close)
             if engine.served.bundle in engines:
                 raise BundleError(f"{path} is bundle {engine.served.bundle} again: give each bundle once")

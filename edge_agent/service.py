@@ -32,7 +32,8 @@ class AgentService:
         served = {bundle: answerer.served for bundle, answerer in answerers.items()}
         self.name = name
         self.dropped = 0  # messages that were not what they should be
-        self._core = core.NodeCore(name, served, queue_limit=queue_limit)
+        parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
+        self._core = core.NodeCore(name, served, parallel=parallel, queue_limit=queue_limit)
         self._stopping = False
         self._loop = Loop()
         self._worker = Worker(answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)))

@@ -1,6 +1,6 @@
 """The one thread in which a node computes; everything else stays in the MQTT loop's thread.
 
-Knows nothing of MQTT or queues: it is given one question at a time and says when it is done.
+It takes up questions between two runs of a graph and says of each when it is done. Knows nothing of MQTT or queues.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
+from edge_agent.conversation import Conversations
 from edge_agent.core import Event, Key, Refusal, StartWork, TextProduced, WorkFinished
 from edge_agent.errors import RequestError
 from edge_agent.runtime.generation import Answerer, Generation
@@ -23,8 +24,10 @@ class Worker:
     def __init__(self, answerers: Mapping[str, Answerer], report: Callable[[Event], None]) -> None:
         self._answerers = answerers
         self._report = report
+        self._conversations = Conversations()
         self._jobs: queue.SimpleQueue[StartWork | None] = queue.SimpleQueue()
         self._stops: dict[Key, threading.Event] = {}
+        self._begun: dict[str, dict[Hashable, StartWork]] = {bundle: {} for bundle in answerers}
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
@@ -45,20 +48,59 @@ class Worker:
         self._jobs.put(None)
         self._thread.join(limit_s)
 
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            result = self._answer(job)
-            self._stops.pop(job.key, None)
-            self._report(WorkFinished(job.key, result))
+    # --- in the thread ----------------------------------------------------------------------------------
 
-    def _answer(self, job: StartWork) -> Generation | Refusal:
+    def _run(self) -> None:
+        while True:
+            busy = [bundle for bundle, begun in self._begun.items() if begun]
+            while not busy or not self._jobs.empty():
+                job = self._jobs.get()
+                if job is None:
+                    return
+                self._begin(job)
+                busy = [bundle for bundle, begun in self._begun.items() if begun]
+            for bundle in busy:
+                self._advance(bundle)
+
+    def _begin(self, job: StartWork) -> None:
         on_text = (lambda text: self._report(TextProduced(job.key, text))) if job.question.stream else None
         try:
-            return self._answerers[job.bundle].answer(
-                job.question, should_stop=self._stops[job.key].is_set, on_text=on_text
+            question = self._conversations.continued(job.key[0], job.question)
+            ticket = self._answerers[job.bundle].begin(
+                question, should_stop=self._stops[job.key].is_set, on_text=on_text
             )
-        except RequestError as error:
-            return Refusal(error.code, str(error))  # type: ignore[arg-type]  # one of wire.Code
         except Exception as error:  # a bug or a runtime fault must fail this question, not the node
-            log.exception("question %s of %s failed", job.key[1], job.key[0])
-            return Refusal("internal", f"{type(error).__name__}: {error}"[:500])
+            self._end(job, _refusal(job, error))
+        else:
+            self._begun[job.bundle][ticket] = job
+
+    def _advance(self, bundle: str) -> None:
+        begun = self._begun[bundle]
+        try:
+            outcomes = self._answerers[bundle].advance()
+        except Exception as error:  # whatever was being computed together is lost together
+            jobs = list(begun.values())
+            begun.clear()
+            self._answerers[bundle].abandon()
+            for job in jobs:
+                self._end(job, _refusal(job, error))
+            return
+        for ticket, outcome in outcomes:
+            job = begun.pop(ticket)
+            if isinstance(outcome, Generation):
+                if outcome.finish != "cancelled":
+                    self._conversations.remember(job.key[0], job.question, outcome.text)
+                self._end(job, outcome)
+            else:
+                self._end(job, _refusal(job, outcome))
+
+    def _end(self, job: StartWork, result: Generation | Refusal) -> None:
+        self._stops.pop(job.key, None)
+        self._report(WorkFinished(job.key, result))
+
+
+def _refusal(job: StartWork, error: Exception) -> Refusal:
+    if isinstance(error, RequestError):
+        return Refusal(error.code, str(error))  # type: ignore[arg-type]  # one of wire.Code
+    log.error("question %s of %s failed", job.key[1], job.key[0], exc_info=error)
+    return Refusal("internal", f"{type(error).__name__}: {error}"[:500])

@@ -1,7 +1,8 @@
-"""Holds the keys and values of the tokens that a decoder has seen, and makes room for more.
+"""Holds the keys and values of the tokens that a decoder has seen, one row for each sequence, and makes room for more.
 
-Buffers start small and double up to the context, so a short answer does not pay for the longest possible one
-(8,192 positions of SmolLM2 in float32 are 377 MB). Knows nothing of sessions or of how the buffers are bound.
+Rows start small and double up to the context, so a short answer does not pay for the longest possible one (8,192
+positions of SmolLM2 in float32 are 377 MB); memory that no token has touched is only reserved. Knows nothing of
+sessions or of how the rows are bound.
 """
 
 from __future__ import annotations
@@ -16,36 +17,53 @@ from edge_agent.manifest import CacheLayout
 
 FIRST_POSITIONS: Final = 256
 
+Block = NDArray[np.generic]  # keys and values of some tokens in a row: (2 * layers, kv_heads, tokens, head_dim)
+
 
 class KvCache:
-    """One row of keys and values per layer: arrays of shape (1, kv_heads, capacity, head_dim).
+    """`rows` sequences. Layer by layer, keys then values, lie in arrays of shape (rows, kv_heads, capacity, head_dim).
 
-    `length` positions are in use. The arrays are replaced when the cache grows; `reserve` says when.
+    `lengths` int32 (rows,) says how many positions of each row are in use. The arrays are replaced when the cache
+    grows; `reserve` says when.
     """
 
-    def __init__(self, layout: CacheLayout, context: int) -> None:
+    def __init__(self, layout: CacheLayout, context: int, rows: int = 1) -> None:
         if context < 1:
             raise ValueError(f"a context of {context} holds nothing")
+        if rows < 1:
+            raise ValueError(f"{rows} rows hold nothing")
         self._layout = layout
         self.context = context
-        self.length = 0
+        self.rows = rows
+        self.lengths = np.zeros(rows, np.int32)
         self.capacity = min(FIRST_POSITIONS, context)
-        self.arrays = self._allocate(self.capacity)
+        self._all = self._allocate(self.capacity)
 
     @property
     def bytes(self) -> int:
-        """Bytes held, used or not."""
-        return sum(array.nbytes for array in self.arrays.values())
+        """Bytes reserved, used or not."""
+        return self._all.nbytes
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one position of one row."""
+        return self._all.nbytes // (self.rows * self.capacity)
+
+    def arrays(self, first: int, last: int) -> dict[str, NDArray[np.generic]]:
+        """Rows `first` to `last` (exclusive) by `{layer}.key` and `{layer}.value`: views of contiguous memory."""
+        names = (f"{layer}.{half}" for layer in range(self._layout.layers) for half in ("key", "value"))
+        return {name: self._all[number, first:last] for number, name in enumerate(names)}
 
     def require(self, prompt_tokens: int, max_tokens: int) -> None:
         """Raise ContextOverflow unless a prompt and an answer of these lengths fit into the context."""
         if prompt_tokens + max_tokens > self.context:
             raise ContextOverflow(prompt_tokens, max_tokens, self.context)
 
-    def reserve(self, more: int) -> bool:
-        """Make room for `more` positions; True if the arrays were replaced. Raises ContextOverflow."""
-        self.require(self.length, more)
-        needed = self.length + more
+    def reserve(self, more: int, row: int = 0) -> bool:
+        """Make room for `more` positions in `row`; True if the arrays were replaced. Raises ContextOverflow."""
+        length = int(self.lengths[row])
+        self.require(length, more)
+        needed = length + more
         if needed <= self.capacity:
             return False
         capacity = self.capacity
@@ -54,18 +72,32 @@ class KvCache:
         self._grow(min(capacity, self.context))
         return True
 
+    def read(self, row: int, first: int, last: int) -> Block:
+        """A copy of positions `first` to `last` (exclusive) of `row`."""
+        return self._all[:, row, :, first:last].copy()
+
+    def append(self, row: int, block: Block) -> None:
+        """Write `block` behind what `row` holds; there must be room for it."""
+        length, tokens = int(self.lengths[row]), block.shape[2]
+        self._all[:, row, :, length : length + tokens] = block
+        self.lengths[row] += tokens
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        lengths = int(self.lengths[one]), int(self.lengths[other])
+        moved = self.read(one, 0, lengths[0])
+        self._all[:, one, :, : lengths[1]] = self._all[:, other, :, : lengths[1]]
+        self._all[:, other, :, : lengths[0]] = moved
+        self.lengths[one], self.lengths[other] = lengths[1], lengths[0]
+
     def _grow(self, capacity: int) -> None:
         grown = self._allocate(capacity)
-        for name in grown:
-            grown[name][:, :, : self.length] = self.arrays[name][:, :, : self.length]
-        self.arrays, self.capacity = grown, capacity
+        for row, length in enumerate(self.lengths.tolist()):
+            grown[:, row, :, :length] = self._all[:, row, :, :length]
+        self._all, self.capacity = grown, capacity
 
-    def _allocate(self, capacity: int) -> dict[str, NDArray[np.generic]]:
-        """Arrays by `{layer}.key` and `{layer}.value`; zeroed, so that no position holds a NaN by chance."""
+    def _allocate(self, capacity: int) -> NDArray[np.generic]:
+        """Zeroed, so that no position holds a NaN by chance."""
         layout = self._layout
-        shape = (1, layout.kv_heads, capacity, layout.head_dim)
-        return {
-            f"{layer}.{half}": np.zeros(shape, dtype=layout.dtype)
-            for layer in range(layout.layers)
-            for half in ("key", "value")
-        }
+        shape = (2 * layout.layers, self.rows, layout.kv_heads, capacity, layout.head_dim)
+        return np.zeros(shape, dtype=layout.dtype)

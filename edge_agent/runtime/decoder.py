@@ -1,8 +1,9 @@
-"""Runs a decoder graph of dialect `ort` token by token, with its cache bound in place.
+"""Runs a decoder graph of dialect `ort` with its caches bound in place: one sequence in each row of them.
 
 Past and present of each layer are one buffer, which `GroupQueryAttention` extends where it lies; ids, lengths
-and logits are fixed arrays too, so a step copies and allocates nothing. Knows nothing of text, questions or
-sampling: token ids in, logits out. One thread at a time.
+and logits are fixed arrays too, so a step copies and allocates nothing. Several rows advance together by one token
+each; a run of more tokens belongs to one row, because that operator takes no others on a CPU. Knows nothing of text,
+questions or sampling: token ids in, logits out. One thread at a time.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ CHUNK_TOKENS: Final = 512  # attention over a chunk needs heads x chunk x total 
 
 
 class Decoder:
-    """A decoder graph and one sequence in it.
+    """A decoder graph and `rows` sequences in it. Methods that name no row work on the first.
 
-    Logits that a method returns are a view into a buffer, valid until the next call.
+    Logits that a method returns are a view into a buffer, valid until the row's next run.
     """
 
-    def __init__(self, model_path: Path, graph: Graph, *, context: int, threads: int | None = None) -> None:
+    def __init__(
+        self, model_path: Path, graph: Graph, *, context: int, threads: int | None = None, rows: int = 1
+    ) -> None:
         """Load the graph; `context` is the most positions that one sequence may have.
 
         Raises BundleError if the graph is not what the manifest says, RuntimeUnavailable without a runtime.
@@ -38,31 +41,40 @@ class Decoder:
         self.threads = threads if threads is not None else default_threads()
         self._session = open_session(model_path, threads=self.threads)
         layout, self.vocabulary = decoder_contract(model_path, self._session, graph)
-        self._cache = KvCache(layout, context)
-        self._step_ids = np.zeros((1, 1), np.int64)
+        self.cache = KvCache(layout, context, rows)
         self._seqlens = np.zeros((1,), np.int32)
-        self._logits = np.zeros((1, 1, self.vocabulary), np.float32)
-        self._next: Logits = self._logits.reshape(-1)  # the same memory
-        self._step_binding = self._bind(self._step_ids, np.zeros((1,), np.int64), self._logits)
+        self._ids = np.zeros((rows, 1), np.int64)
+        self._keep_last = np.zeros((1,), np.int64)
+        self._logits = np.zeros((rows, 1, self.vocabulary), np.float32)
+        self._steps: dict[int, _Binding] = {}  # by the number of rows that advance together
 
     @property
     def context(self) -> int:
         """The most positions that a sequence may have."""
-        return self._cache.context
+        return self.cache.context
+
+    @property
+    def rows(self) -> int:
+        """How many sequences there may be."""
+        return self.cache.rows
 
     @property
     def length(self) -> int:
-        """Positions of the current sequence."""
-        return self._cache.length
+        """Positions of the first sequence."""
+        return int(self.cache.lengths[0])
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that the cache holds now."""
-        return self._cache.bytes
+        """Bytes that the caches hold now."""
+        return self.cache.bytes
 
-    def reset(self) -> None:
+    def reset(self, row: int = 0) -> None:
         """Forget the sequence; the cache keeps its room."""
-        self._cache.length = 0
+        self.rewind(0, row)
+
+    def rewind(self, length: int, row: int = 0) -> None:
+        """Forget what lies behind the first `length` positions."""
+        self.cache.lengths[row] = length
 
     def prefill(self, ids: Sequence[int]) -> Logits:
         """Start over with `ids`; logits (vocabulary,) for the next token. Raises ContextOverflow."""
@@ -72,37 +84,61 @@ class Decoder:
     def feed(self, ids: Sequence[int]) -> Iterator[Logits]:
         """Like `prefill`, but in chunks of bounded work: logits (vocabulary,) after each."""
         self.reset()
-        self._cache.require(len(ids), 0)
-        self._make_room(len(ids))
+        self.cache.require(len(ids), 0)
+        self.make_room(len(ids), 0)
         for chunk in chunks(ids):
             yield self.extend(chunk)
 
-    def extend(self, ids: Sequence[int]) -> Logits:
+    def extend(self, ids: Sequence[int], row: int = 0) -> Logits:
         """Append `ids` to the sequence in one run; logits (vocabulary,). Raises ContextOverflow."""
-        if len(ids) == 1:
+        if len(ids) == 1 and row == 0:
             return self.step(ids[0])
-        self._make_room(len(ids))
-        keep = np.array([len(ids) - 1], np.int64)
-        self._run(self._bind(self._row(ids), keep, self._logits), len(ids))
-        return self._next
+        logits = self._logits[row : row + 1]
+        self._run_row(ids, row, np.array([len(ids) - 1], np.int64), logits)
+        last: Logits = logits.reshape(-1)
+        return last
+
+    def check(self, ids: Sequence[int], row: int = 0) -> Logits:
+        """Append `ids` in one run; logits (len(ids), vocabulary) after each of them. Raises ContextOverflow."""
+        logits: Logits = np.empty((len(ids), self.vocabulary), np.float32)
+        self._run_row(ids, row, np.arange(len(ids), dtype=np.int64), logits[np.newaxis])
+        return logits
 
     def step(self, token_id: int) -> Logits:
         """Append one token; logits (vocabulary,) for the next. Raises ContextOverflow."""
-        self._make_room(1)
-        self._check_ids(token_id, token_id)
-        self._step_ids[0, 0] = token_id
-        self._run(self._step_binding, 1)
-        return self._next
+        logits: Logits = self.step_rows((token_id,))[0]
+        return logits
+
+    def step_rows(self, token_ids: Sequence[int]) -> Logits:
+        """Append one token to each of the first len(token_ids) rows; logits (rows, vocabulary).
+
+        Raises ContextOverflow.
+        """
+        count = len(token_ids)
+        for row in range(count):
+            self.make_room(1, row)
+        self._check_ids(min(token_ids), max(token_ids))
+        binding = self._steps.get(count)
+        if binding is None:
+            binding = self._bind(
+                self._ids[:count], self.cache.lengths[:count], self._keep_last, self._logits[:count], 0, count
+            )
+            self._steps[count] = binding
+        self._ids[:count, 0] = token_ids
+        self._session.run_with_iobinding(binding.io)  # the lengths before the step are what the graph is to be given
+        self.cache.lengths[:count] += 1
+        logits: Logits = self._logits[:count, 0]
+        return logits
 
     def logits(self, ids: Sequence[int]) -> Logits:
         """Logits (len(ids), vocabulary) of every position, from an empty cache. Raises ContextOverflow."""
         self.reset()
-        self._cache.require(len(ids), 0)
-        self._make_room(len(ids))
+        self.cache.require(len(ids), 0)
+        self.make_room(len(ids), 0)
         result: Logits = np.empty((len(ids), self.vocabulary), np.float32)
         for chunk in chunks(ids):
             part = result[np.newaxis, self.length : self.length + len(chunk)]
-            self._run(self._bind(self._row(chunk), np.arange(len(chunk), dtype=np.int64), part), len(chunk))
+            self._run_row(chunk, 0, np.arange(len(chunk), dtype=np.int64), part)
         return result
 
     def generate(
@@ -119,7 +155,7 @@ class Decoder:
         `should_stop` is asked before each run and ends the sequence early. Raises ContextOverflow before the
         first token if prompt and answer do not fit.
         """
-        self._cache.require(len(ids), max_tokens)
+        self.cache.require(len(ids), max_tokens)
         if should_stop():
             return
         for after_chunk in self.feed(ids):
@@ -133,31 +169,42 @@ class Decoder:
                 return
             logits = self.step(token_id)
 
+    def swap(self, one: int, other: int) -> None:
+        """Exchange the sequences of two rows."""
+        self.cache.swap(one, other)
+
     def close(self) -> None:
         """Release the session and the cache; the decoder cannot be used afterwards."""
-        del self._step_binding, self._session, self._cache, self._logits
+        del self._steps, self._session, self.cache, self._logits
 
-    def _make_room(self, tokens: int) -> None:
-        if self._cache.reserve(tokens):
-            self._step_binding = self._bind(self._step_ids, np.zeros((1,), np.int64), self._logits)
+    def make_room(self, tokens: int, row: int) -> None:
+        if self.cache.reserve(tokens, row):
+            self._steps.clear()
 
-    def _run(self, binding: _Binding, tokens: int) -> None:
-        self._seqlens[0] = self._cache.length + tokens - 1
-        self._session.run_with_iobinding(binding.io)
-        self._cache.length += tokens
-
-    def _row(self, ids: Sequence[int]) -> NDArray[np.int64]:
-        row = np.asarray(ids, np.int64).reshape(1, -1)
-        self._check_ids(int(row.min()), int(row.max()))
-        return row
+    def _run_row(self, ids: Sequence[int], row: int, keep: NDArray[np.int64], logits: Logits) -> None:
+        self.make_room(len(ids), row)
+        ids_row = np.asarray(ids, np.int64).reshape(1, -1)
+        self._check_ids(int(ids_row.min()), int(ids_row.max()))
+        self._seqlens[0] = self.cache.lengths[row] + len(ids) - 1
+        self._session.run_with_iobinding(self._bind(ids_row, self._seqlens, keep, logits, row, row + 1).io)
+        self.cache.lengths[row] += len(ids)
 
     def _check_ids(self, least: int, most: int) -> None:
         if least < 0 or most >= self.vocabulary:
             wrong = least if least < 0 else most
             raise ValueError(f"token id {wrong} is outside the vocabulary of {self.vocabulary}")
 
-    def _bind(self, ids: NDArray[np.int64], keep: NDArray[np.int64], logits: Logits) -> _Binding:
-        return _Binding(self._session, ids, self._seqlens, keep, logits, self._cache)
+    def _bind(
+        self,
+        ids: NDArray[np.int64],
+        seqlens: NDArray[np.int32],
+        keep: NDArray[np.int64],
+        logits: Logits,
+        first: int,
+        last: int,
+    ) -> _Binding:
+        given: dict[str, NDArray[Any]] = {"input_ids": ids, "seqlens_k": seqlens, "logits_to_keep": keep}
+        return _Binding(self._session, given, logits, self.cache.arrays(first, last))
 
 
 class _Binding:
@@ -166,21 +213,19 @@ class _Binding:
     def __init__(
         self,
         session: Any,
-        ids: NDArray[np.int64],
-        seqlens: NDArray[np.int32],
-        keep: NDArray[np.int64],
+        given: dict[str, NDArray[Any]],
         logits: Logits,
-        cache: KvCache,
+        caches: dict[str, NDArray[np.generic]],
     ) -> None:
         from onnxruntime import OrtValue
 
         self.io = session.io_binding()
-        self._held: list[Any] = [ids, seqlens, keep, logits]
-        for name, array in (("input_ids", ids), ("seqlens_k", seqlens), ("logits_to_keep", keep)):
+        self._held: list[Any] = [*given.values(), logits, *caches.values()]
+        for name, array in given.items():
             self._bind_input(name, OrtValue.ortvalue_from_numpy(array))
         self._bind_output("logits", OrtValue.ortvalue_from_numpy(logits))
-        for name, buffer in cache.arrays.items():
-            value = OrtValue.ortvalue_from_numpy(buffer)
+        for name, array in caches.items():
+            value = OrtValue.ortvalue_from_numpy(array)
             self._bind_input(f"past_key_values.{name}", value)
             self._bind_output(f"present.{name}", value)
 
@@ -193,8 +238,8 @@ class _Binding:
         self.io.bind_ortvalue_output(name, value)
 
 
-def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """`ids` in even parts of at most CHUNK_TOKENS.
+def chunks(ids: Sequence[int], most: int = CHUNK_TOKENS) -> Iterator[Sequence[int]]:
+    """`ids` in even parts of at most `most` tokens.
 
     Even, because a last part of one token would run through other kernels than the rest of the prompt.
 
@@ -203,7 +248,7 @@ def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     """
     if len(ids) == 0:
         raise ValueError("no tokens: a sequence needs at least one")
-    parts = -(-len(ids) // CHUNK_TOKENS)
+    parts = -(-len(ids) // most)
     bounds = [len(ids) * part // parts for part in range(parts + 1)]
     for first, last in pairwise(bounds):
         yield ids[first:last]

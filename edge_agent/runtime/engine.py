@@ -7,9 +7,9 @@ wanted. One thread at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -17,20 +17,53 @@ from edge_agent.bundle import Bundle, open_bundle
 from edge_agent.errors import BundleError, InputError, RequestError, RuntimeUnavailable
 from edge_agent.manifest import Graph, Manifest
 from edge_agent.onnx_file import read_onnx
+from edge_agent.runtime.batch import Batch, Generated
 from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.generation import Generation
+from edge_agent.runtime.prefix_cache import PrefixCache
+from edge_agent.runtime.run_cost import RunCost
 from edge_agent.runtime.sampling import Logits, chooser
 from edge_agent.runtime.step_cost import StepCost, measure_steps
-from edge_agent.tokenizer import Tokenizer, open_tokenizer
+from edge_agent.tokenizer import TextStream, Tokenizer, open_tokenizer
 from hub import wire
 
 DEFAULT_CONTEXT: Final = 4096
 
 
+class TextPieces:
+    """The text of one answer, given out as it comes."""
+
+    def __init__(self, stream: TextStream, on_text: Callable[[str], None]) -> None:
+        self._stream = stream
+        self._on_text = on_text
+
+    def push(self, token_id: int) -> bool:
+        """Give out what this token settles; the answer goes on."""
+        self._give(self._stream.push(token_id))
+        return False
+
+    def finish(self, *, cut: bool) -> None:
+        """Give out what was held back."""
+        self._give(self._stream.finish(cut=cut))
+
+    def _give(self, piece: str) -> None:
+        if piece:
+            self._on_text(piece)
+
+
+class Writing:
+    """The ticket of one question: its tokens, and its text if that is wanted as it comes."""
+
+    def __init__(self, answer: Generated, pieces: TextPieces | None, begun_at: float) -> None:
+        self.answer = answer
+        self.pieces = pieces
+        self.begun_at = begun_at
+
+
 class Engine:
     """An open bundle that answers; satisfies `Answerer`. Made by `open_engine`."""
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, decoder: Decoder) -> None:
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, decoder: Decoder, *, prefix_bytes: int = 0) -> None:
         self._bundle = bundle
         self.tokenizer = tokenizer
         self.decoder = decoder
@@ -41,6 +74,8 @@ class Engine:
             prefill_ms_per_token=measured.prefill_ms_per_token,
             decode_ms_per_token=measured.decode_ms_per_token,
         )
+        self._batch = Batch(decoder, PrefixCache(prefix_bytes), _run_cost(self._cost))
+        self._writing: dict[Generated, Writing] = {}
 
     @property
     def manifest(self) -> Manifest:
@@ -62,6 +97,11 @@ class Engine:
             runtime="cpu",
         )
 
+    @property
+    def parallel(self) -> int:
+        """How many questions are answered at once."""
+        return self.decoder.rows
+
     def warm_up(self) -> None:
         """Measure here, with these threads, what the bundle measured elsewhere, in a second or two.
 
@@ -70,6 +110,53 @@ class Engine:
         Raises RequestError for a graph that gives no numbers.
         """
         self._cost = measure_steps(self.decoder)
+        self._batch.cost = _run_cost(self._cost)
+
+    def begin(
+        self,
+        question: wire.Question,
+        *,
+        should_stop: Callable[[], bool],
+        on_text: Callable[[str], None] | None = None,
+    ) -> Writing:
+        """Take up a question, as `Answerer` says.
+
+        Raises RequestError for what this bundle cannot take, ContextOverflow with the numbers if it is too long.
+        """
+        if question.task is not None and question.task != self.manifest.task:
+            raise RequestError("unsupported", f"this bundle does {self.manifest.task}, not {question.task}")
+        begun_at = time.perf_counter()
+        ids = self.tokenizer.encode_question(question)
+        stream = None if on_text is None else TextPieces(self.tokenizer.stream(), on_text)
+        answer = Generated(
+            ids,
+            choose=self._chooser(question),
+            max_tokens=self._max_tokens(question, len(ids)),
+            stop_ids=self._stop_ids,
+            should_stop=should_stop,
+            on_token=(lambda token_id: False) if stream is None else stream.push,
+        )
+        self._batch.add(answer)
+        writing = Writing(answer, stream, begun_at)
+        self._writing[answer] = writing
+        return writing
+
+    def advance(self) -> list[tuple[Hashable, Generation | RequestError]]:
+        """One run of the graph; what ended with it.
+
+        `token_ids` and `tokens.completion` leave out the stop token; an answer of full length leaves out of its text
+        a last character of which it holds only some bytes.
+        """
+        ended: list[tuple[Hashable, Generation | RequestError]] = []
+        for answer in self._batch.advance():
+            writing = self._writing.pop(answer)
+            ended.append((writing, answer.error or self._generation(writing)))
+        return ended
+
+    def abandon(self) -> None:
+        """Forget all that was begun."""
+        self._batch.clear()
+        self._writing.clear()
 
     def answer(
         self,
@@ -78,55 +165,35 @@ class Engine:
         should_stop: Callable[[], bool],
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
-        """Answer one question, calling `on_text` with each new piece of text and `should_stop` between tokens.
-
-        Raises RequestError for what this bundle cannot take, ContextOverflow with the numbers if it is too long.
-        `token_ids` and `tokens.completion` leave out the stop token; an answer of full length leaves out of its text
-        a last character of which it holds only some bytes.
-        """
-        started = time.perf_counter()
-        if question.task is not None and question.task != self.manifest.task:
-            raise RequestError("unsupported", f"this bundle does {self.manifest.task}, not {question.task}")
-        prompt_ids = self.tokenizer.encode_question(question)
-        max_tokens = self._max_tokens(question, len(prompt_ids))
-        stream = self.tokenizer.stream()
-        token_ids: list[int] = []
-        finish: Literal["stop", "length", "cancelled"] = "cancelled"
-        prefill_at, first_at = time.perf_counter(), None
-        for token_id in self.decoder.generate(
-            prompt_ids,
-            choose=self._chooser(question),
-            max_tokens=max_tokens,
-            stop_ids=self._stop_ids,
-            should_stop=should_stop,
-        ):
-            first_at = first_at or time.perf_counter()
-            if token_id in self._stop_ids:
-                finish = "stop"
-                break
-            token_ids.append(token_id)
-            if on_text is not None and (piece := stream.push(token_id)):
-                on_text(piece)
-        if finish != "stop" and len(token_ids) == max_tokens:
-            finish = "length"
-        ended = time.perf_counter()
-        cut = finish == "length"
-        if on_text is not None and finish != "cancelled" and (piece := stream.finish(cut=cut)):
-            on_text(piece)
-        text = self.tokenizer.decode_cut(token_ids) if cut else self.tokenizer.decode(token_ids)
-        return Generation(
-            text=text,
-            token_ids=tuple(token_ids),
-            finish=finish,
-            tokens=wire.Tokens(prompt=len(prompt_ids), completion=len(token_ids)),
-            prefill_ms=1e3 * ((first_at or ended) - prefill_at),
-            decode_ms=1e3 * (ended - (first_at or ended)),
-            compute_ms=1e3 * (time.perf_counter() - started),
-        )
+        """Answer one question, and nothing beside it. Raises RequestError, as `begin` does."""
+        writing = self.begin(question, should_stop=should_stop, on_text=on_text)
+        while True:
+            for ticket, outcome in self.advance():
+                if ticket is writing:
+                    if isinstance(outcome, RequestError):
+                        raise outcome
+                    return outcome
 
     def close(self) -> None:
         """Release the graph and its cache."""
         self.decoder.close()
+
+    def _generation(self, writing: Writing) -> Generation:
+        answer = writing.answer
+        assert answer.finish is not None
+        cut = answer.finish == "length"
+        if writing.pieces is not None and answer.finish != "cancelled":
+            writing.pieces.finish(cut=cut)
+        first_at = answer.first_at or answer.ended_at
+        return Generation(
+            text=self.tokenizer.decode_cut(answer.tokens) if cut else self.tokenizer.decode(answer.tokens),
+            token_ids=tuple(answer.tokens),
+            finish=answer.finish,
+            tokens=wire.Tokens(prompt=len(answer.ids), cached=answer.cached, completion=len(answer.tokens)),
+            prefill_ms=1e3 * (first_at - (answer.began_at or answer.ended_at)),
+            decode_ms=1e3 * (answer.ended_at - first_at),
+            compute_ms=1e3 * (time.perf_counter() - writing.begun_at),
+        )
 
     def _max_tokens(self, question: wire.Question, prompt_tokens: int) -> int:
         """What was asked for, which must fit; else the bundle's default, cut to what the context leaves."""
@@ -142,11 +209,19 @@ class Engine:
         )
 
 
-def open_engine(bundle: Path, *, context: int | None = None, threads: int | None = None) -> Engine:
+def open_engine(
+    bundle: Path,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    parallel: int = 1,
+    prefix_bytes: int = 0,
+) -> Engine:
     """Verify and load the bundle in the directory `bundle`.
 
     `context` is the most positions of prompt and answer together (default: the model's, at most 4,096), `threads`
-    work on one operator (default: one for each physical core). Raises BundleError,
+    work on one operator (default: one for each physical core), `parallel` answers are written at once, and
+    `prefix_bytes` of keys and values of what was seen are kept. Raises BundleError,
     RuntimeUnavailable where the bundle cannot run here, InputError for a context that the model does not have.
     """
     opened = open_bundle(bundle)
@@ -156,12 +231,17 @@ def open_engine(bundle: Path, *, context: int | None = None, threads: int | None
     if context is not None and not 1 < context <= longest:
         raise InputError(f"a context of {context} does not fit {manifest.model.name}: choose 2 to {longest}")
     tokenizer = open_tokenizer(opened)
-    decoder = Decoder(opened.file(graph.path), graph, context=context or min(longest, DEFAULT_CONTEXT), threads=threads)
+    context = context or min(longest, DEFAULT_CONTEXT)
+    decoder = Decoder(opened.file(graph.path), graph, context=context, threads=threads, rows=parallel)
     if tokenizer.size > decoder.vocabulary:
         raise BundleError(
             f"{opened.path}: the tokenizer has ids up to {tokenizer.size - 1}, the graph takes {decoder.vocabulary}"
         )
-    return Engine(opened, tokenizer, decoder)
+    return Engine(opened, tokenizer, decoder, prefix_bytes=prefix_bytes)
+
+
+def _run_cost(cost: StepCost) -> RunCost:
+    return RunCost(step_ms=cost.decode_ms_per_token, fixed_ms=cost.fixed_ms, ms_per_token=cost.prefill_ms_per_token)
 
 
 def decoder_graph(bundle: Bundle) -> Graph:

@@ -18,8 +18,8 @@ SERVED = wire.ServedBundle(
 )  # fmt: skip
 
 
-def node(**options: int) -> core.NodeCore:
-    return core.NodeCore("n", {"b": SERVED}, **options)
+def node(parallel: int = 1, **options: int) -> core.NodeCore:
+    return core.NodeCore("n", {"b": SERVED}, parallel={"b": parallel}, **options)
 
 
 def work(question_id: str = "1", **changes: object) -> wire.Work:
@@ -81,6 +81,54 @@ def test_one_at_a_time_in_order() -> None:
     assert effects[-1] == core.StartWork(("kitchen", "2"), "b", work("2").question)
     later = agent.handle(core.WorkFinished(("kitchen", "2"), generation()), 0.5)
     assert answers(later)[0].timing_ms.queue == pytest.approx(300.0)
+
+
+def started(effects: list[core.Effect]) -> list[core.Key]:
+    return [effect.key for effect in effects if isinstance(effect, core.StartWork)]
+
+
+def test_as_many_at_once_as_the_bundle_takes() -> None:
+    """The third of three waits for one of two; the state says how many there may be."""
+    agent = node(parallel=2)
+    begun = [started(agent.handle(core.WorkReceived(work(name)), 0.0)) for name in "123"]
+    assert begun == [[("kitchen", "1")], [("kitchen", "2")], []]
+    assert agent.state(1, 0.0).parallel == 2
+    assert agent.backlog(0.0).questions == 3
+    assert started(agent.handle(core.WorkFinished(("kitchen", "2"), generation()), 0.1)) == [("kitchen", "3")]
+
+
+def test_devices_take_turns() -> None:
+    """Who asks a hundred questions waits behind whoever asks one."""
+    agent = node()
+    for number in range(100):
+        agent.handle(core.WorkReceived(work(str(number))), 0.0)
+    for device in ("hall", "porch"):
+        agent.handle(core.WorkReceived(work("1", device=device, reply_to=f"edge/v1/answer/{device}")), 0.1)
+    running, order = ("kitchen", "0"), []
+    for _ in range(4):
+        (running,) = started(agent.handle(core.WorkFinished(running, generation()), 0.2))
+        order.append(running)
+    assert order == [("hall", "1"), ("porch", "1"), ("kitchen", "1"), ("kitchen", "2")]
+
+
+def test_a_session_is_answered_in_order() -> None:
+    """Its next question waits for the answer before it, even where there is room; others do not."""
+    agent = node(parallel=3)
+    talk = [work(name, question=wire.Question(id=name, question="and?", session="s")) for name in "12"]
+    other = work("3", question=wire.Question(id="3", question="and?", session="t"))
+    begun = [started(agent.handle(core.WorkReceived(one), 0.0)) for one in (*talk, other)]
+    assert begun == [[("kitchen", "1")], [], [("kitchen", "3")]]
+    assert started(agent.handle(core.WorkFinished(("kitchen", "1"), generation()), 0.1)) == [("kitchen", "2")]
+
+
+def test_an_id_runs_once_at_a_time() -> None:
+    """Another question under an id that is running waits for the end of that."""
+    agent = node(parallel=2)
+    agent.handle(core.WorkReceived(work("1")), 0.0)
+    other = work("1", question=wire.Question(id="1", question="other"))
+    assert started(agent.handle(core.WorkReceived(other), 0.0)) == []
+    effects = agent.handle(core.WorkFinished(KEY, generation()), 0.1)
+    assert started(effects) == [KEY]
 
 
 def test_repeat_while_running_computes_once() -> None:
@@ -249,15 +297,16 @@ class NodeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.agent = node(queue_limit=4, remembered_limit=4)
-        self.running: core.Key | None = None
+        self.agent = node(parallel=2, queue_limit=4, remembered_limit=4)
+        self.running: list[core.Key] = []
         self.open: set[str] = set()
 
     def do(self, event: core.Event) -> None:
         for effect in self.agent.handle(event, self.now):
             if isinstance(effect, core.StartWork):
-                assert self.running is None, "two at once"
-                self.running = effect.key
+                assert effect.key not in self.running, "the same twice at once"
+                self.running.append(effect.key)
+                assert len(self.running) <= 2
             elif isinstance(effect, core.PublishAnswer):
                 assert effect.answer.id == effect.work.question.id
             elif isinstance(effect, core.PublishReport) and isinstance(effect.report, wire.Done):
@@ -278,24 +327,23 @@ class NodeMachine(RuleBasedStateMachine):
         self.now += seconds
         self.do(core.TimePassed())
 
-    @precondition(lambda self: self.running is not None)
-    @rule(finish=st.sampled_from(["stop", "cancelled", "failed"]))
-    def worker_finishes(self, finish: str) -> None:
-        key, self.running = self.running, None
-        assert key is not None
+    @precondition(lambda self: self.running)
+    @rule(finish=st.sampled_from(["stop", "cancelled", "failed"]), which=st.integers(0, 1))
+    def worker_finishes(self, finish: str, which: int = 0) -> None:
+        key = self.running.pop(which % len(self.running))
         result = core.Refusal("internal", "x") if finish == "failed" else generation(finish=finish)
         self.do(core.WorkFinished(key, result))
 
     @invariant()
     def bounded_and_consistent(self) -> None:
         backlog = self.agent.backlog(self.now)
-        assert backlog.questions <= 5
+        assert backlog.questions <= 6
         assert backlog.ms >= 0
         assert len(self.agent._answered) <= 4
-        assert self.agent.idle == (self.running is None)
+        assert self.agent.idle == (not self.running)
 
     def teardown(self) -> None:
-        while self.running is not None:
+        while self.running:
             self.worker_finishes("stop")
         assert self.agent.idle
         assert not self.open, "work without a Done"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.runtime.generation import Generation
+from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.service import AgentService
 from hub import wire
 from hub.errors import LinkError, WireError
@@ -112,7 +112,7 @@ def scene(broker_url: str, running: Callable[[object], Any], eventually: Callabl
     running(watcher)
     eventually(lambda: watcher.link.is_open)
     echo = Echo()
-    agent = running(AgentService(broker_url, "n", {"b": echo}))
+    agent = running(AgentService(broker_url, "n", {"b": OneByOne(echo)}))
     eventually(lambda: watcher.states)
     yield watcher, agent, echo
     echo.gate.set()
@@ -210,7 +210,7 @@ def test_namesake_takes_over(
 ) -> None:
     """The node that started last keeps the name; the other one ends and says why."""
     watcher, first, _ = scene
-    second = running(AgentService(broker_url, "n", {"b": Echo()}))
+    second = running(AgentService(broker_url, "n", {"b": OneByOne(Echo())}))
     eventually(lambda: first.ended, limit_s=15)
     assert isinstance(first.error, LinkError)
     assert "took over" in str(first.error)

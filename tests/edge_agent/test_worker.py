@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent import core
 from edge_agent.errors import ContextOverflow
-from edge_agent.runtime.generation import Generation
+from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.worker import Worker
 from hub import wire
 
@@ -51,7 +51,7 @@ def run(
         if isinstance(event, core.WorkFinished):
             finished.set()
 
-    worker = Worker({"b": Scripted(script)}, report)
+    worker = Worker({"b": OneByOne(Scripted(script))}, report)
     worker.start(core.StartWork(("d", "1"), "b", wire.Question(id="1", question="?", stream=True)))
     if stop:
         worker.stop(("d", "1"))

@@ -18,6 +18,8 @@ from hub.service import HubService
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from noop_node import BUNDLE, Noop
 
+from edge_agent.runtime.generation import OneByOne
+
 MANY = 300  # questions at once: more than any broker here keeps in flight
 
 
@@ -34,7 +36,7 @@ class Kept:
 def start_fleet(url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> tuple[Any, Kept, Any]:
     kept = Kept()
     hub = running(HubService(url, "h", kept))
-    node = running(AgentService(url, "n1", {BUNDLE: Noop()}, queue_limit=MANY))
+    node = running(AgentService(url, "n1", {BUNDLE: OneByOne(Noop())}, queue_limit=MANY))
     eventually(lambda: hub.service._asks.is_open and node.service._link.is_open)
     return hub, kept, node
 

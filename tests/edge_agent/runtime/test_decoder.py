@@ -121,10 +121,37 @@ def test_the_cache_grows_only_when_needed(tiny_graph: tuple[Path, Graph]) -> Non
 def test_steps_allocate_nothing(decoder: Decoder) -> None:
     """Consecutive steps give their logits in the same memory and keep the same binding."""
     decoder.prefill(ids_of(10))
-    binding = decoder._step_binding
+    decoder.step(0)
+    binding = decoder._steps[1]
     first, second = decoder.step(1), decoder.step(2)
-    assert first is second
-    assert decoder._step_binding is binding
+    assert np.shares_memory(first, second)
+    assert decoder._steps[1] is binding
+
+
+def test_rows_step_together(tiny_graph: tuple[Path, Graph]) -> None:
+    """Sequences of unlike lengths, one token each in one run: each gets the logits that it would get alone."""
+    decoder = Decoder(*tiny_graph, context=1000, threads=1, rows=3)
+    prompts = [ids_of(length, seed=length) for length in (3, 300, 40)]
+    for row, prompt in enumerate(prompts):
+        decoder.extend(prompt, row)
+    for step in range(4):
+        together = decoder.step_rows([7 + step, 8, 9]).copy()
+        for row, prompt in enumerate(prompts):
+            prompt.append([7 + step, 8, 9][row])
+            np.testing.assert_allclose(together[row], reference(tiny_graph, prompt)[-1], **CLOSE)
+    assert decoder.cache.lengths.tolist() == [7, 304, 44]
+
+
+def test_a_check_gives_every_tokens_logits_and_can_be_taken_back(tiny_graph: tuple[Path, Graph]) -> None:
+    """Behind a sequence in any row; after `rewind` the sequence goes on as if the rest had not been."""
+    decoder = Decoder(*tiny_graph, context=1000, threads=1, rows=2)
+    ids = ids_of(30)
+    expected = reference(tiny_graph, ids)
+    decoder.extend(ids[:20], 1)
+    np.testing.assert_allclose(decoder.check(ids[20:25], 1), expected[20:25], **CLOSE)
+    decoder.check([1, 2, 3], 1)
+    decoder.rewind(25, 1)
+    np.testing.assert_allclose(decoder.extend(ids[25:], 1), expected[-1], **CLOSE)
 
 
 @pytest.mark.parametrize("feed", [lambda d, ids: d.prefill(ids), lambda d, ids: d.logits(ids)])

@@ -51,8 +51,9 @@ def test_an_answer_at_its_limit_ends_with_a_whole_character(engine: Engine, monk
     """Where max_tokens cuts a character in two, neither the text nor its stream shows the half; a stop keeps all."""
     ids = engine.tokenizer.encode("ab🐻")
     assert engine.tokenizer.decode(ids[:-1]).endswith("�")
-    monkeypatch.setattr(engine.decoder, "generate", lambda *_, max_tokens, **__: iter(ids[:max_tokens]))
     for max_tokens, text in ((len(ids) - 1, "ab"), (len(ids), "ab🐻")):
+        said = iter(ids)
+        monkeypatch.setattr(engine, "_chooser", lambda question, said=said: lambda logits: next(said))
         pieces: list[str] = []
         question = Question(question="?", max_tokens=max_tokens)
         given = engine.answer(question, should_stop=lambda: False, on_text=pieces.append)
@@ -108,7 +109,7 @@ def test_pieces_join_to_the_text(engine: Engine) -> None:
 
 def test_an_answer_can_be_stopped(engine: Engine) -> None:
     """It ends within one token as `cancelled`, with what there is; before the prompt there is nothing."""
-    asked = iter([False, False, False, True])
+    asked = iter([False, False, True])
     given = engine.answer(Question(question="Hi"), should_stop=lambda: next(asked))
     assert given.finish == "cancelled"
     assert len(given.token_ids) == 2
@@ -165,7 +166,7 @@ def test_the_default_context_is_the_models_up_to_4096(
     model: ModelInfo = msgspec.structs.replace(engine.manifest.model, context_length=length)
     opened = open_engine(make_bundle(model=model), threads=1)
     assert opened.served.context == context
-    assert opened.decoder.cache_bytes == engine.decoder.cache_bytes // (engine.decoder._cache.capacity // 256)
+    assert opened.decoder.cache_bytes == 256 * engine.decoder.cache.bytes_per_token
 
 
 @pytest.mark.parametrize("context", [0, 1, 1025, -5])

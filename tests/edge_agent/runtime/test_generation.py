@@ -7,13 +7,18 @@ import inspect
 import pytest
 
 from edge_agent.runtime.engine import Engine
-from edge_agent.runtime.generation import Answerer, Generation
+from edge_agent.runtime.generation import Answerer, Generation, SingleAnswerer
 from hub import wire
 
 
 def test_the_engine_answers_like_any_answerer() -> None:
-    """Engine and Protocol agree on names, parameters and defaults."""
-    assert inspect.signature(Engine.answer) == inspect.signature(Answerer.answer)
+    """Engine and protocols agree on names, parameters and defaults."""
+    assert inspect.signature(Engine.answer) == inspect.signature(SingleAnswerer.answer)
+    for name in ("begin", "advance", "abandon"):
+        assert list(inspect.signature(getattr(Engine, name)).parameters) == list(
+            inspect.signature(getattr(Answerer, name)).parameters
+        )
+    assert isinstance(Engine.parallel, property)
     assert isinstance(Engine.served, property)
 
 
