@@ -82,6 +82,14 @@ def _this_machine() -> str:
     show_default=True,
     help="Memory for what prompts begin with, for each bundle; 0 computes all of it each time.",
 )
+@click.option(
+    "--listen", metavar="[HOST:]PORT", help="Answer this device's own questions over HTTP too, as the OpenAI API does."
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="Keys that HTTP requests must bring, one a line; needed where others can reach --listen.",
+)
 def serve(
     bundles: tuple[Path, ...],
     node: str,
@@ -90,6 +98,8 @@ def serve(
     threads: int | None,
     parallel: int,
     prefix_cache_mb: int,
+    listen: str | None,
+    api_key_file: Path | None,
 ) -> None:
     """Answer questions that the hub sends, until SIGTERM or Ctrl-C.
 
@@ -97,14 +107,21 @@ def serve(
     Example:
       edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
     """
-    from edge_agent.serve import Opening
+    from edge_agent.http_server import Address, read_keys
+    from edge_agent.serve import Listening, Opening
     from edge_agent.serve import serve as run
     from hub.wire import is_name
 
     if not is_name(node):
         raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
     opening = Opening(context=context, threads=threads, parallel=parallel, prefix_bytes=prefix_cache_mb * 1_000_000)
-    run(bundles, node=node, broker=broker, opening=opening)
+    if api_key_file is not None and listen is None:
+        raise click.UsageError("--api-key-file does nothing without --listen")
+    listening = None
+    if listen is not None:
+        keys = () if api_key_file is None else read_keys(api_key_file)
+        listening = Listening(address=Address.parse(listen), keys=keys)
+    run(bundles, node=node, broker=broker, opening=opening, listening=listening)
 
 
 @main.command()

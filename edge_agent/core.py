@@ -42,6 +42,21 @@ class WorkReceived(msgspec.Struct, frozen=True):
     work: wire.Work
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """A question was asked here, on the device itself. `id` is nobody else's; `bundle` is served here."""
+
+    id: str
+    question: wire.Question
+    bundle: str
+    budget_ms: float
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """Who asked here does not want to know any more."""
+
+    id: str
+
+
 class ControlReceived(msgspec.Struct, frozen=True):
     """A hub pinged, cancelled or drained; `received_at` is when the message was read."""
 
@@ -67,7 +82,7 @@ class TimePassed(msgspec.Struct, frozen=True):
     """The time named by `next_wake` has come."""
 
 
-Event = WorkReceived | ControlReceived | TextProduced | WorkFinished | TimePassed
+Event = WorkReceived | Asked | Withdrawn | ControlReceived | TextProduced | WorkFinished | TimePassed
 
 
 # --- effects --------------------------------------------------------------------------------------------
@@ -107,11 +122,26 @@ class PublishReport(msgspec.Struct, frozen=True):
     report: wire.Report
 
 
+class TellText(msgspec.Struct, frozen=True):
+    """More text for who asked here."""
+
+    id: str
+    text: str
+
+
+class TellOutcome(msgspec.Struct, frozen=True):
+    """The end of what was asked here; nothing follows."""
+
+    id: str
+    outcome: wire.Answer | Refusal
+
+
 class PublishState(msgspec.Struct, frozen=True):
     """What this node is has changed."""
 
 
-Effect = StartWork | StopWork | PublishAnswer | PublishChunk | PublishReport | PublishState
+Effect = StartWork | StopWork | PublishAnswer | PublishChunk | PublishReport | PublishState | TellText | TellOutcome
+_HERE: Final = ""  # the device and hub of what was asked here: no name on the wire is empty
 
 
 class _Job:
@@ -119,6 +149,7 @@ class _Job:
 
     def __init__(self, work: wire.Work, now: float) -> None:
         self.work = work
+        self.here = work.device == _HERE
         self.received_at = now
         self.deadline_at = now + work.budget_ms / 1000
         self.started_at: float | None = None
@@ -196,6 +227,17 @@ class NodeCore:
         effects: list[Effect] = []
         if isinstance(event, WorkReceived):
             effects += self._take(event.work, now)
+        elif isinstance(event, Asked):
+            question = msgspec.structs.replace(event.question, id=event.id)
+            effects += self._take(
+                wire.Work(
+                    hub=_HERE, device=_HERE, question=question, attempt=1, budget_ms=event.budget_ms,
+                    bundle=event.bundle, reply_to="",
+                ),
+                now,
+            )  # fmt: skip
+        elif isinstance(event, Withdrawn):
+            effects += self._cancel((_HERE, event.id), 1, now)
         elif isinstance(event, ControlReceived):
             effects += self._control(event, now)
         elif isinstance(event, TextProduced):
@@ -254,6 +296,8 @@ class NodeCore:
         job = self._running.get(event.key)
         if job is None or not job.work.question.stream or job.work.plain or job.unwanted:
             return []
+        if job.here:
+            return [TellText(job.key[1], event.text)]
         job.pending_text += event.text
         if now - job.last_chunk_at < CHUNK_INTERVAL_S or not job.pending_text:
             return []
@@ -271,7 +315,8 @@ class NodeCore:
             return [self._failed(job.work, result, now)]
         if result.finish == "cancelled":
             late = job.unwanted is not None and job.unwanted.code == "deadline"
-            return [self._done(job.work, "deadline" if late else "cancelled", now)]
+            message = job.unwanted.message if late and job.unwanted is not None else ""
+            return [self._done(job.work, "deadline" if late else "cancelled", now, message=message)]
         assert job.started_at is not None
         answer = wire.Answer(
             id=job.key[1],
@@ -280,6 +325,9 @@ class NodeCore:
             finish=result.finish,
             attempt=job.work.attempt,
             text=result.text,
+            labels=result.labels,
+            spans=result.spans,
+            embedding=result.embedding,
             tokens=result.tokens,
             timing_ms=wire.Timing(
                 queue=round((job.started_at - job.received_at) * 1000, 3),
@@ -288,7 +336,8 @@ class NodeCore:
                 compute=round(result.compute_ms, 3),
             ),
         )
-        self._answered[job.key] = job.work.question, answer
+        if not job.here:  # nobody repeats what was asked here
+            self._answered[job.key] = job.work.question, answer
         while len(self._answered) > self._remembered_limit:
             self._answered.popitem(last=False)
         self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
@@ -324,7 +373,7 @@ class NodeCore:
         return effects
 
     def _next_job(self) -> _Job | None:
-        """The oldest question of the device that was served least recently, among those that can run now.
+        """What was asked here, else the oldest question of the device that was served least recently.
 
         One that can not: its bundle is full, or its session waits for another answer, or its id is still running.
         """
@@ -341,16 +390,18 @@ class NodeCore:
             in_turn = work.question.session is not None and (work.device, work.question.session) in sessions
             if work.bundle in full or in_turn or key in self._running:
                 continue
+            if job.here:
+                return job
             if best is None or self._turns.get(work.device, 0) < self._turns.get(best.work.device, 0):
                 best = job
-            if work.device not in self._turns:
-                break  # nobody has waited longer
         return best
 
     def _find(self, key: Key) -> _Job | None:
         return self._queue.get(key) or self._running.get(key)
 
     def _answer(self, work: wire.Work, answer: wire.Answer, now: float) -> list[Effect]:
+        if work.device == _HERE:
+            return [TellOutcome(answer.id, answer)]
         done = self._done(work, "answered", now, tokens=answer.tokens, timing_ms=answer.timing_ms)
         return [PublishAnswer(work, answer), done]
 
@@ -366,8 +417,11 @@ class NodeCore:
         message: str = "",
         tokens: wire.Tokens = wire.Tokens(),  # noqa: B008 (frozen)
         timing_ms: wire.Timing = wire.Timing(),  # noqa: B008 (frozen)
-    ) -> PublishReport:
+    ) -> Effect:
         assert work.question.id is not None
+        if work.device == _HERE:
+            code = "internal" if outcome == "cancelled" else outcome
+            return TellOutcome(work.question.id, Refusal(code, message or outcome))  # type: ignore[arg-type]
         return PublishReport(
             wire.Done(
                 hub=work.hub,

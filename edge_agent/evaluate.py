@@ -140,7 +140,7 @@ def evaluate_qa(
 
     def ask(row: QaRow) -> str:
         question = wire.Question(question=row.question, temperature=0.0, max_tokens=QA_MAX_TOKENS)
-        return answerer.answer(question, should_stop=lambda: False).text
+        return answerer.answer(question, should_stop=lambda: False).text or ""
 
     return _qa_score(rows, ask, on_row)
 

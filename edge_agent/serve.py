@@ -6,13 +6,18 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from edge_agent.errors import BundleError
-from edge_agent.runtime.engine import Engine, open_engine
+from edge_agent.bundle import open_bundle
+from edge_agent.errors import BundleError, RuntimeUnavailable
+from edge_agent.http_server import Address, HttpServer, refuse_open
+from edge_agent.runtime.encoder_answerer import EncoderAnswerer
+from edge_agent.runtime.encoder_engine import encoder_engine
+from edge_agent.runtime.engine import engine_of
+from edge_agent.runtime.generation import Answerer, OneByOne
 from edge_agent.service import AgentService
 
 log = logging.getLogger(__name__)
@@ -27,27 +32,30 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     prefix_bytes: int
 
 
-def serve(bundles: Sequence[Path], *, node: str, broker: str, opening: Opening) -> None:
+class Listening(msgspec.Struct, frozen=True, kw_only=True):
+    """Where questions of this device are taken over HTTP, and who may ask: without keys, whoever reaches it."""
+
+    address: Address
+    keys: tuple[str, ...] = ()
+
+
+def serve(
+    bundles: Sequence[Path], *, node: str, broker: str, opening: Opening, listening: Listening | None = None
+) -> None:
     """Serve `bundles` as `node` until SIGTERM or SIGINT. Raises AgentError or LinkError."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
+    if listening is not None:
+        refuse_open(listening.address, listening.keys)
     with contextlib.ExitStack() as stack:
-        engines: dict[str, Engine] = {}
+        answerers: dict[str, Answerer] = {}
         for path in bundles:
-            engine = open_engine(
-                path,
-                context=opening.context,
-                threads=opening.threads,
-                parallel=opening.parallel,
-                prefix_bytes=opening.prefix_bytes,
-            )
-            stack.callback(engine.close)
-            if engine.served.bundle in engines:
-                raise BundleError(f"{path} is bundle {engine.served.bundle} again: give each bundle once")
-            engine.warm_up()
-            served = engine.served
-            engines[served.bundle] = engine
+            answerer = _opened(path, opening, stack)
+            served = answerer.served
+            if served.bundle in answerers:
+                raise BundleError(f"{path} is bundle {served.bundle} again: give each bundle once")
+            answerers[served.bundle] = answerer
             log.info(
                 "opened %s: %.1f ms + %.2f ms a prompt token + %.2f ms an answer token here",
                 served.bundle,
@@ -55,7 +63,46 @@ def serve(bundles: Sequence[Path], *, node: str, broker: str, opening: Opening) 
                 served.prefill_ms_per_token,
                 served.decode_ms_per_token,
             )
-        service = AgentService(broker, node, engines)
+        service = AgentService(broker, node, answerers)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: service.stop())
+        if listening is not None:
+            stack.enter_context(_http(service, listening))
         service.run()
+
+
+def _opened(path: Path, opening: Opening, stack: contextlib.ExitStack) -> Answerer:
+    """The bundle in `path`, warmed up; closed with `stack`."""
+    bundle = open_bundle(path)
+    if bundle.manifest.encoder is not None:
+        encoder = EncoderAnswerer(encoder_engine(bundle, threads=opening.threads))
+        stack.callback(encoder.close)
+        encoder.warm_up()
+        return OneByOne(encoder)
+    engine = engine_of(
+        bundle,
+        context=opening.context,
+        threads=opening.threads,
+        parallel=opening.parallel,
+        prefix_bytes=opening.prefix_bytes,
+    )
+    stack.callback(engine.close)
+    engine.warm_up()
+    return engine
+
+
+@contextlib.contextmanager
+def _http(service: AgentService, listening: Listening) -> Iterator[None]:
+    """The HTTP server, for as long as the service runs."""
+    try:
+        from edge_agent.api import application
+    except ImportError as error:
+        raise RuntimeUnavailable(f"starlette cannot be imported ({error}): install edgefleet[agent]") from None
+    on_loopback = listening.address.on_loopback
+    server = HttpServer(application(service, keys=listening.keys, on_loopback=on_loopback), listening.address)
+    server.start()
+    log.info("answers at http://%s/v1", server.address)
+    try:
+        yield
+    finally:
+        server.stop()

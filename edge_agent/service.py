@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from edge_agent import core
@@ -22,7 +23,11 @@ from hub.presence import Presence
 
 log = logging.getLogger(__name__)
 
+HERE_BUDGET_MS: Final = 600_000.0  # of a question that is asked here without a deadline
 SESSION_EXPIRY_S: Final = 0  # work that was queued for a node that went away has been sent elsewhere by then
+
+
+Told = str | wire.Answer | core.Refusal
 
 
 class AgentService:
@@ -34,6 +39,8 @@ class AgentService:
         self.dropped = 0  # messages that were not what they should be
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
         self._core = core.NodeCore(name, served, parallel=parallel, queue_limit=queue_limit)
+        self._served = tuple(served.values())
+        self._asked_here: dict[str, Callable[[Told], None]] = {}
         self._stopping = False
         self._loop = Loop()
         self._worker = Worker(answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)))
@@ -77,11 +84,42 @@ class AgentService:
             self._link.flush()
             self._loop.close()
             self._worker.close()
+            for tell in self._asked_here.values():
+                tell(core.Refusal("overloaded", "this node is shutting down: ask again in a while"))
+            self._asked_here.clear()
 
     def stop(self) -> None:
         """End `run`; from any thread or signal handler. What is unfinished is sent elsewhere by the hub."""
         self._stopping = True
         self._loop.call_soon(lambda: None)
+
+    # --- questions of this device, from any thread ------------------------------------------------------
+
+    @property
+    def served(self) -> tuple[wire.ServedBundle, ...]:
+        """What can be asked here."""
+        return self._served
+
+    @property
+    def ready(self) -> bool:
+        """Whether questions are taken."""
+        return not self._core.draining and not self._stopping
+
+    def ask(self, question: wire.Question, bundle: str, tell: Callable[[Told], None]) -> Callable[[], None]:
+        """Ask a bundle of this node; `tell` gets text as it comes, if it is to be streamed, and then the outcome.
+
+        It is called from the loop's thread. What is returned withdraws the question.
+        """
+        question_id = uuid.uuid4().hex
+        budget_ms = question.deadline_ms or HERE_BUDGET_MS
+        asked = core.Asked(question_id, question, bundle, budget_ms)
+
+        def take() -> None:
+            self._asked_here[question_id] = tell
+            self._handle(asked)
+
+        self._loop.call_soon(take)
+        return lambda: self._loop.call_soon(lambda: self._handle(core.Withdrawn(question_id)))
 
     # --- in the loop's thread ---------------------------------------------------------------------------
 
@@ -123,6 +161,10 @@ class AgentService:
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
             )
+        elif isinstance(effect, core.TellText):
+            self._asked_here[effect.id](effect.text)
+        elif isinstance(effect, core.TellOutcome):
+            self._asked_here.pop(effect.id)(effect.outcome)
         elif isinstance(effect, core.PublishReport):
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
@@ -131,5 +173,5 @@ class AgentService:
 
     def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
         log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)
-        payload = (answer.text or "").encode() if work.plain else wire.encode(answer)
+        payload = wire.plain_text(answer).encode() if work.plain else wire.encode(answer)
         self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation)

@@ -89,7 +89,7 @@ class Worker:
             job = begun.pop(ticket)
             if isinstance(outcome, Generation):
                 if outcome.finish != "cancelled":
-                    self._conversations.remember(job.key[0], job.question, outcome.text)
+                    self._conversations.remember(job.key[0], job.question, outcome.text or "")
                 self._end(job, outcome)
             else:
                 self._end(job, _refusal(job, outcome))

@@ -78,7 +78,8 @@ def outcome_document(outcome: Outcome) -> dict[str, object]:
             "timing_ms": {"total": round(outcome.total_ms, 3)},
         }
     timing = reply.timing_ms
-    body = {name: value for name in ("text", "labels", "embedding") if (value := getattr(reply, name)) is not None}
+    given = {name: getattr(reply, name) for name in ("text", "labels", "spans", "embedding")}
+    body = {name: msgspec.to_builtins(value) for name, value in given.items() if value is not None}
     return {
         "id": reply.id,
         **body,
@@ -127,7 +128,7 @@ def _print(outcome: Outcome, stream: _Stream | None) -> None:
         hint = "" if retry is None else f" (try again in {retry:.0f} ms)"
         click.echo(f"edge-ask: failed ({reply.error.code}): {reply.error.message}{hint}", err=True)
         return
-    text = reply.text if reply.text is not None else msgspec.json.encode(reply.labels or reply.embedding).decode()
+    text = wire.plain_text(reply)
     if stream is None:
         click.echo(text)
     else:

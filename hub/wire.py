@@ -26,6 +26,7 @@ _NAME_PATTERN: Final = re.compile(f"{_NAME}\\Z")
 
 Name = Annotated[str, Meta(pattern=f"^{_NAME}$", max_length=64)]
 QuestionId = Annotated[str, Meta(min_length=1, max_length=128)]
+StopText = Annotated[str, Meta(min_length=1, max_length=256)]  # an answer ends before it
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -128,7 +129,9 @@ class ChatMessage(Message, frozen=True):
 
 
 class Question(Message, frozen=True):
-    """What a device asks. Exactly one of `question`, `messages`, `text` is set."""
+    """What a device asks. Exactly one of `question`, `messages`, `text` is set; `context` is the text in which a
+    question-answering model finds its answer, `stop` are texts before which an answer ends.
+    """
 
     id: QuestionId | None = None
     question: str | None = None
@@ -143,6 +146,8 @@ class Question(Message, frozen=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: Annotated[tuple[StopText, ...], Meta(max_length=8)] | None = None
+    context: str | None = None
 
     def __post_init__(self) -> None:
         given = [field for field in ("question", "messages", "text") if getattr(self, field) is not None]
@@ -163,7 +168,7 @@ class Question(Message, frozen=True):
     @property
     def size_chars(self) -> int:
         """Characters of all turns: what a hub without a tokenizer can know of the prompt's length."""
-        return sum(len(turn) for turn in self.turns())
+        return sum(len(turn) for turn in self.turns()) + len(self.context or "")
 
 
 class Tokens(Message, frozen=True):
@@ -183,8 +188,20 @@ class Timing(Message, frozen=True):
     compute: Milliseconds = 0.0
 
 
+class Span(Message, frozen=True):
+    """Characters `start` to `end` of the text that was sent, what they are, and how likely: 0 to 1."""
+
+    label: str
+    start: Count
+    end: Count
+    text: str
+    score: float
+
+
 class Answer(Message, frozen=True):
-    """The good outcome of a question. One of `text`, `labels`, `embedding` is set."""
+    """The good outcome of a question. One of `text`, `labels`, `spans`, `embedding` is set; an answer found in a
+    context has its text and its span.
+    """
 
     id: str
     node: str
@@ -193,9 +210,17 @@ class Answer(Message, frozen=True):
     attempt: Count
     text: str | None = None
     labels: dict[str, float] | None = None
+    spans: tuple[Span, ...] | None = None
     embedding: tuple[float, ...] | None = None
     tokens: Tokens = Tokens()
     timing_ms: Timing = Timing()
+
+
+def plain_text(answer: Answer) -> str:
+    """An answer for who asked in plain text: its text, or what it has instead, as JSON."""
+    if answer.text is not None:
+        return answer.text
+    return msgspec.json.encode(answer.labels or answer.spans or answer.embedding or ()).decode()
 
 
 class Chunk(Message, frozen=True):

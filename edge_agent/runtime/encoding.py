@@ -42,6 +42,11 @@ class TextEncoder:
         """One more than the highest id."""
         return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    def count(self, text: str, context: str | None = None) -> int:
+        """How many tokens a text is, or a question and its context, before anything is cut."""
+        self._backend.no_truncation()
+        return len(self._backend.encode(text, context).ids)
+
     def encode(self, text: str) -> Row:
         """The tokens of `text`, at most `max_tokens`. Raises RequestError if nothing is left of it."""
         self._backend.enable_truncation(self.max_tokens)

@@ -7,7 +7,7 @@ wanted. One thread at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -24,6 +24,7 @@ from edge_agent.runtime.prefix_cache import PrefixCache
 from edge_agent.runtime.run_cost import RunCost
 from edge_agent.runtime.sampling import Logits, chooser
 from edge_agent.runtime.step_cost import StepCost, measure_steps
+from edge_agent.runtime.stop_text import StopText
 from edge_agent.tokenizer import TextStream, Tokenizer, open_tokenizer
 from hub import wire
 
@@ -31,24 +32,33 @@ DEFAULT_CONTEXT: Final = 4096
 
 
 class TextPieces:
-    """The text of one answer, given out as it comes."""
+    """The text of one answer as it comes, up to the first of `stops`; `on_text` is called with each new piece."""
 
-    def __init__(self, stream: TextStream, on_text: Callable[[str], None]) -> None:
+    def __init__(self, stream: TextStream, stops: Sequence[str], on_text: Callable[[str], None] | None) -> None:
         self._stream = stream
+        self._stop = StopText(stops)
         self._on_text = on_text
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self._pieces)
 
     def push(self, token_id: int) -> bool:
-        """Give out what this token settles; the answer goes on."""
-        self._give(self._stream.push(token_id))
-        return False
+        """The next token; True if the answer ends with it."""
+        self._give(self._stop.push(self._stream.push(token_id)))
+        return self._stop.found
 
     def finish(self, *, cut: bool) -> None:
-        """Give out what was held back."""
-        self._give(self._stream.finish(cut=cut))
+        """Give out what was held back; where the answer was `cut` by its limit, no half character."""
+        self._give(self._stop.push(self._stream.finish(cut=cut)) + self._stop.finish())
 
     def _give(self, piece: str) -> None:
         if piece:
-            self._on_text(piece)
+            self._pieces.append(piece)
+            if self._on_text is not None:
+                self._on_text(piece)
 
 
 class Writing:
@@ -125,19 +135,22 @@ class Engine:
         """
         if question.task is not None and question.task != self.manifest.task:
             raise RequestError("unsupported", f"this bundle does {self.manifest.task}, not {question.task}")
+        if question.context is not None:
+            raise RequestError("invalid", "a text generator takes no context: put it into the question")
         begun_at = time.perf_counter()
         ids = self.tokenizer.encode_question(question)
-        stream = None if on_text is None else TextPieces(self.tokenizer.stream(), on_text)
+        stops = question.stop or ()
+        pieces = TextPieces(self.tokenizer.stream(), stops, on_text) if stops or on_text is not None else None
         answer = Generated(
             ids,
             choose=self._chooser(question),
             max_tokens=self._max_tokens(question, len(ids)),
             stop_ids=self._stop_ids,
             should_stop=should_stop,
-            on_token=(lambda token_id: False) if stream is None else stream.push,
+            on_token=_nobody_listens if pieces is None else pieces.push,
         )
         self._batch.add(answer)
-        writing = Writing(answer, stream, begun_at)
+        writing = Writing(answer, pieces, begun_at)
         self._writing[answer] = writing
         return writing
 
@@ -182,11 +195,15 @@ class Engine:
         answer = writing.answer
         assert answer.finish is not None
         cut = answer.finish == "length"
-        if writing.pieces is not None and answer.finish != "cancelled":
-            writing.pieces.finish(cut=cut)
+        if writing.pieces is not None:
+            if answer.finish != "cancelled":
+                writing.pieces.finish(cut=cut)
+            text = writing.pieces.text
+        else:
+            text = self.tokenizer.decode_cut(answer.tokens) if cut else self.tokenizer.decode(answer.tokens)
         first_at = answer.first_at or answer.ended_at
         return Generation(
-            text=self.tokenizer.decode_cut(answer.tokens) if cut else self.tokenizer.decode(answer.tokens),
+            text=text,
             token_ids=tuple(answer.tokens),
             finish=answer.finish,
             tokens=wire.Tokens(prompt=len(answer.ids), cached=answer.cached, completion=len(answer.tokens)),
@@ -217,14 +234,22 @@ def open_engine(
     parallel: int = 1,
     prefix_bytes: int = 0,
 ) -> Engine:
-    """Verify and load the bundle in the directory `bundle`.
+    """Verify and load the bundle in the directory `bundle`; raises BundleError, and what `engine_of` raises."""
+    return engine_of(
+        open_bundle(bundle), context=context, threads=threads, parallel=parallel, prefix_bytes=prefix_bytes
+    )
+
+
+def engine_of(
+    opened: Bundle, *, context: int | None = None, threads: int | None = None, parallel: int = 1, prefix_bytes: int = 0
+) -> Engine:
+    """The engine of a bundle that is verified already.
 
     `context` is the most positions of prompt and answer together (default: the model's, at most 4,096), `threads`
     work on one operator (default: one for each physical core), `parallel` answers are written at once, and
     `prefix_bytes` of keys and values of what was seen are kept. Raises BundleError,
     RuntimeUnavailable where the bundle cannot run here, InputError for a context that the model does not have.
     """
-    opened = open_bundle(bundle)
     manifest = opened.manifest
     graph = decoder_graph(opened)
     longest = manifest.model.context_length
@@ -240,6 +265,10 @@ def open_engine(
     return Engine(opened, tokenizer, decoder, prefix_bytes=prefix_bytes)
 
 
+def _nobody_listens(token_id: int) -> bool:
+    return False
+
+
 def _run_cost(cost: StepCost) -> RunCost:
     return RunCost(step_ms=cost.decode_ms_per_token, fixed_ms=cost.fixed_ms, ms_per_token=cost.prefill_ms_per_token)
 
@@ -248,8 +277,7 @@ def decoder_graph(bundle: Bundle) -> Graph:
     """The graph of a bundle that writes text. Raises what `served_graph` raises, and RuntimeUnavailable for others."""
     if bundle.manifest.encoder is not None:
         raise RuntimeUnavailable(
-            f"{bundle.path}: a bundle for {bundle.manifest.task} answers no questions in text: only bundles for "
-            "text-generation are served; measure this one with edge-agent bench and edge-agent eval"
+            f"{bundle.path}: a bundle for {bundle.manifest.task} writes no text: one for text-generation is needed"
         )
     return served_graph(bundle)
 

@@ -16,9 +16,14 @@ from hub import wire
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished generation. `finish` is `cancelled` when `should_stop` said so."""
+    """What came of a question: `text`, or what an encoder gives instead. `finish` is `cancelled` when `should_stop`
+    said so.
+    """
 
-    text: str
+    text: str | None = None
+    labels: dict[str, float] | None = None
+    spans: tuple[wire.Span, ...] | None = None
+    embedding: tuple[float, ...] | None = None
     token_ids: tuple[int, ...]
     finish: Literal["stop", "length", "cancelled"]
     tokens: wire.Tokens

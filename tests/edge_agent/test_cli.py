@@ -152,7 +152,7 @@ def test_eval_scores_labels_and_samples(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["cosine"] == 1.0
     refused = run("eval", "--bundle", bundle, "--text", __file__)
     assert refused.exit_code == 1
-    assert "text-classification answers no questions in text" in refused.stderr
+    assert "text-classification writes no text" in refused.stderr
 
 
 def test_eval_compares_the_samples_of_a_decoder(make_bundle: Callable[..., Path]) -> None:

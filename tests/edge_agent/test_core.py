@@ -291,6 +291,57 @@ def test_chunks_are_spaced_and_numbered() -> None:
     assert "01234567890123456789".startswith("".join(chunk.text for chunk in chunks))
 
 
+def ask_here(agent: core.NodeCore, name: str, now: float = 0.0, **changes: object) -> list[core.Effect]:
+    question = wire.Question(question="here?", **changes)  # type: ignore[arg-type]
+    return agent.handle(core.Asked(name, question, "b", 1000.0), now)
+
+
+def test_what_is_asked_here_is_answered_here() -> None:
+    """Text as it comes and the outcome go to who asked, nothing to the hub or over the wire."""
+    agent = node()
+    (start,) = ask_here(agent, "a", stream=True)
+    assert isinstance(start, core.StartWork)
+    assert agent.handle(core.TextProduced(start.key, "be"), 0.001) == [core.TellText("a", "be")]
+    assert agent.handle(core.TextProduced(start.key, "cause"), 0.002) == [core.TellText("a", "cause")]
+    (told,) = agent.handle(core.WorkFinished(start.key, generation()), 0.1)
+    assert isinstance(told, core.TellOutcome)
+    assert isinstance(told.outcome, wire.Answer)
+    assert (told.id, told.outcome.text, told.outcome.node) == ("a", "because", "n")
+
+
+def test_here_comes_first() -> None:
+    """A question of the device itself does not wait behind the fleet's."""
+    agent = node()
+    for number in range(5):
+        agent.handle(core.WorkReceived(work(str(number))), 0.0)
+    ask_here(agent, "a")
+    effects = agent.handle(core.WorkFinished(("kitchen", "0"), generation()), 0.1)
+    assert started(effects) == [("", "a")]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_what_is_asked_here_ends_once(running: bool) -> None:
+    """Late, withdrawn or failed: one outcome, with the reason."""
+    agent = node()
+    if not running:
+        agent.handle(core.WorkReceived(work(budget_ms=60_000.0)), 0.0)
+    ask_here(agent, "late")
+    effects = agent.handle(core.TimePassed(), 1.0)
+    if running:
+        assert effects == [core.StopWork(("", "late"))]
+        effects = agent.handle(core.WorkFinished(("", "late"), generation(finish="cancelled")), 1.1)
+    (told,) = [effect for effect in effects if isinstance(effect, core.TellOutcome)]
+    assert isinstance(told.outcome, core.Refusal)
+    assert told.outcome.code == "deadline"
+    assert "late" in told.outcome.message
+
+    ask_here(agent, "gone", 2.0)
+    effects = agent.handle(core.Withdrawn("gone"), 2.1)
+    assert effects == (
+        [core.StopWork(("", "gone"))] if running else [core.TellOutcome("gone", core.Refusal("internal", "cancelled"))]
+    )
+
+
 class NodeMachine(RuleBasedStateMachine):
     """Any interleaving of work, repeats, cancels, finishes and time."""
 

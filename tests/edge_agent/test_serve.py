@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from tests.edge_agent.encoder_bundles import encoder_bundle
@@ -17,6 +20,9 @@ from tests.edge_agent.encoder_bundles import encoder_bundle
         (["--bundle", "{tmp}", "--node", "a/b"], 2, "a/b"),
         (["--node", "n"], 2, "--bundle"),
         (["--bundle", "{tmp}", "--node", "n", "--context", "1"], 2, "--context"),
+        (["--bundle", "{tmp}", "--node", "n", "--listen", "0.0.0.0:0"], 1, "--api-key-file"),
+        (["--bundle", "{tmp}", "--node", "n", "--listen", "http"], 1, "'http'"),
+        (["--bundle", "{tmp}", "--node", "n", "--api-key-file", "{tmp}/keys"], 2, "--listen"),
     ],
 )
 def test_refused(bin_folder: Path, tmp_path: Path, options: list[str], code: int, named: str) -> None:
@@ -30,16 +36,26 @@ def test_refused(bin_folder: Path, tmp_path: Path, options: list[str], code: int
     assert "Traceback" not in done.stderr
 
 
-def test_an_encoder_bundle_is_not_served(bin_folder: Path, tmp_path: Path) -> None:
-    """One line that says what it does and what can be done with it."""
-    bundle = encoder_bundle(tmp_path, "text-classification", {"good": (1.0, 0.0)}, labels=("a", "b"))
-    done = subprocess.run(
-        [bin_folder / "edge-agent", "serve", "--bundle", bundle, "--node", "n"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "text-classification answers no questions in text" in done.stderr
+def test_an_encoder_answers_over_http(
+    bin_folder: Path, tmp_path: Path, free_port: Callable[[], int], eventually: Callable[..., None]
+) -> None:
+    """Served like any bundle, without a broker; SIGTERM ends it cleanly."""
+    bundle = encoder_bundle(tmp_path, "feature-extraction", {"good": (3.0, 4.0)})
+    port = free_port()
+    command = [bin_folder / "edge-agent", "serve", "--bundle", bundle, "--node", "n", "--listen", str(port)]
+    process = subprocess.Popen([*command, "--broker", f"mqtt://127.0.0.1:{free_port()}"], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+
+    def up() -> bool:
+        with contextlib.suppress(httpx.ConnectError):
+            return httpx.get(f"{url}/readyz").status_code == 200
+        return False
+
+    try:
+        eventually(up, limit_s=30)
+        (model, _) = httpx.get(f"{url}/v1/models").json()["data"]
+        given = httpx.post(f"{url}/v1/embeddings", json={"model": model["id"], "input": "good"}).json()
+        assert len(given["data"][0]["embedding"]) == 2
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0

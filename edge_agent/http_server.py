@@ -1,0 +1,124 @@
+"""Runs an ASGI application in a thread of its own, on an address that was checked first.
+
+Knows nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from edge_agent.errors import InputError, RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST_CONNECTIONS: Final = 512
+_LEAST_KEY_CHARS: Final = 16
+_GRACE_S: Final = 3  # for answers under way when the server ends
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where to listen.
+
+    >>> Address.parse("8080"), Address.parse("0.0.0.0:80").on_loopback, Address.parse("[::1]:80").on_loopback
+    (Address(host='127.0.0.1', port=8080), False, True)
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`PORT` (on loopback) or `HOST:PORT`. Raises InputError."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not port.isascii() or not port.isdigit() or int(port) > 65_535 or (colon and not host):
+            raise InputError(f"{text!r} is no address to listen on: give PORT or HOST:PORT, like 127.0.0.1:8080")
+        return cls(host or "127.0.0.1", int(port))
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """API keys, one a line; blank lines and those that begin with # do not count. Raises InputError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise InputError(f"{path} holds no key: write one a line, at least {_LEAST_KEY_CHARS} characters each")
+    if any(len(key) < _LEAST_KEY_CHARS or not key.isascii() for key in keys):
+        raise InputError(f"{path}: each key needs at least {_LEAST_KEY_CHARS} characters, all of them ASCII")
+    return keys
+
+
+def refuse_open(address: Address, keys: Sequence[str]) -> None:
+    """Raise InputError for an address that others reach, without keys."""
+    if not address.on_loopback and not keys:
+        raise InputError(f"{address} can be reached from other machines: give --api-key-file, or listen on 127.0.0.1")
+
+
+class HttpServer:
+    """Serves `application` at `address` from `start` to `stop`."""
+
+    def __init__(self, application: Callable[..., Any], address: Address) -> None:
+        """Bind the address. Raises InputError if it cannot be had, RuntimeUnavailable without uvicorn."""
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise RuntimeUnavailable(f"uvicorn cannot be imported ({error}): install edgefleet[agent]") from None
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((address.host, address.port))
+        except OSError as error:
+            self._socket.close()
+            raise InputError(f"cannot listen on {address}: {error.strerror or error}") from None
+        self.address = Address(address.host, self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_S,
+            server_header=False,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Serve from now."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; answers under way have a few seconds."""
+        self._server.should_exit = True
+        self._thread.join(_GRACE_S + 2)
+        self._socket.close()
+
+    def _run(self) -> None:
+        import asyncio
+
+        asyncio.run(self._server.serve(sockets=[self._socket]))

@@ -1,0 +1,80 @@
+"""Where the agent listens: checked before anything is opened, and closed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from edge_agent.errors import InputError
+from edge_agent.http_server import Address, HttpServer, read_keys, refuse_open
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """The smallest ASGI application."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "on_loopback"),
+    [
+        ("8080", "127.0.0.1", 8080, True),
+        ("localhost:1", "localhost", 1, True),
+        ("127.9.9.9:1", "127.9.9.9", 1, True),
+        ("[::1]:65535", "::1", 65535, True),
+        ("0.0.0.0:80", "0.0.0.0", 80, False),
+        ("[::]:80", "::", 80, False),
+        ("box.lan:80", "box.lan", 80, False),
+    ],
+)
+def test_addresses(text: str, host: str, port: int, on_loopback: bool) -> None:
+    """A bare port is on loopback; only loopback needs no keys."""
+    address = Address.parse(text)
+    assert (address.host, address.port, address.on_loopback) == (host, port, on_loopback)
+    if on_loopback:
+        refuse_open(address, ())
+    else:
+        with pytest.raises(InputError, match="give --api-key-file"):
+            refuse_open(address, ())
+        refuse_open(address, ("a-key-of-some-length",))
+
+
+@pytest.mark.parametrize("text", ["", "http", "127.0.0.1:", ":80", "host:70000", "1.2.3.4:-1", "host:²"])
+def test_what_is_no_address(text: str) -> None:
+    """The error shows it and says what one looks like."""
+    with pytest.raises(InputError, match="no address to listen on"):
+        Address.parse(text)
+
+
+def test_keys(tmp_path: Path) -> None:
+    """One a line, comments and blank lines apart; short, missing and unreadable ones are refused."""
+    path = tmp_path / "keys"
+    path.write_text("# ours\nfirst-key-long-enough\n\n  second-key-long-enough  \n")
+    assert read_keys(path) == ("first-key-long-enough", "second-key-long-enough")
+    for content, named in ((b"", "no key"), (b"short\n", "16 characters"), (b"\xff" * 20, "cannot be read")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=named):
+            read_keys(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_keys(tmp_path)
+
+
+def test_it_serves_until_it_is_stopped(eventually: Callable[..., None]) -> None:
+    """Port 0 takes a free one; a port that is taken is one line; after the end nobody listens."""
+    server = HttpServer(hello, Address("127.0.0.1", 0))
+    server.start()
+    url = f"http://{server.address}"
+
+    def answers() -> bool:
+        return httpx.get(url).text == "hello"
+
+    eventually(answers)
+    with pytest.raises(InputError, match="cannot listen on"):
+        HttpServer(hello, server.address)
+    server.stop()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
