@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edge_agent.bundle import Bundle
 from edge_agent.errors import RuntimeUnavailable
 from edge_agent.manifest import CacheLayout, Graph
+from edge_agent.memory import available_bytes
 from edge_agent.onnx_file import read_onnx
 from edge_agent.runtime.engine import decoder_graph, served_graph
 
@@ -197,7 +198,7 @@ def read_bandwidth(threads: int) -> float:
 
     They run in NumPy, vectorized and without the interpreter's lock, each thread over its own part.
     """
-    available = _available_bytes()
+    available = available_bytes()
     size_bytes = READ_BYTES if available is None or available > 2 * READ_BYTES else _SMALL_READ_BYTES
     data = np.full(size_bytes, 1, np.uint8)  # written, else all pages would be the one zero page
     rounds = READ_BYTES // size_bytes
@@ -215,16 +216,6 @@ def read_bandwidth(threads: int) -> float:
                 list(pool.map(read, parts))
             best_s = min(best_s, time.perf_counter() - started)
     return sum(part.nbytes for part in parts) * rounds / best_s
-
-
-def _available_bytes() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 # --- in the measuring process ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from edge_agent import core
+from edge_agent.errors import AgentError
 from edge_agent.runtime.generation import Answerer
 from edge_agent.worker import Worker
 from hub import wire
@@ -43,7 +44,10 @@ class AgentService:
         self._asked_here: dict[str, Callable[[Told], None]] = {}
         self._stopping = False
         self._loop = Loop()
-        self._worker = Worker(answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)))
+        self._dead = False
+        self._worker = Worker(
+            answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)), self._worker_died
+        )
         url = BrokerUrl.parse(broker)
         self._presence = Presence(
             self._loop,
@@ -69,7 +73,9 @@ class AgentService:
         self._loop.add(self._link)
 
     def run(self) -> None:
-        """Serve until `stop`. Raises LinkError when the broker refuses this node or gives its name away."""
+        """Serve until `stop`. Raises LinkError when the broker refuses this node or gives its name away, AgentError
+        when nothing computes any more.
+        """
         try:
             while not self._stopping:
                 wake_at = self._core.next_wake()
@@ -87,6 +93,8 @@ class AgentService:
             for tell in self._asked_here.values():
                 tell(core.Refusal("overloaded", "this node is shutting down: ask again in a while"))
             self._asked_here.clear()
+        if self._dead:
+            raise AgentError("the inference thread died twice: see the log above for what it died of")
 
     def stop(self) -> None:
         """End `run`; from any thread or signal handler. What is unfinished is sent elsewhere by the hub."""
@@ -120,6 +128,10 @@ class AgentService:
 
         self._loop.call_soon(take)
         return lambda: self._loop.call_soon(lambda: self._handle(core.Withdrawn(question_id)))
+
+    def _worker_died(self) -> None:
+        self._dead = True
+        self.stop()
 
     # --- in the loop's thread ---------------------------------------------------------------------------
 

@@ -19,17 +19,26 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs answerers, by bundle id, in one thread; `report` is called from it with each event."""
+    """Runs answerers, by bundle id, in one thread; `report` is called from it with each event.
 
-    def __init__(self, answerers: Mapping[str, Answerer], report: Callable[[Event], None]) -> None:
+    A thread that dies is replaced once, and what it had begun fails; the second time `died` is called instead.
+    """
+
+    def __init__(
+        self,
+        answerers: Mapping[str, Answerer],
+        report: Callable[[Event], None],
+        died: Callable[[], None] = lambda: None,
+    ) -> None:
         self._answerers = answerers
         self._report = report
+        self._died = died
+        self._deaths = 0
         self._conversations = Conversations()
         self._jobs: queue.SimpleQueue[StartWork | None] = queue.SimpleQueue()
         self._stops: dict[Key, threading.Event] = {}
         self._begun: dict[str, dict[Hashable, StartWork]] = {bundle: {} for bundle in answerers}
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
-        self._thread.start()
+        self._thread = self._started()
 
     def start(self, job: StartWork) -> None:
         """Answer this; WorkFinished follows, whatever happens."""
@@ -49,6 +58,24 @@ class Worker:
         self._thread.join(limit_s)
 
     # --- in the thread ----------------------------------------------------------------------------------
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._live, name="inference", daemon=True)
+        thread.start()
+        return thread
+
+    def _live(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # what is no Exception is no fault of one question: the thread is lost
+            self._deaths += 1
+            log.critical("the inference thread died of %s, for the %d. time", type(error).__name__, self._deaths)
+            for bundle, begun in self._begun.items():
+                self._abandon(bundle, begun, RuntimeError(f"the inference thread died of {type(error).__name__}"))
+            if self._deaths > 1:
+                self._died()
+            else:
+                self._thread = self._started()
 
     def _run(self) -> None:
         while True:
@@ -79,11 +106,7 @@ class Worker:
         try:
             outcomes = self._answerers[bundle].advance()
         except Exception as error:  # whatever was being computed together is lost together
-            jobs = list(begun.values())
-            begun.clear()
-            self._answerers[bundle].abandon()
-            for job in jobs:
-                self._end(job, _refusal(job, error))
+            self._abandon(bundle, begun, error)
             return
         for ticket, outcome in outcomes:
             job = begun.pop(ticket)
@@ -93,6 +116,13 @@ class Worker:
                 self._end(job, outcome)
             else:
                 self._end(job, _refusal(job, outcome))
+
+    def _abandon(self, bundle: str, begun: dict[Hashable, StartWork], error: Exception) -> None:
+        jobs = list(begun.values())
+        begun.clear()
+        self._answerers[bundle].abandon()
+        for job in jobs:
+            self._end(job, _refusal(job, error))
 
     def _end(self, job: StartWork, result: Generation | Refusal) -> None:
         self._stops.pop(job.key, None)

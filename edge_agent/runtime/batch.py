@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
 from edge_agent.errors import RequestError
+from edge_agent.memory import available_bytes
 from edge_agent.runtime.decoder import CHUNK_TOKENS, Decoder, chunks
 from edge_agent.runtime.guess import Guesser
 from edge_agent.runtime.prefix_cache import PrefixCache
@@ -94,10 +95,13 @@ class Batch:
         return not (self._waiting or self._feeding or self._writing)
 
     def add(self, answer: Generated) -> None:
-        """Take up an answer. Raises ContextOverflow if it cannot fit, ValueError for no tokens."""
+        """Take up an answer. Raises ContextOverflow if it cannot fit, RequestError (`too_large`) if the machine has
+        not the memory for it, ValueError for no tokens.
+        """
         if not answer.ids:
             raise ValueError("no tokens: a sequence needs at least one")
         self._decoder.cache.require(len(answer.ids), answer.max_tokens)
+        self._require_memory(len(answer.ids) + answer.max_tokens)
         self._waiting.append(answer)
 
     def advance(self) -> list[Generated]:
@@ -129,6 +133,17 @@ class Batch:
         return left
 
     # --- inside -----------------------------------------------------------------------------------------
+
+    def _require_memory(self, tokens: int) -> None:
+        """Caches that have to grow are copied: for a moment both are there, so twice the memory is asked for."""
+        cache = self._decoder.cache
+        free = available_bytes() if tokens > cache.capacity else None
+        if free is not None and (needed := 2 * tokens * cache.bytes_per_token) > free:
+            raise RequestError(
+                "too_large",
+                f"{tokens} tokens of prompt and answer need {needed / 1e6:.0f} MB for their caches, "
+                f"{free / 1e6:.0f} MB are free: shorten the question, or lower max_tokens",
+            )
 
     def _drop_unwanted(self) -> list[Generated]:
         dropped = [a for a in (*self._writing, *self._feeding, *self._waiting) if a.should_stop()]

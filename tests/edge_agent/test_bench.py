@@ -72,7 +72,7 @@ def test_cache_bytes_are_those_of_keys_and_values() -> None:
 def test_bandwidth_is_that_of_some_memory(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a slow disk and a fast GPU; also where memory is short and threads do not divide it."""
     assert 0.2e9 < read_bandwidth(threads) < 5e12
-    monkeypatch.setattr(bench, "_available_bytes", lambda: 0)
+    monkeypatch.setattr(bench, "available_bytes", lambda: 0)
     assert 0.2e9 < read_bandwidth(threads) < 5e12
 
 

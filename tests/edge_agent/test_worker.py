@@ -103,3 +103,36 @@ def test_errors_become_refusals(error: Exception, code: str) -> None:
     assert isinstance(last, core.WorkFinished)
     assert isinstance(last.result, core.Refusal)
     assert last.result.code == code
+
+
+class Deadly(Scripted):
+    """Kills its thread when asked for death."""
+
+    def answer(self, question: wire.Question, **how: object) -> Generation:  # type: ignore[override]
+        if question.question == "die":
+            raise SystemExit("killed")
+        return super().answer(question, **how)  # type: ignore[arg-type]
+
+
+def test_a_thread_that_dies_is_replaced_once() -> None:
+    """Its question fails as internal and the next one is answered; after the second death the node is told."""
+    finished: dict[str, core.WorkFinished] = {}
+    ended = threading.Condition()
+    died = threading.Event()
+
+    def report(event: core.Event) -> None:
+        if isinstance(event, core.WorkFinished):
+            with ended:
+                finished[event.key[1]] = event
+                ended.notify_all()
+
+    worker = Worker({"b": OneByOne(Deadly(lambda should_stop, on_text: "well"))}, report, died.set)
+    for name, text in (("1", "die"), ("2", "live"), ("3", "die")):
+        worker.start(core.StartWork(("d", name), "b", wire.Question(id=name, question=text)))
+        with ended:
+            assert ended.wait_for(lambda name=name: name in finished, 10)
+    assert died.wait(10)
+    results = [finished[name].result for name in "123"]
+    assert [isinstance(result, core.Refusal) for result in results] == [True, False, True]
+    assert "died of SystemExit" in results[0].message
+    worker.close()

@@ -221,6 +221,19 @@ def test_what_cannot_fit_is_refused(decoder: Decoder) -> None:
     assert batch.idle
 
 
+def test_what_the_machine_has_no_memory_for_is_refused(
+    tiny_graph: tuple[Path, Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the numbers, before it is taken up; what fits into the caches that are there needs none."""
+    decoder = Decoder(*tiny_graph, context=1000, threads=1)
+    batch = batch_of(decoder)
+    monkeypatch.setattr("edge_agent.runtime.batch.available_bytes", lambda: 400_000)
+    with pytest.raises(RequestError, match=r"910 tokens .* need 1 MB for their caches, 0 MB are free") as refused:
+        batch.add(answer_to(ids_of(900, 1), max_tokens=10))
+    assert refused.value.code == "too_large"
+    finish(batch, answer_to(ids_of(200, 1)))
+
+
 def test_all_can_be_forgotten(decoder: Decoder, alone: Decoder) -> None:
     """After a failure the batch starts anew."""
     batch = batch_of(decoder)
