@@ -1,13 +1,15 @@
 """How do feed-forward channels share weights, so that a layer becomes R times as narrow and changes least?
 
-Channels with similar weights are clustered (k-means, seeded as k-means++, on their normalized rows). Each cluster keeps
-the channel with the most activation energy and gives it the columns of the others, each scaled by the least squares fit
-of that channel by the kept one. Then all kept columns are fitted together: with a the channels' activations on
+Channels with similar weights are clustered (k-means on their normalized rows, from those that give most on calibration
+text, each weighing what it gives, so that important channels share only with their like). Each cluster keeps the
+channel with the most activation energy and gives it the columns of the others, each scaled by the least squares fit of
+that channel by the kept one. Then all kept columns are fitted together: with a the channels' activations on
 calibration text, G = E[a a^T], k the kept ones and W0 the merged columns,
 
     W' = argmin E||W a - W' a_k||^2 + lambda ||W' - W0||^2 = (W G_ak + lambda W0) (G_kk + lambda I)^-1.
 
-The ridge pulls towards the merge instead of zero: with fewer tokens than channels it is the merge that decides.
+The ridge pulls towards the merge instead of zero: with fewer tokens than channels it is the merge that decides. How
+much of it is right is asked of the text: each half judges what was fitted to the other (two-fold cross-validation).
 
 Does not know how channels are taken out (`shrink.py`), nor what the answer loses.
 """
@@ -15,10 +17,10 @@ Does not know how channels are taken out (`shrink.py`), nor what the answer lose
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edge_agent.manifest import Pass
-from exporter.activations import second_moments
+from exporter.activations import second_moments, windows_of
 from exporter.errors import ConversionError
 from exporter.linear import matrix
 from exporter.prune import reload_note
@@ -30,17 +32,16 @@ from exporter.text import Text
 if TYPE_CHECKING:
     import torch
 
-RIDGE: Final = 0.01  # of the mean energy of a kept channel
+RIDGES: Final = (0.01, 0.1, 1.0, 10.0, 100.0)  # times the mean energy of a kept channel
 _KMEANS_ROUNDS: Final = 10
 _MOMENTS_BYTES: Final = 512_000_000  # of all layers that are measured in one pass over the text
 
 
-def compress(model: Any, factor: float, calibration: Text, *, seed: int, on_progress: Callable[[float], None]) -> Pass:
+def compress(model: Any, factor: float, calibration: Text, *, on_progress: Callable[[float], None]) -> Pass:
     """Make each feed-forward of `model` narrower by `factor` (more than 1), in place, and return the record.
 
     Raises ConversionError where the layout is not known or the factor comes to no or all channels.
     """
-    import torch
 
     if not 1 < factor < float("inf"):
         raise ConversionError(f"a compression by {factor:g} does not make anything smaller: use a factor above 1")
@@ -48,22 +49,21 @@ def compress(model: Any, factor: float, calibration: Text, *, seed: int, on_prog
     width = layers[0].width
     keep = kept_width(width, width / factor, f"compressing by {factor:g}")
     before = sum(parameter.numel() for parameter in model.parameters())
-    draw = torch.Generator().manual_seed(seed)
-    kept: list[torch.Tensor] = []
-    errors: list[float] = []
+    halves = _halves(model, calibration)
+    shared: list[_Shared] = []
     for part in _parts(layers):
-        start = len(kept) / len(layers)
+        start = len(shared) / len(layers)
 
         def told(share: float, start: float = start, size: int = len(part)) -> None:
-            on_progress(start + share * size / len(layers) / 2)
+            on_progress(start + share * size / len(layers) / 4)
 
-        moments = second_moments(model, calibration, {one.name: one.down for one in part}, None, told)
+        downs = {one.name: one.down for one in part}
+        moments = [second_moments(model, half, downs, None, told) for half in halves]
         for one in part:
-            chosen, error = _shared(one, moments.pop(one.name)[0].double(), keep, draw)
-            kept.append(chosen)
-            errors.append(error)
-            on_progress(len(kept) / len(layers))
-    remove_channels(model, kept)
+            shared.append(_shared(one, [half.pop(one.name)[0].double() for half in moments], keep))
+            on_progress(len(shared) / len(layers))
+    remove_channels(model, [one.kept for one in shared])
+    errors, unseen = [one.error for one in shared], [one.unseen_error for one in shared]
     return Pass(
         name="compress",
         parameters={
@@ -74,8 +74,8 @@ def compress(model: Any, factor: float, calibration: Text, *, seed: int, on_prog
             **({"rounded_to_multiples_of": WIDTH_STEP} if width % WIDTH_STEP == 0 else {}),
             "relative_output_error_mean": float(f"{sum(errors) / len(errors):.4g}"),
             "relative_output_error_worst": float(f"{max(errors):.4g}"),
-            "ridge": RIDGE,
-            "seed": seed,
+            "relative_output_error_unseen_mean": float(f"{sum(unseen) / len(unseen):.4g}"),
+            "ridge": "by two-fold cross-validation, " + _counted([one.ridge for one in shared]),
             "calibration": calibration.origin,
             "parameters_before": before,
             "parameters_after": sum(parameter.numel() for parameter in model.parameters()),
@@ -84,29 +84,34 @@ def compress(model: Any, factor: float, calibration: Text, *, seed: int, on_prog
     )
 
 
-def clusters(rows: torch.Tensor, count: int, draw: torch.Generator) -> torch.Tensor:
-    """k-means on float32 (n, features): the cluster of each row, int64 (n,), none of the `count` clusters empty."""
+def clusters(rows: torch.Tensor, weights: torch.Tensor, count: int) -> torch.Tensor:
+    """k-means on float32 (n, features), each row of a weight in float32 (n,), above 0: the cluster of each row, int64
+    (n,), none of the `count` clusters empty.
+    """
     import torch
 
-    centres = rows[_far_apart(rows, count, draw)]
+    centres = rows[weights.argsort(descending=True, stable=True)[:count]]
     squares = rows.pow(2).sum(1)
     chosen = torch.zeros(len(rows), dtype=torch.int64)
     for _ in range(_KMEANS_ROUNDS):
         distances = squares[:, None] - 2 * rows @ centres.T + centres.pow(2).sum(1)
         nearest = distances.argmin(1)
-        _fill_empty(nearest, distances, count)
+        _fill_empty(nearest, distances * weights[:, None], count)
         if torch.equal(nearest, chosen):
             break
         chosen = nearest
-        sums = torch.zeros_like(centres).index_add_(0, chosen, rows)
-        centres = sums / chosen.bincount(minlength=count)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, chosen, rows * weights[:, None])
+        centres = sums / torch.zeros(count).index_add_(0, chosen, weights)[:, None]
     return chosen
 
 
-def merged(down: torch.Tensor, moments: torch.Tensor, cluster: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def merged(
+    down: torch.Tensor, moments: torch.Tensor, cluster: torch.Tensor, kept: torch.Tensor, ridge: float
+) -> torch.Tensor:
     """The kept columns for `down` (outputs, channels), by E[a a^T], each channel's cluster and each cluster's channel.
 
-    All float64; `kept` (clusters,) holds channel indices. Returns (outputs, clusters).
+    All float64; `kept` (clusters,) holds channel indices, `ridge` is times the mean energy of those. Returns
+    (outputs, clusters).
     """
     import torch
 
@@ -115,31 +120,73 @@ def merged(down: torch.Tensor, moments: torch.Tensor, cluster: torch.Tensor, kep
     scale = moments[torch.arange(len(heads)), heads] / energy[heads].clamp_min(torch.finfo(torch.float64).tiny)
     scale[kept] = 1
     start = torch.zeros(len(down), len(kept), dtype=torch.float64).index_add_(1, cluster, down * scale)
-    ridge = RIDGE * float(energy[kept].mean()) + torch.finfo(torch.float64).tiny
-    inner = moments[kept][:, kept] + ridge * torch.eye(len(kept), dtype=torch.float64)
-    wanted = down @ moments[:, kept] + ridge * start
+    pull = ridge * float(energy[kept].mean()) + torch.finfo(torch.float64).tiny
+    inner = moments[kept][:, kept] + pull * torch.eye(len(kept), dtype=torch.float64)
+    wanted = down @ moments[:, kept] + pull * start
     fitted: torch.Tensor = torch.linalg.solve(inner, wanted.T).T
     return fitted
 
 
-def _shared(one: FeedForward, moments: torch.Tensor, keep: int, draw: torch.Generator) -> tuple[torch.Tensor, float]:
-    """Give the kept channels' columns what all gave; returns the kept channels and the relative output error."""
+class _Shared(NamedTuple):
+    """The channels that a layer keeps, int64 (keep,), and how its outputs change: on all calibration text, and on the
+    half that nothing was fitted to.
+    """
+
+    kept: torch.Tensor
+    ridge: float
+    error: float
+    unseen_error: float
+
+
+def _shared(one: FeedForward, halves: Sequence[torch.Tensor], keep: int) -> _Shared:
+    """Give the kept channels' columns what all gave, and the others nothing. `halves` are E[a a^T] of each half."""
     import torch
 
     weight = matrix(one.down)
     down = weight.double()
-    cluster = clusters(_channel_rows(one), keep, draw)
+    moments = torch.stack(tuple(halves)).mean(0)
     energy = channel_energy(down, moments.diagonal())
+    floor = float(energy.mean()) * 1e-6 + torch.finfo(torch.float32).tiny  # channels that say nothing lie somewhere too
+    cluster = clusters(_channel_rows(one), energy.clamp_min(floor).float(), keep)
     order = energy.argsort(stable=True)
     rank = order.argsort()
     kept = order[torch.zeros(keep, dtype=torch.int64).scatter_reduce(0, cluster, rank, "amax")]
-    columns = merged(down, moments, cluster, kept)
+
+    def unseen(ridge: float) -> float:
+        """Mean of both halves, each with the columns that were fitted to the other."""
+        fits = (merged(down, half, cluster, kept, ridge) for half in halves)
+        return sum(_error(down, fit, kept, half) for fit, half in zip(fits, reversed(halves), strict=True)) / 2
+
+    unseen_error, ridge = min((unseen(ridge), ridge) for ridge in RIDGES)
+    columns = merged(down, moments, cluster, kept, ridge)
+    weight.zero_()  # layers behind are measured with what this one will give
+    weight[:, kept] = columns.float()
+    return _Shared(kept.sort().values, ridge, _error(down, columns, kept, moments), unseen_error)
+
+
+def _error(down: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, moments: torch.Tensor) -> float:
+    """How much the outputs change, relative to them, when only `kept` channels speak, through `columns`."""
     change = down.clone()
     change[:, kept] -= columns
-    weight[:, kept] = columns.float()
     whole, lost = (float(((side @ moments) * side).sum()) for side in (down, change))
-    order_in_model = kept.sort().values
-    return order_in_model, (max(lost, 0.0) / whole) ** 0.5 if whole > 0 else 0.0
+    return float((max(lost, 0.0) / whole) ** 0.5) if whole > 0 else 0.0
+
+
+def _halves(model: Any, calibration: Text) -> tuple[Text, Text]:
+    """The text's windows in turn, so that both halves are of all of it; a single window is cut in two."""
+    windows = windows_of(model, calibration)
+    if len(windows) < 2:
+        windows = windows_of(model, calibration, max(2, len(windows[0]) // 2))
+    return tuple(Text(tuple(windows[start::2]) or (windows[0],), calibration.origin) for start in (0, 1))  # type: ignore[return-value]
+
+
+def _counted(ridges: Sequence[float]) -> str:
+    """How many layers took which.
+
+    >>> _counted([1.0, 0.1, 1.0])
+    '0.1 in 1, 1 in 2 layers'
+    """
+    return ", ".join(f"{ridge:g} in {ridges.count(ridge)}" for ridge in sorted(set(ridges))) + " layers"
 
 
 def _channel_rows(one: FeedForward) -> torch.Tensor:
@@ -150,31 +197,6 @@ def _channel_rows(one: FeedForward) -> torch.Tensor:
     if one.packed:
         rows = [rows[0][: one.width], rows[0][one.width :]]
     return torch.cat([torch.nn.functional.normalize(part, dim=1) for part in rows], dim=1)
-
-
-def _far_apart(rows: torch.Tensor, count: int, draw: torch.Generator) -> torch.Tensor:
-    """k-means++ (Arthur and Vassilvitskii, 2007): each next centre is drawn by its squared distance to the others."""
-    import torch
-
-    squares = rows.pow(2).sum(1)
-    taken = [int(torch.randint(len(rows), (1,), generator=draw))]
-    distances = torch.full((len(rows),), float("inf"))
-    while len(taken) < count:
-        new = rows[taken[-1]]
-        distances = torch.minimum(distances, squares - 2 * (rows @ new) + new @ new).clamp_min(0)
-        distances[taken] = 0
-        weights = distances if float(distances.sum()) > 0 else _all_but(len(rows), taken)
-        taken.append(int(torch.multinomial(weights, 1, generator=draw)))
-    return torch.tensor(taken)
-
-
-def _all_but(count: int, taken: Sequence[int]) -> torch.Tensor:
-    """Equal weights for what is not taken: the rows left are duplicates of centres."""
-    import torch
-
-    weights = torch.ones(count)
-    weights[list(taken)] = 0
-    return weights
 
 
 def _fill_empty(nearest: torch.Tensor, distances: torch.Tensor, count: int) -> None:

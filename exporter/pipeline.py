@@ -164,8 +164,9 @@ def _modified(order: Order, work: Work, tell: Tell) -> Iterator[Built]:
     """The fp32 graph after each pass over the torch model, in the order of the story."""
     from exporter.compress import compress
     from exporter.prune import parse_prune, prune
-    from exporter.recover import recover
+    from exporter.recover import learned_before, recover
 
+    learning = learned_before(work.model, work.calibration) if order.recover else work.calibration
     done: list[Pass] = []
     names: list[str] = []
 
@@ -177,12 +178,10 @@ def _modified(order: Order, work: Work, tell: Tell) -> Iterator[Built]:
 
     for text in order.prune:
         spec = parse_prune(text)
-        made = prune(work.model, spec, work.calibration, on_progress=partial(tell, f"pruning by {text}"))
+        made = prune(work.model, spec, learning, on_progress=partial(tell, f"pruning by {text}"))
         yield after(made, f"prune {spec}")
     if order.compress is not None:
-        made = compress(
-            work.model, order.compress, work.calibration, seed=order.seed, on_progress=partial(tell, "sharing weights")
-        )
+        made = compress(work.model, order.compress, learning, on_progress=partial(tell, "sharing weights"))
         yield after(made, f"compress {order.compress:g}")
     if order.recover:
         untouched = open_source(order.model, task=order.task, allow_pickle=order.allow_pickle).model

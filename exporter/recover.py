@@ -51,7 +51,7 @@ def recover(
 
     if steps < 1:
         raise ConversionError(f"recovering in {steps} steps does nothing: give at least 1")
-    training, held_back = _divided(windows_of(student, calibration, _WINDOW), calibration)
+    training, held_back = _divided(student, calibration)
     weights = _trained_weights(student)
     masks = _zeros_of(student)
     first = _mean_loss(student, reference, held_back)
@@ -90,6 +90,15 @@ def recover(
             "seed": seed,
         },
     )
+
+
+def learned_before(model: Any, calibration: Text) -> Text:
+    """The text that passes before a recovery may learn from: not the rows by which recovery judges itself.
+
+    Else what a pass has fitted to them looks better there than it is, and nothing that follows looks like a gain.
+    Raises CalibrationError where the text has too few rows to hold some back.
+    """
+    return Text(tuple(_divided(model, calibration)[0]), calibration.origin)
 
 
 def distance(student: Any, reference: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -181,10 +190,9 @@ def _drawn(windows: Sequence[tuple[int, ...]], steps: int, seed: int) -> Iterato
         del waiting[:_WINDOWS_A_STEP]
 
 
-def _divided(
-    windows: Sequence[tuple[int, ...]], calibration: Text
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def _divided(model: Any, calibration: Text) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """(to train on, held back): the end of the text is held back, so that few rows are cut in two."""
+    windows = windows_of(model, calibration, _WINDOW)
     if len(windows) < 2:
         raise CalibrationError(
             f"{calibration.origin}: recovery holds rows back to judge itself, one row of {_WINDOW} tokens is too little"

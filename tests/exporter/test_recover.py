@@ -10,7 +10,7 @@ import pytest
 from exporter import recover as recovering
 from exporter.errors import CalibrationError, ConversionError
 from exporter.prune import parse_prune, prune, share_of_zeros
-from exporter.recover import distance, recover
+from exporter.recover import distance, learned_before, recover
 from exporter.text import Text
 from tests.exporter.families import FAMILIES, ignore, outputs, random_text
 
@@ -57,6 +57,18 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         ends.append(outputs(student))
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
+
+
+def test_passes_before_do_not_learn_from_what_judges() -> None:
+    """What recovery holds back is no part of it, and everything else is."""
+    reference = FAMILIES["Llama"]()
+    text = random_text(rows=16)
+    rest = learned_before(reference, text)
+    training, held_back = recovering._divided(reference, text)
+    assert list(rest.rows) == training
+    assert held_back
+    assert not set(rest.rows) & set(held_back)
+    assert sum(map(len, (*rest.rows, *held_back))) == sum(map(len, text.rows))
 
 
 def test_zeros_stay_zero() -> None:
