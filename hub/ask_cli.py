@@ -30,6 +30,9 @@ def _this_device() -> str:
 )
 @click.option("--max-tokens", type=click.IntRange(1, 1_000_000), help="At most so many answer tokens.")
 @click.option("--model", help="Only nodes that serve this model or bundle.")
+@click.option("--task", help="What is to be done, where it is not text-generation: text-classification, ...")
+@click.option("--passage", metavar="TEXT", help="Where a question-answering model is to find the answer.")
+@click.option("--session", help="Go on with the conversation of this name, if the node that answers had it.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
 @click.option("--stream", is_flag=True, help="Print the answer while it grows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -41,6 +44,9 @@ def main(
     deadline_ms: float,
     max_tokens: int | None,
     model: str | None,
+    task: str | None,
+    passage: str | None,
+    session: str | None,
     temperature: float | None,
     stream: bool,
     as_json: bool,
@@ -54,6 +60,9 @@ def main(
             deadline_ms=deadline_ms,
             max_tokens=max_tokens,
             model=model,
+            task=task,
+            context=passage,
+            session=session,
             temperature=temperature,
             stream=stream,
         )

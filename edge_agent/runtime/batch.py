@@ -180,8 +180,9 @@ class Batch:
         if len(chunk) > 1:
             self.cost.ran(1e3 * (time.perf_counter() - started), len(chunk))
         self._feeding.rotate(-1)
+        fed = len(answer.ids) - len(left) + len(chunk)
+        self._prefixes.store(answer.ids[:fed], self._decoder.cache, answer.row)
         if len(chunk) == len(left):
-            self._prefixes.store(answer.ids, self._decoder.cache, answer.row)
             self._join(answer)
             self._choose(answer, logits)
             answer.first_at = time.perf_counter()

@@ -7,6 +7,9 @@ sessions or of how the rows are bound.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from typing import Final
 
 import numpy as np
@@ -100,4 +103,17 @@ class KvCache:
         """Zeroed, so that no position holds a NaN by chance."""
         layout = self._layout
         shape = (2 * layout.layers, self.rows, layout.kv_heads, capacity, layout.head_dim)
-        return np.zeros(shape, dtype=layout.dtype)
+        return untouched(shape, layout.dtype)
+
+
+def untouched(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
+    """An array of zeros that takes memory page by page, where it is written.
+
+    NumPy asks for huge pages. Rows lie apart by their capacity, so one position of each would make all of it resident.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)

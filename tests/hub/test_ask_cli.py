@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -30,6 +31,20 @@ def test_answer_document() -> None:
         "timing_ms": {"total": 60.0, "network": 8.0, "queue": 1.0, "prefill": 20.0, "decode": 30.0},
         "attempts": 2,
     }
+
+
+def test_what_is_no_text_has_a_field_of_its_own() -> None:
+    """Labels, spans and vectors, as objects in JSON, and as JSON where text is printed."""
+    span = wire.Span(label="NAME", start=0, end=3, text="Ada", score=0.5)
+    for name, value, plain in (
+        ("labels", {"yes": 0.75}, {"yes": 0.75}),
+        ("embedding", (0.5, 1.0), (0.5, 1.0)),
+        ("spans", (span,), ({"label": "NAME", "start": 0, "end": 3, "text": "Ada", "score": 0.5},)),
+    ):
+        answer = msgspec.structs.replace(ANSWER, text=None, **{name: value})
+        document = outcome_document(Outcome(reply=answer, total_ms=60.0))
+        assert (document[name], "text" in document) == (plain, False)
+        assert json.loads(wire.plain_text(answer)) == json.loads(json.dumps(plain))
 
 
 def test_failure_document() -> None:

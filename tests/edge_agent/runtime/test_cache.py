@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,6 +73,22 @@ def test_rows_grow_together_and_keep_what_is_theirs() -> None:
     assert (cache.read(0, 0, 5) == 1).all()
     assert (cache.read(2, 0, 700) == 2).all()
     assert all(array.flags.c_contiguous for array in cache.arrays(1, 3).values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_memory_that_no_token_uses_is_not_taken() -> None:
+    """Eight long rows of a few tokens each cost what the tokens cost, not what the rows could hold."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident_bytes()
+    cache = KvCache(CacheLayout(layers=16, kv_heads=4, head_dim=64, dtype="float32"), 4096, rows=8)
+    cache.reserve(4000, 0)
+    for row in range(8):
+        cache.append(row, np.ones((32, 4, 5, 64), np.float32))
+    assert cache.bytes > 1_000_000_000
+    assert resident_bytes() - before < 50_000_000
 
 
 def test_rows_change_places() -> None:
