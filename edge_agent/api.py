@@ -47,6 +47,10 @@ class Here(Protocol):
         """Whether questions are answered now."""
         ...
 
+    def metrics(self) -> bytes:
+        """Prometheus' text."""
+        ...
+
     def ask(self, question: wire.Question, bundle: str, tell: Callable[[Told], None]) -> Callable[[], None]:
         """Ask; `tell` is called from another thread. What is returned withdraws the question."""
         ...
@@ -65,6 +69,7 @@ def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = Tru
         Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
         Route("/v1/completions", api.guarded(api.complete), methods=["POST"]),
         Route("/v1/embeddings", api.guarded(api.embed), methods=["POST"]),
+        Route("/metrics", api.guarded(api.metrics)),
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
     ]
@@ -127,6 +132,9 @@ class _Api:
         return _json(form.embeddings(asked, answers))
 
     # --- whether it is well -----------------------------------------------------------------------------
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._here.metrics(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
     async def healthz(self, request: Request) -> Response:
         return _json({"status": "ok"})

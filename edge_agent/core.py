@@ -201,11 +201,12 @@ class NodeCore:
 
     def backlog(self, now: float) -> wire.Backlog:
         """Unfinished questions, and a guess at the milliseconds they still need."""
-        left_ms = sum(self._cost_ms(job.work) for job in self._queue.values())
-        for job in self._running.values():
+        queued, running = list(self._queue.values()), list(self._running.values())  # other threads ask this, too
+        left_ms = sum(self._cost_ms(job.work) for job in queued)
+        for job in running:
             assert job.started_at is not None
             left_ms += max(self._cost_ms(job.work) - (now - job.started_at) * 1000, 0.0)
-        return wire.Backlog(questions=len(self._queue) + len(self._running), ms=left_ms)
+        return wire.Backlog(questions=len(queued) + len(running), ms=left_ms)
 
     def state(self, epoch: int, now: float) -> wire.NodeState:
         """What this node says of itself."""

@@ -15,7 +15,9 @@ from typing import Final
 
 from edge_agent import core
 from edge_agent.errors import AgentError
+from edge_agent.metrics import Metrics
 from edge_agent.runtime.generation import Answerer
+from edge_agent.telemetry import Machine
 from edge_agent.worker import Worker
 from hub import wire
 from hub.errors import WireError
@@ -41,7 +43,8 @@ class AgentService:
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
         self._core = core.NodeCore(name, served, parallel=parallel, queue_limit=queue_limit)
         self._served = tuple(served.values())
-        self._asked_here: dict[str, Callable[[Told], None]] = {}
+        self._metrics = Metrics(lambda: self._core.backlog(time.monotonic()), Machine().read)
+        self._asked_here: dict[str, tuple[str, Callable[[Told], None]]] = {}  # bundle, and who is told
         self._stopping = False
         self._loop = Loop()
         self._dead = False
@@ -90,7 +93,7 @@ class AgentService:
             self._link.flush()
             self._loop.close()
             self._worker.close()
-            for tell in self._asked_here.values():
+            for _, tell in self._asked_here.values():
                 tell(core.Refusal("overloaded", "this node is shutting down: ask again in a while"))
             self._asked_here.clear()
         if self._dead:
@@ -113,6 +116,10 @@ class AgentService:
         """Whether questions are taken."""
         return not self._core.draining and not self._stopping
 
+    def metrics(self) -> bytes:
+        """What this node tells Prometheus, as text."""
+        return self._metrics.exposition()
+
     def ask(self, question: wire.Question, bundle: str, tell: Callable[[Told], None]) -> Callable[[], None]:
         """Ask a bundle of this node; `tell` gets text as it comes, if it is to be streamed, and then the outcome.
 
@@ -123,7 +130,7 @@ class AgentService:
         asked = core.Asked(question_id, question, bundle, budget_ms)
 
         def take() -> None:
-            self._asked_here[question_id] = tell
+            self._asked_here[question_id] = bundle, tell
             self._handle(asked)
 
         self._loop.call_soon(take)
@@ -174,16 +181,26 @@ class AgentService:
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
             )
         elif isinstance(effect, core.TellText):
-            self._asked_here[effect.id](effect.text)
+            self._asked_here[effect.id][1](effect.text)
         elif isinstance(effect, core.TellOutcome):
-            self._asked_here.pop(effect.id)(effect.outcome)
+            self._count_here(effect)
+            self._asked_here.pop(effect.id)[1](effect.outcome)
         elif isinstance(effect, core.PublishReport):
+            if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
+                self._metrics.failed(effect.report.bundle, "fleet", effect.report.outcome)
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
         else:
             self._presence.changed()
 
+    def _count_here(self, effect: core.TellOutcome) -> None:
+        if isinstance(effect.outcome, wire.Answer):
+            self._metrics.answered(effect.outcome, "here")
+        else:
+            self._metrics.failed(self._asked_here[effect.id][0], "here", effect.outcome.code)
+
     def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
+        self._metrics.answered(answer, "fleet")
         log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)
         payload = wire.plain_text(answer).encode() if work.plain else wire.encode(answer)
         self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation)

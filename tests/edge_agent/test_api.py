@@ -213,6 +213,20 @@ def test_bodies_that_are_none(url: str) -> None:
     assert httpx.get(f"{url}/nothing").status_code == 404
 
 
+def test_prometheus_is_told(url: str, client: openai.OpenAI, engine: Engine) -> None:
+    """What was asked here counts as asked here, with its failures."""
+    chat(client, engine)
+    with pytest.raises(openai.BadRequestError):
+        chat(client, engine, max_tokens=100_000)
+    answer = httpx.get(f"{url}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    lines = answer.text.splitlines()
+    for outcome in ("answered", "too_large"):
+        labels = f'bundle="{engine.served.bundle}",origin="here",outcome="{outcome}"'
+        assert any(line.startswith(f"edge_questions_total{{{labels}}} ") for line in lines)
+    assert any(line.startswith("edge_resident_bytes ") for line in lines)
+
+
 def test_keys_are_asked_for(served: Callable[..., str], engine: Engine) -> None:
     """Without one, or with another, nothing is answered; whether the node lives may be asked by all."""
     url = served(keys=("one-long-enough-key", "another-long-key"), on_loopback=False)

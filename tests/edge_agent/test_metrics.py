@@ -1,0 +1,51 @@
+"""What Prometheus is told adds up, and leaves out what nobody knows."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from edge_agent.metrics import Metrics
+from edge_agent.telemetry import Reading
+from hub import wire
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """Value by name and label values, as Prometheus reads them."""
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_questions_tokens_and_time_are_counted() -> None:
+    """By bundle, origin and outcome; cached tokens apart from computed ones; seconds by stage."""
+    metrics = Metrics(wire.Backlog, Reading)
+    answer = wire.Answer(
+        id="1", node="n", bundle="b", finish="stop", attempt=1, text="x",
+        tokens=wire.Tokens(prompt=10, cached=4, completion=3),
+        timing_ms=wire.Timing(queue=20.0, prefill=300.0, decode=2000.0),
+    )  # fmt: skip
+    metrics.answered(answer, "here")
+    metrics.answered(answer, "fleet")
+    metrics.failed("b", "fleet", "deadline")
+    told = samples(metrics)
+    assert told["edge_questions_total", "b", "here", "answered"] == 1
+    assert told["edge_questions_total", "b", "fleet", "deadline"] == 1
+    assert [told["edge_tokens_total", "b", kind] for kind in ("prompt", "cached", "answer")] == [12, 8, 6]
+    assert told["edge_stage_seconds_sum", "b", "prefill"] == 0.6
+    assert told["edge_stage_seconds_count", "b", "decode"] == 2
+    assert told["edge_stage_seconds_bucket", "b", "0.025", "queue"] == 2
+
+
+def test_the_machine_is_read_at_each_scrape() -> None:
+    """What it does not tell has no line."""
+    readings = iter([Reading(cpu=0.25, resident_bytes=1000), Reading(cpu=0.5, temperature_c=61.5)])
+    metrics = Metrics(lambda: wire.Backlog(questions=3, ms=1500.0), lambda: next(readings))
+    first, second = samples(metrics), samples(metrics)
+    assert (first["edge_cpu_ratio",], second["edge_cpu_ratio",]) == (0.25, 0.5)
+    assert (first["edge_backlog_questions",], first["edge_backlog_seconds",]) == (3, 1.5)
+    assert ("edge_temperature_celsius",) not in first
+    assert second["edge_temperature_celsius",] == 61.5
+    assert ("edge_gpu_ratio",) not in second
