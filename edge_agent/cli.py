@@ -67,7 +67,10 @@ def _this_machine() -> str:
     help="Directory that edge-export wrote; repeat it to serve several.",
 )
 @click.option("--node", default=_this_machine, show_default="this machine's name", help="Each node needs its own name.")
-@click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
+@click.option(
+    "--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL", envvar="EDGE_BROKER",
+    show_envvar=True, help="mqtt://[USER:PASSWORD@]HOST[:PORT]; in the environment nobody sees its password.",
+)  # fmt: skip
 @click.option(
     "--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096."
 )

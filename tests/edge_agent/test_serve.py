@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -59,3 +60,18 @@ def test_an_encoder_answers_over_http(
     finally:
         process.terminate()
         assert process.wait(15) == 0
+
+
+def test_the_broker_may_stand_in_the_environment(bin_folder: Path, tmp_path: Path) -> None:
+    """So that its password is on no command line."""
+    bundle = encoder_bundle(tmp_path, "feature-extraction", {"good": (3.0, 4.0)})
+    done = subprocess.run(
+        [bin_folder / "edge-agent", "serve", "--bundle", bundle, "--node", "n"],
+        env={**os.environ, "EDGE_BROKER": "http://wrong"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "http://wrong" in done.stderr
