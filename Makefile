@@ -7,7 +7,7 @@ BIN := .venv/bin
 OLDEST := onnxruntime==1.23.2
 MODELS := models/SmolLM2-135M-Instruct.Q4_1.gguf models/all-MiniLM-L6-v2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-export models clean
+.PHONY: help setup demo test check bench bench-export soak models clean
 
 help:
 	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
@@ -16,6 +16,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    measure against llama.cpp, PyTorch and plain MQTT (compiles llama.cpp once: needs a C++ compiler)"
 	@echo "make bench-export  measure every optimization of the exporter, and write the tables of docs/exporting.md"
+	@echo "make soak     ask one node 30,000 questions and watch its memory"
 	@echo "make models   fetch the models that demo, test and bench use"
 	@echo "make clean    remove .venv, bundles, builds and caches; models stay"
 
@@ -60,6 +61,12 @@ bench: .venv/.bench models
 
 bench-export: setup models
 	$(BIN)/python benchmarks/exporting.py
+
+# A half-hour of questions to one node; SOAK=DIR takes another bundle.
+SOAK ?= bundles/smollm2-desktop-cpu
+soak: setup models
+	test -d $(SOAK) || $(BIN)/edge-export --model models/SmolLM2-135M-Instruct.Q4_1.gguf --profile desktop-cpu --output $(SOAK)
+	$(BIN)/python benchmarks/soak.py --bundle $(SOAK)
 
 clean:
 	rm -rf .venv bundles build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

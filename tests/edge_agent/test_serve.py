@@ -74,4 +74,4 @@ def test_the_broker_may_stand_in_the_environment(bin_folder: Path, tmp_path: Pat
         timeout=60,
     )
     assert done.returncode == 1
-    assert "http://wrong" in done.stderr
+    assert "not a broker URL" in done.stderr
