@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,6 +27,8 @@ from edge_agent import openai_form as form
 from edge_agent.core import Refusal
 from edge_agent.openai_form import ApiError
 from hub import wire
+
+log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES: Final = 4_000_000
 MOST_INPUTS: Final = 256  # texts in one request for embeddings
@@ -93,6 +96,9 @@ class _Api:
                 return _json(error.body, error.status)
             except ClientDisconnect:
                 return Response(status_code=400)
+            except Exception:  # a bug must fail this request in the API's form, and say so in the log
+                log.exception("%s %s failed", request.method, request.url.path)
+                return _json(form.api_error(Refusal("internal", "this request failed: see the node's log")).body, 500)
             return response
 
         return guarded

@@ -31,6 +31,7 @@ SESSION_EXPIRY_S: Final = 0  # work that was queued for a node that went away ha
 
 
 Told = str | wire.Answer | core.Refusal
+_LEAVING: Final = core.Refusal("overloaded", "this node is shutting down: ask again in a while")
 
 
 class AgentService:
@@ -94,7 +95,7 @@ class AgentService:
             self._loop.close()
             self._worker.close()
             for _, tell in self._asked_here.values():
-                tell(core.Refusal("overloaded", "this node is shutting down: ask again in a while"))
+                tell(_LEAVING)
             self._asked_here.clear()
         if self._dead:
             raise AgentError("the inference thread died twice: see the log above for what it died of")
@@ -125,6 +126,9 @@ class AgentService:
 
         It is called from the loop's thread. What is returned withdraws the question.
         """
+        if self._stopping:
+            tell(_LEAVING)
+            return lambda: None
         question_id = uuid.uuid4().hex
         budget_ms = question.deadline_ms or HERE_BUDGET_MS
         asked = core.Asked(question_id, question, bundle, budget_ms)

@@ -20,6 +20,7 @@ from edge_agent.runtime.encoder_engine import open_encoder
 from edge_agent.runtime.engine import Engine, open_engine
 from edge_agent.runtime.generation import OneByOne
 from edge_agent.service import AgentService
+from hub import wire
 from tests.edge_agent.encoder_bundles import encoder_bundle
 
 NO_BROKER = "mqtt://127.0.0.1:9"  # nobody listens there: answers of this device need none
@@ -225,6 +226,32 @@ def test_prometheus_is_told(url: str, client: openai.OpenAI, engine: Engine) -> 
         labels = f'bundle="{engine.served.bundle}",origin="here",outcome="{outcome}"'
         assert any(line.startswith(f"edge_questions_total{{{labels}}} ") for line in lines)
     assert any(line.startswith("edge_resident_bytes ") for line in lines)
+
+
+def test_a_bug_is_an_error_of_the_apis_form(url: str, service: AgentService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word of what is inside; the server goes on."""
+
+    def broken(*_: object) -> object:
+        raise ZeroDivisionError("secret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AgentService, "metrics", broken)
+        answer = httpx.get(f"{url}/metrics")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "secret" not in answer.text
+    assert httpx.get(f"{url}/metrics").status_code == 200
+
+
+def test_a_node_that_leaves_says_so(engine: Engine) -> None:
+    """Who asks while it ends is told, and need not wait."""
+    node = AgentService(NO_BROKER, "n", {engine.served.bundle: engine})
+    node.stop()
+    told: list[object] = []
+    node.ask(wire.Question(question="Hi"), engine.served.bundle, told.append)()
+    assert len(told) == 1
+    assert "shutting down" in str(told[0])
+    assert not node.ready
 
 
 def test_keys_are_asked_for(served: Callable[..., str], engine: Engine) -> None:

@@ -198,6 +198,30 @@ def test_guesses_save_runs(decoder: Decoder, alone: Decoder) -> None:
     assert runs[1] < 0.9 * tokens
 
 
+def test_a_guessed_token_is_the_likeliest_of_its_check(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a graph gives: every token of the answer is the best of the run that it came from."""
+    best: list[int] = []
+    check, step_rows = decoder.check, decoder.step_rows
+
+    def checked(ids: Sequence[int], row: int = 0) -> Any:
+        logits = check(ids, row)
+        wanted = [int(one.argmax()) for one in logits]
+        right = next((n for n, guess in enumerate(ids[1:]) if guess != wanted[n]), len(ids) - 1)
+        best.extend(wanted[: right + 1])
+        return logits
+
+    def stepped(token_ids: Sequence[int]) -> Any:
+        logits = step_rows(token_ids)
+        best.append(int(logits[0].argmax()))
+        return logits
+
+    monkeypatch.setattr(decoder, "check", checked)
+    monkeypatch.setattr(decoder, "step_rows", stepped)
+    answer = answer_to([*ids_of(6, 4)] * 5, max_tokens=200)
+    finish(batch_of(decoder, guessing=True), answer)
+    assert answer.tokens[1:] == best[: len(answer.tokens) - 1]
+
+
 def test_one_that_cannot_be_written_fails_alone(decoder: Decoder) -> None:
     """An error in choosing its token ends it and nobody else."""
 
