@@ -46,14 +46,15 @@ def test_near_then_free(
     differ by nearly as much before the near one is not the soonest, and the wait behind a long answer is twice that.
     """
     processes.hub(broker_url)
-    processes.node("near", bundle, broker_url)
+    processes.node("near", bundle, broker_url, "--parallel", "1")  # one question keeps it busy
     processes.wait_for(broker_url, "near")
 
     def ask_long() -> dict[str, Any]:
         return processes.ask(STORY, broker_url, "--max-tokens", "70", device="library")
 
     distance_ms = ask_long()["timing_ms"]["decode"] / 2
-    processes.node("far", bundle, processes.slow_link(broker_url, free_port(), distance_ms / 2))
+    slow = processes.slow_link(broker_url, free_port(), distance_ms / 2)
+    processes.node("far", bundle, slow, "--parallel", "1")
     processes.wait_for(broker_url, "far")
 
     def goes_near() -> bool:
