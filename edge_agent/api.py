@@ -190,7 +190,7 @@ class _Api:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
         telling = _Telling(self._here, question, bundle)
         try:
-            first = await telling.next()  # what is refused is refused with a status, not in a stream
+            first = await _unless_gone(request, telling)  # what is refused is refused with a status, not in a stream
         except BaseException:
             telling.withdraw()
             raise
@@ -202,22 +202,14 @@ class _Api:
     async def _whole(self, request: Request, question: wire.Question, bundle: str) -> wire.Answer:
         """The answer, unless the client goes away before. Raises ApiError, ClientDisconnect."""
         telling = _Telling(self._here, question, bundle)
-        gone = asyncio.ensure_future(_gone(request))
         try:
-            while True:
-                told = asyncio.ensure_future(telling.next())
-                await asyncio.wait((told, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not told.done():
-                    told.cancel()
-                    raise ClientDisconnect
-                outcome = told.result()
-                if isinstance(outcome, Refusal):
-                    raise form.api_error(outcome)
-                if isinstance(outcome, wire.Answer):
-                    return outcome
+            outcome = await _unless_gone(request, telling)  # not streamed: nothing is told before it
         finally:
-            gone.cancel()
             telling.withdraw()
+        if isinstance(outcome, wire.Answer):
+            return outcome
+        assert isinstance(outcome, Refusal)
+        raise form.api_error(outcome)
 
 
 class _Telling:
@@ -288,6 +280,19 @@ async def _body(request: Request) -> bytes:
         if len(body) > MOST_BODY_BYTES:
             raise ApiError(413, f"the body is longer than {MOST_BODY_BYTES} bytes", kind="invalid_request_error")
     return bytes(body)
+
+
+async def _unless_gone(request: Request, telling: _Telling) -> Told:
+    """The next that is told. Raises ClientDisconnect if the client goes away before."""
+    told, gone = asyncio.ensure_future(telling.next()), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((told, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            raise ClientDisconnect
+        return told.result()
+    finally:
+        told.cancel()
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

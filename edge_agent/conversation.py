@@ -1,6 +1,7 @@
 """What was said before in the sessions of this node, so that a device need not send it again.
 
-A question that names a `session` goes on where the last one of that device and session ended. What is kept is text:
+A question that names a `session` goes on where the last one of that device and session ended, and anew where all of it
+is more than the model takes. What is kept is text:
 the keys and values behind it are the prefix cache's business. Bounded, the least recently used session goes first.
 """
 
@@ -37,6 +38,10 @@ class Conversations:
         if before:
             self._turns.move_to_end(key)
         return msgspec.structs.replace(question, question=None, messages=(*before, *_turns(question)))
+
+    def forget(self, device: str, question: wire.Question) -> bool:
+        """Drop what was said before in this question's session, which has outgrown the model. False if nothing was."""
+        return question.session is not None and self._turns.pop((device, question.session), None) is not None
 
     def remember(self, device: str, question: wire.Question, answer: str) -> None:
         """The turns of `question`, as it was asked, and its answer belong to its session from now."""

@@ -134,6 +134,7 @@ class TellOutcome(msgspec.Struct, frozen=True):
 
     id: str
     outcome: wire.Answer | Refusal
+    cancelled: bool = False  # it was withdrawn: nobody listens
 
 
 class PublishState(msgspec.Struct, frozen=True):
@@ -341,7 +342,8 @@ class NodeCore:
             self._answered[job.key] = job.work.question, answer
         while len(self._answered) > self._remembered_limit:
             self._answered.popitem(last=False)
-        self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
+        if result.tokens.completion:  # encoders write none
+            self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
         return self._answer(job.work, answer, now)
 
     def _drop_late(self, now: float) -> list[Effect]:
@@ -422,7 +424,8 @@ class NodeCore:
         assert work.question.id is not None
         if work.device == _HERE:
             code = "internal" if outcome == "cancelled" else outcome
-            return TellOutcome(work.question.id, Refusal(code, message or outcome))  # type: ignore[arg-type]
+            refusal = Refusal(code, message or outcome)  # type: ignore[arg-type]
+            return TellOutcome(work.question.id, refusal, cancelled=outcome == "cancelled")
         return PublishReport(
             wire.Done(
                 hub=work.hub,

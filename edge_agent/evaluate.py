@@ -155,7 +155,12 @@ def evaluate_passages(
         raise InputError(
             'a row has no context to find its answer in: rows are {"question", "context", "answers": [...]}'
         )
-    return _qa_score(rows, lambda row: engine.answer(row.question, row.context or "").text, on_row)
+
+    def ask(row: QaRow) -> str:
+        best = engine.answer(row.question, row.context or "")
+        return "" if best is None else best.text
+
+    return _qa_score(rows, ask, on_row)
 
 
 def _qa_score(rows: Sequence[QaRow], ask: Callable[[QaRow], str], on_row: Callable[[bool], None]) -> QaScore:

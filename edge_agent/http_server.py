@@ -63,7 +63,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
     if not keys:
         raise InputError(f"{path} holds no key: write one a line, at least {_LEAST_KEY_CHARS} characters each")
     if any(len(key) < _LEAST_KEY_CHARS or not key.isascii() for key in keys):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -44,9 +45,11 @@ class AgentService:
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
         self._core = core.NodeCore(name, served, parallel=parallel, queue_limit=queue_limit)
         self._served = tuple(served.values())
+        self._bundles = frozenset(served)
         self._metrics = Metrics(lambda: self._core.backlog(time.monotonic()), Machine().read)
         self._asked_here: dict[str, tuple[str, Callable[[Told], None]]] = {}  # bundle, and who is told
         self._stopping = False
+        self._leaving = threading.Lock()
         self._loop = Loop()
         self._dead = False
         self._worker = Worker(
@@ -87,6 +90,8 @@ class AgentService:
                 if wake_at is not None and time.monotonic() >= wake_at:
                     self._handle(core.TimePassed())
         finally:
+            with self._leaving:  # whoever asks from now is told so at once
+                self._stopping = True
             if self._link.is_open:
                 # Draining first: a hub that only hears `offline` takes it for a crash and waits for the node's return.
                 for status in ("draining", "offline"):
@@ -126,18 +131,16 @@ class AgentService:
 
         It is called from the loop's thread. What is returned withdraws the question.
         """
-        if self._stopping:
-            tell(_LEAVING)
-            return lambda: None
         question_id = uuid.uuid4().hex
         budget_ms = question.deadline_ms or HERE_BUDGET_MS
         asked = core.Asked(question_id, question, bundle, budget_ms)
 
-        def take() -> None:
+        with self._leaving:
+            if self._stopping:
+                tell(_LEAVING)
+                return lambda: None
             self._asked_here[question_id] = bundle, tell
-            self._handle(asked)
-
-        self._loop.call_soon(take)
+        self._loop.call_soon(lambda: self._handle(asked))
         return lambda: self._loop.call_soon(lambda: self._handle(core.Withdrawn(question_id)))
 
     def _worker_died(self) -> None:
@@ -191,7 +194,8 @@ class AgentService:
             self._asked_here.pop(effect.id)[1](effect.outcome)
         elif isinstance(effect, core.PublishReport):
             if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
-                self._metrics.failed(effect.report.bundle, "fleet", effect.report.outcome)
+                known = effect.report.bundle in self._bundles  # whatever else is asked for makes no labels
+                self._metrics.failed(effect.report.bundle if known else "unknown", "fleet", effect.report.outcome)
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
         else:
@@ -201,7 +205,8 @@ class AgentService:
         if isinstance(effect.outcome, wire.Answer):
             self._metrics.answered(effect.outcome, "here")
         else:
-            self._metrics.failed(self._asked_here[effect.id][0], "here", effect.outcome.code)
+            outcome = "cancelled" if effect.cancelled else effect.outcome.code
+            self._metrics.failed(self._asked_here[effect.id][0], "here", outcome)
 
     def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
         self._metrics.answered(answer, "fleet")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 
 from edge_agent.conversation import Conversations
 from edge_agent.core import Event, Key, Refusal, StartWork, TextProduced, WorkFinished
-from edge_agent.errors import RequestError
+from edge_agent.errors import ContextOverflow, RequestError
 from edge_agent.runtime.generation import Answerer, Generation
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ class Worker:
 
     def stop(self, key: Key) -> None:
         """Stop after the current token."""
-        if key in self._stops:
-            self._stops[key].set()
+        if (stop := self._stops.get(key)) is not None:  # the inference thread takes it away when it is done
+            stop.set()
 
     def close(self, limit_s: float = 5.0) -> None:
         """Stop whatever runs and end the thread."""
@@ -91,13 +91,19 @@ class Worker:
 
     def _begin(self, job: StartWork) -> None:
         on_text = (lambda text: self._report(TextProduced(job.key, text))) if job.question.stream else None
+        answerer, should_stop = self._answerers[job.bundle], self._stops[job.key].is_set
         try:
             question = self._conversations.continued(job.key[0], job.question)
-            ticket = self._answerers[job.bundle].begin(
-                question, should_stop=self._stops[job.key].is_set, on_text=on_text
-            )
-        except Exception as error:  # a bug or a runtime fault must fail this question, not the node
+            try:
+                ticket = answerer.begin(question, should_stop=should_stop, on_text=on_text)
+            except ContextOverflow:
+                if not self._conversations.forget(job.key[0], job.question):
+                    raise
+                ticket = answerer.begin(job.question, should_stop=should_stop, on_text=on_text)
+        except BaseException as error:  # a bug or a runtime fault must fail this question, not the node
             self._end(job, _refusal(job, error))
+            if not isinstance(error, Exception):
+                raise
         else:
             self._begun[job.bundle][ticket] = job
 
@@ -129,7 +135,7 @@ class Worker:
         self._report(WorkFinished(job.key, result))
 
 
-def _refusal(job: StartWork, error: Exception) -> Refusal:
+def _refusal(job: StartWork, error: BaseException) -> Refusal:
     if isinstance(error, RequestError):
         return Refusal(error.code, str(error))  # type: ignore[arg-type]  # one of wire.Code
     log.error("question %s of %s failed", job.key[1], job.key[0], exc_info=error)

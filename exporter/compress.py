@@ -50,6 +50,7 @@ def compress(model: Any, factor: float, calibration: Text, *, on_progress: Calla
     keep = kept_width(width, width / factor, f"compressing by {factor:g}")
     before = sum(parameter.numel() for parameter in model.parameters())
     halves = _halves(model, calibration)
+    sizes = [sum(map(len, half.rows)) for half in halves]
     shared: list[_Shared] = []
     for part in _parts(layers):
         start = len(shared) / len(layers)
@@ -60,7 +61,7 @@ def compress(model: Any, factor: float, calibration: Text, *, on_progress: Calla
         downs = {one.name: one.down for one in part}
         moments = [second_moments(model, half, downs, None, told) for half in halves]
         for one in part:
-            shared.append(_shared(one, [half.pop(one.name)[0].double() for half in moments], keep))
+            shared.append(_shared(one, [half.pop(one.name)[0].double() for half in moments], sizes, keep))
             on_progress(len(shared) / len(layers))
     remove_channels(model, [one.kept for one in shared])
     errors, unseen = [one.error for one in shared], [one.unseen_error for one in shared]
@@ -129,7 +130,7 @@ def merged(
 
 class _Shared(NamedTuple):
     """The channels that a layer keeps, int64 (keep,), and how its outputs change: on all calibration text, and on the
-    half that nothing was fitted to.
+    half to which its columns were not fitted (the clusters were made with all).
     """
 
     kept: torch.Tensor
@@ -138,13 +139,15 @@ class _Shared(NamedTuple):
     unseen_error: float
 
 
-def _shared(one: FeedForward, halves: Sequence[torch.Tensor], keep: int) -> _Shared:
-    """Give the kept channels' columns what all gave, and the others nothing. `halves` are E[a a^T] of each half."""
+def _shared(one: FeedForward, halves: Sequence[torch.Tensor], sizes: Sequence[int], keep: int) -> _Shared:
+    """Give the kept channels' columns what all gave, and the others nothing. `halves` are E[a a^T] of each half,
+    `sizes` their tokens.
+    """
     import torch
 
     weight = matrix(one.down)
     down = weight.double()
-    moments = torch.stack(tuple(halves)).mean(0)
+    moments = sum(half * size for half, size in zip(halves, sizes, strict=True)) / sum(sizes)
     energy = channel_energy(down, moments.diagonal())
     floor = float(energy.mean()) * 1e-6 + torch.finfo(torch.float32).tiny  # channels that say nothing lie somewhere too
     cluster = clusters(_channel_rows(one), energy.clamp_min(floor).float(), keep)
@@ -173,11 +176,15 @@ def _error(down: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, moment
 
 
 def _halves(model: Any, calibration: Text) -> tuple[Text, Text]:
-    """The text's windows in turn, so that both halves are of all of it; a single window is cut in two."""
+    """The text's windows, the longest first to the half with fewer tokens; a single window is cut in two."""
     windows = windows_of(model, calibration)
     if len(windows) < 2:
         windows = windows_of(model, calibration, max(2, len(windows[0]) // 2))
-    return tuple(Text(tuple(windows[start::2]) or (windows[0],), calibration.origin) for start in (0, 1))  # type: ignore[return-value]
+    halves: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
+    for window in sorted(windows, key=len, reverse=True):
+        min(halves, key=lambda half: sum(map(len, half))).append(window)
+    one, other = (Text(tuple(half or windows), calibration.origin) for half in halves)
+    return one, other
 
 
 def _counted(ridges: Sequence[float]) -> str:

@@ -440,7 +440,8 @@ class Core:
         else:
             chars = question.ask.question.size_chars
             self.fleet.put(taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms))
-            self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
+            if question.ask.question.session is None:  # else the prompt holds turns that were not sent
+                self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
             if done.tokens.completion:
                 self._lengths.learn(question.key[0], question.ask.task, done.tokens.completion)
         self.counters["answered"] += 1

@@ -26,6 +26,7 @@ _NAME_PATTERN: Final = re.compile(f"{_NAME}\\Z")
 
 Name = Annotated[str, Meta(pattern=f"^{_NAME}$", max_length=64)]
 QuestionId = Annotated[str, Meta(min_length=1, max_length=128)]
+MAX_REPLY_CHARS: Final = 65_535 // 4  # MQTT counts a topic's bytes, and a character has up to four
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]  # an answer ends before it
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -320,8 +321,8 @@ class Work(Message, frozen=True):
     attempt: Count
     budget_ms: Milliseconds
     bundle: str
-    reply_to: str
-    correlation: bytes | None = None
+    reply_to: Annotated[str, Meta(max_length=MAX_REPLY_CHARS)]
+    correlation: Annotated[bytes, Meta(max_length=65_535)] | None = None
     plain: bool = False
 
 

@@ -95,8 +95,8 @@ class Batch:
         return not (self._waiting or self._feeding or self._writing)
 
     def add(self, answer: Generated) -> None:
-        """Take up an answer. Raises ContextOverflow if it cannot fit, RequestError (`too_large`) if the machine has
-        not the memory for it, ValueError for no tokens.
+        """Take up an answer. Raises ContextOverflow if it cannot fit, RequestError (`overloaded`: another node may do)
+        if the machine has not the memory for it, ValueError for no tokens.
         """
         if not answer.ids:
             raise ValueError("no tokens: a sequence needs at least one")
@@ -140,7 +140,7 @@ class Batch:
         free = available_bytes() if tokens > cache.capacity else None
         if free is not None and (needed := 2 * tokens * cache.bytes_per_token) > free:
             raise RequestError(
-                "too_large",
+                "overloaded",
                 f"{tokens} tokens of prompt and answer need {needed / 1e6:.0f} MB for their caches, "
                 f"{free / 1e6:.0f} MB are free: shorten the question, or lower max_tokens",
             )

@@ -14,6 +14,7 @@ import msgspec
 
 from edge_agent.errors import RequestError
 from edge_agent.runtime.encoder_engine import EncoderEngine
+from edge_agent.runtime.encoding import MOST_WINDOWS
 from edge_agent.runtime.generation import Generation
 from hub import wire
 
@@ -37,7 +38,7 @@ class EncoderAnswerer:
             bundle=manifest.bundle_id,
             model=manifest.model.name,
             task=manifest.task,
-            context=self._engine.info.max_tokens,
+            context=self._engine.info.max_tokens * MOST_WINDOWS,  # longer texts are cut, or read in windows
             fixed_ms=self._fixed_ms,
             prefill_ms_per_token=self._ms_per_token,
             decode_ms_per_token=0.0,
@@ -69,30 +70,37 @@ class EncoderAnswerer:
             need = "a context to find the answer in" if question.context is None else "no context"
             raise RequestError("invalid", f"{task} takes {need}")
         started = time.perf_counter()
-        result = self._result(task, question.turns()[0], question.context)
+        result = self._result(task, question.turns()[0], question.context, should_stop)
         took_ms = 1e3 * (time.perf_counter() - started)
         return Generation(
             token_ids=(),
-            finish="stop",
+            finish="cancelled" if result is None else "stop",
             tokens=wire.Tokens(prompt=self._engine.text.count(question.turns()[0], question.context)),
             prefill_ms=took_ms,
             decode_ms=0.0,
             compute_ms=took_ms,
-            **result,
+            **(result or {}),
         )
 
     def close(self) -> None:
         """Release the graph."""
         self._engine.close()
 
-    def _result(self, task: str, text: str, context: str | None) -> dict[str, Any]:
+    def _result(
+        self, task: str, text: str, context: str | None, should_stop: Callable[[], bool]
+    ) -> dict[str, Any] | None:
+        """The fields of the answer; None if it is not wanted any more."""
+        if should_stop():
+            return None
         engine = self._engine
         if task == "text-classification":
             return {"labels": {one.label: one.score for one in engine.classify(text)}}
         if task == "token-classification":
             return {"spans": tuple(msgspec.convert(msgspec.to_builtins(one), wire.Span) for one in engine.spans(text))}
         if task == "question-answering":
-            best = engine.answer(text, context or "")
+            best = engine.answer(text, context or "", should_stop)
+            if best is None:
+                return None
             span = wire.Span(label="answer", start=best.start, end=best.end, text=best.text, score=best.score)
             return {"text": best.text, "spans": (span,)}
         return {"embedding": tuple(float(value) for value in engine.embed([text])[0])}

@@ -5,7 +5,7 @@ Knows nothing of MQTT, queues or deadlines. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -85,11 +85,17 @@ class EncoderEngine:
         row = self.text.encode(text)
         return tuple(merge(text, row, softmax(self._first_output(row)), self.info.labels))
 
-    def answer(self, question: str, text: str) -> BestAnswer:
-        """The span of `text` that answers `question` best; a long text is read in windows."""
+    def answer(self, question: str, text: str, should_stop: Callable[[], bool] = lambda: False) -> BestAnswer | None:
+        """The span of `text` that answers `question` best; a long text is read in windows. None if `should_stop` said
+        so between two of them.
+        """
         self._require("question-answering")
         rows = self.text.encode_pair(question, text)
-        outputs = [self.encoder.run([row.ids], [row.types]) for row in rows]
+        outputs = []
+        for row in rows:
+            if should_stop():
+                return None
+            outputs.append(self.encoder.run([row.ids], [row.types]))
         return best_answer(text, rows, [(one["start_logits"][0], one["end_logits"][0]) for one in outputs])
 
     def embed(self, texts: Sequence[str]) -> Numbers:

@@ -7,12 +7,14 @@ second text is cut into overlapping windows instead. Knows nothing of models.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from edge_agent.errors import RequestError
 from edge_agent.tokenizer import read_tokenizer
+
+MOST_WINDOWS: Final = 64  # in which one text is read
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,11 +62,14 @@ class TextEncoder:
         special = self._backend.num_special_tokens_to_add(True)
         self._backend.no_truncation()
         room = self.max_tokens - special - len(self._backend.encode(first, add_special_tokens=False).ids)
-        if room < 2:
+        if room < self.max_tokens // 4:
             raise RequestError(
-                "too_large", f"the question leaves no room for the text in {self.max_tokens} tokens: shorten it"
+                "too_large", f"the question leaves {max(room, 0)} of {self.max_tokens} tokens to the text: shorten it"
             )
         stride = min(self.max_tokens // 4, room // 2)
+        text_tokens = len(self._backend.encode(second, add_special_tokens=False).ids)
+        if text_tokens > (most := MOST_WINDOWS * (room - stride)):
+            raise RequestError("too_large", f"the text has {text_tokens} tokens, at most {most} are read: shorten it")
         self._backend.enable_truncation(self.max_tokens, stride=stride, strategy="only_second")
         encoding = self._backend.encode(first, second)
         rows = [_row(one) for one in (encoding, *encoding.overflowing)]

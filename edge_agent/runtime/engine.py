@@ -28,6 +28,7 @@ from edge_agent.runtime.stop_text import StopText
 from edge_agent.tokenizer import TextStream, Tokenizer, open_tokenizer
 from hub import wire
 
+_MOST_CHARS_PER_TOKEN: Final = 64  # no text has so few tokens for its length but by white space
 DEFAULT_CONTEXT: Final = 4096
 
 
@@ -138,13 +139,17 @@ class Engine:
         if question.context is not None:
             raise RequestError("invalid", "a text generator takes no context: put it into the question")
         begun_at = time.perf_counter()
+        if question.size_chars > (most := _MOST_CHARS_PER_TOKEN * self.decoder.context):  # not worth tokenizing
+            raise RequestError("too_large", f"{question.size_chars} characters, at most {most} are read: shorten it")
         ids = self.tokenizer.encode_question(question)
+        max_tokens = self._max_tokens(question, len(ids))
+        self.decoder.cache.require(len(ids), max_tokens)
         stops = question.stop or ()
         pieces = TextPieces(self.tokenizer.stream(), stops, on_text) if stops or on_text is not None else None
         answer = Generated(
             ids,
             choose=self._chooser(question),
-            max_tokens=self._max_tokens(question, len(ids)),
+            max_tokens=max_tokens,
             stop_ids=self._stop_ids,
             should_stop=should_stop,
             on_token=_nobody_listens if pieces is None else pieces.push,

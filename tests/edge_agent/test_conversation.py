@@ -54,6 +54,16 @@ def test_a_session_beyond_all_contexts_starts_anew() -> None:
     assert said(kept.continued("d", ask("c"))) == ["c"]
 
 
+def test_what_has_outgrown_the_model_is_forgotten() -> None:
+    """The session begins anew; there is nothing to forget twice, or without a session."""
+    kept = Conversations()
+    kept.remember("d", ask("a"), "b")
+    assert kept.forget("d", ask("c"))
+    assert said(kept.continued("d", ask("c"))) == ["c"]
+    assert not kept.forget("d", ask("c"))
+    assert not kept.forget("d", ask("c", None))
+
+
 def test_bare_text_is_no_conversation() -> None:
     """Text that goes into the model as it is has no turns."""
     with pytest.raises(RequestError, match="a session is a conversation"):

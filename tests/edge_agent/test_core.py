@@ -337,9 +337,8 @@ def test_what_is_asked_here_ends_once(running: bool) -> None:
 
     ask_here(agent, "gone", 2.0)
     effects = agent.handle(core.Withdrawn("gone"), 2.1)
-    assert effects == (
-        [core.StopWork(("", "gone"))] if running else [core.TellOutcome("gone", core.Refusal("internal", "cancelled"))]
-    )
+    told = core.TellOutcome("gone", core.Refusal("internal", "cancelled"), cancelled=True)
+    assert effects == ([core.StopWork(("", "gone"))] if running else [told])
 
 
 class NodeMachine(RuleBasedStateMachine):

@@ -136,3 +136,67 @@ def test_a_thread_that_dies_is_replaced_once() -> None:
     assert [isinstance(result, core.Refusal) for result in results] == [True, False, True]
     assert "died of SystemExit" in results[0].message
     worker.close()
+
+
+class DeadlyStart(OneByOne):
+    """Kills its thread when it is given a question to die of."""
+
+    def begin(self, question: wire.Question, **how: object) -> object:  # type: ignore[override]
+        if question.question == "die":
+            raise SystemExit("killed")
+        return super().begin(question, **how)  # type: ignore[arg-type]
+
+
+def test_a_thread_that_dies_of_a_new_question_reports_that_one_too() -> None:
+    """Nobody waits for an answer that nothing computes."""
+    finished: dict[str, core.WorkFinished] = {}
+    ended = threading.Condition()
+
+    def report(event: core.Event) -> None:
+        if isinstance(event, core.WorkFinished):
+            with ended:
+                finished[event.key[1]] = event
+                ended.notify_all()
+
+    worker = Worker({"b": DeadlyStart(Scripted(lambda should_stop, on_text: "well"))}, report)
+    for name, text in (("1", "die"), ("2", "live")):
+        worker.start(core.StartWork(("d", name), "b", wire.Question(id=name, question=text)))
+        with ended:
+            assert ended.wait_for(lambda name=name: name in finished, 10)
+    assert isinstance(finished["1"].result, core.Refusal)
+    assert isinstance(finished["2"].result, Generation)
+    worker.close()
+
+
+class Narrow(OneByOne):
+    """Takes one turn, and no history."""
+
+    def begin(self, question: wire.Question, **how: object) -> object:  # type: ignore[override]
+        if len(question.messages or ()) > 1:
+            raise ContextOverflow(900, 10, 64)
+        return super().begin(question, **how)  # type: ignore[arg-type]
+
+
+def test_a_session_that_outgrows_the_model_begins_anew() -> None:
+    """Its question is answered without what was said before; without history to drop it is refused."""
+    finished: list[core.WorkFinished] = []
+    ended = threading.Semaphore(0)
+
+    def report(event: core.Event) -> None:
+        if isinstance(event, core.WorkFinished):
+            finished.append(event)
+            ended.release()
+
+    worker = Worker({"b": Narrow(Scripted(lambda should_stop, on_text: "well"))}, report)
+    two = (wire.ChatMessage(role="user", content="a"), wire.ChatMessage(role="user", content="b"))
+    for number, question in enumerate(
+        (
+            wire.Question(question="one", session="s"),
+            wire.Question(question="two", session="s"),
+            wire.Question(messages=two, session="t"),
+        )
+    ):
+        worker.start(core.StartWork(("d", str(number)), "b", question))
+        assert ended.acquire(timeout=10)
+    assert [isinstance(event.result, Generation) for event in finished] == [True, True, False]
+    worker.close()

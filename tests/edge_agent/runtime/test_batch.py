@@ -254,7 +254,7 @@ def test_what_the_machine_has_no_memory_for_is_refused(
     monkeypatch.setattr("edge_agent.runtime.batch.available_bytes", lambda: 400_000)
     with pytest.raises(RequestError, match=r"910 tokens .* need 1 MB for their caches, 0 MB are free") as refused:
         batch.add(answer_to(ids_of(900, 1), max_tokens=10))
-    assert refused.value.code == "too_large"
+    assert refused.value.code == "overloaded"
     finish(batch, answer_to(ids_of(200, 1)))
 
 

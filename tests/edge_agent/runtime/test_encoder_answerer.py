@@ -10,6 +10,7 @@ import pytest
 from edge_agent.errors import RequestError
 from edge_agent.runtime.encoder_answerer import EncoderAnswerer
 from edge_agent.runtime.encoder_engine import open_encoder
+from edge_agent.runtime.encoding import MOST_WINDOWS
 from edge_agent.runtime.generation import Generation
 from hub import wire
 from tests.edge_agent.encoder_bundles import encoder_bundle
@@ -64,6 +65,20 @@ def test_an_answer_in_a_context(tmp_path: Path) -> None:
         ask(vectors, question="so", context="so")
 
 
+def test_a_long_passage_is_read_in_windows_and_can_be_left(tmp_path: Path) -> None:
+    """Between two windows it is asked whether the answer is still wanted; what would take too many is refused."""
+    node = answerer(tmp_path, "question-answering", {"good": (5.0, 5.0)}, max_tokens=16)
+    passage = "so " * 40 + "good " + "so " * 40
+    assert ask(node, question="so", context=passage).text == "good"
+    asked = iter([False, False, False, True])
+    question = wire.Question(question="so", context=passage)
+    assert node.answer(question, should_stop=lambda: next(asked)).finish == "cancelled"
+    with pytest.raises(RequestError, match=r"the text has 5000 tokens, at most \d+ are read"):
+        ask(node, question="so", context="so " * 5000)
+    with pytest.raises(RequestError, match="of 16 tokens to the text"):
+        ask(node, question="so " * 11, context="good")
+
+
 def test_what_it_does_not_take(tmp_path: Path) -> None:
     """Another task, or a conversation."""
     node = answerer(tmp_path, "feature-extraction", {"good": (3.0, 4.0)})
@@ -80,4 +95,4 @@ def test_it_is_measured_where_it_runs(tmp_path: Path) -> None:
     node.warm_up()
     assert node.served.fixed_ms != before.fixed_ms
     assert node.served.decode_ms_per_token == 0
-    assert (node.served.task, node.served.context) == ("feature-extraction", 16)
+    assert (node.served.task, node.served.context) == ("feature-extraction", 16 * MOST_WINDOWS)

@@ -57,7 +57,7 @@ def test_a_text_without_tokens_is_refused(words: Path, text: str) -> None:
 
 def test_a_question_that_fills_the_row_is_refused(words: Path) -> None:
     """There must be room for the text."""
-    with pytest.raises(RequestError, match="leaves no room") as failure:
+    with pytest.raises(RequestError, match="leaves 0 of 8 tokens to the text") as failure:
         TextEncoder(words, 8).encode_pair("who met who met who", "good")
     assert failure.value.code == "too_large"
 
