@@ -30,13 +30,18 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from hub import reach
 from hub.errors import LinkError
+from hub.reach import Reach
 
 log = logging.getLogger(__name__)
 
 KEEPALIVE_S: Final = 5
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
+CONNECT_LIMIT_S: Final = 2.0  # of an attempt that nothing is known about: everything else waits for it
+SLOW_CONNECT_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.1
 _TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1: Session taken over
 _FATAL_CONNACK: Final = {
     0x84,
@@ -148,6 +153,8 @@ class Link:
         self._leaving = False
         self._retry_s = FIRST_RETRY_S
         self._connected_once = False
+        self._was_slow = False  # the last attempt to connect took long to fail
+        self._reach: Reach | None = None
         self.retry_at: float | None = 0.0  # when to connect next; None while a connection is up or under way
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -156,6 +163,7 @@ class Link:
             reconnect_on_failure=False,
             manual_ack=by_hand,
         )
+        self._client.connect_timeout = CONNECT_LIMIT_S
         self._client.username = url.username
         self._client.password = url.password
         self._client.on_socket_open = self._on_socket_open
@@ -251,7 +259,8 @@ class Link:
     def tend(self, now: float) -> None:
         """Keepalive, and connecting again when it is time. Raises LinkError when going on is pointless."""
         self._client.loop_misc()
-        if self.retry_at is not None and now >= self.retry_at and not self._leaving and not self.paused:
+        due = self.retry_at is not None and now >= self.retry_at and not self._leaving and not self.paused
+        if due and (not self._was_slow or self._reached(now)):
             self._connect()
         self._raise_if_fatal()
 
@@ -266,10 +275,31 @@ class Link:
         properties.SessionExpiryInterval = self._session_expiry_s
         # A session is kept across processes where one was asked for (a hub's asks), else only within this one.
         clean = self._session_expiry_s == 0
+        started = time.monotonic()
         try:
             self._client.connect(self.url.host, self.url.port, KEEPALIVE_S, clean_start=clean, properties=properties)
         except OSError as error:
+            self._was_slow = time.monotonic() - started > SLOW_CONNECT_S
             self._lost(f"cannot connect to {self.url}: {error}")
+
+    def _reached(self, now: float) -> bool:
+        """Whether the broker can be reached; False until that is known.
+
+        Asked behind an attempt that took long to fail: else everything that this loop serves stands still again and
+        again, for as long as the network swallows packets.
+        """
+        if self._reach is None:
+            self._reach = Reach(self.url.host, self.url.port)
+        reached = self._reach.reached
+        if reached is None:
+            self.retry_at = now + LOOK_EVERY_S
+            return False
+        self._reach = None
+        if reached:
+            self._client.connect_timeout = reach.LIMIT_S  # it may be slow, but it answers
+        else:
+            self._lost(f"cannot connect to {self.url}: it does not answer")
+        return reached
 
     def _lost(self, why: str) -> None:
         was_open, self.is_open = self.is_open, False

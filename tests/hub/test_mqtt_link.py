@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from hub import mqtt_link
 from hub.errors import LinkError
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
 
@@ -131,6 +135,38 @@ def test_publishes_outlive_a_broker_restart(loop: Loop, mosquitto: object) -> No
     mosquitto.start()  # type: ignore[attr-defined]
     drive(loop, lambda: got)
     assert [message.payload for message in got] == [b"late"]
+
+
+def test_a_network_that_swallows_packets_stops_nobody_twice(
+    loop: Loop, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind an attempt that hung, the broker is looked for in another thread until it answers; then the link opens."""
+    link = Link(BrokerUrl.parse(broker_url), "patient", Handlers(received=lambda message: None))
+    attempts: list[str] = []
+    swallowed = threading.Event()
+    swallowed.set()
+    connect, create = link._client.connect, socket.create_connection
+
+    def hang(*arguments: Any, **options: Any) -> Any:
+        attempts.append("loop")
+        if swallowed.is_set():
+            threading.Event().wait(mqtt_link.SLOW_CONNECT_S + 0.1)
+            raise TimeoutError("timed out")
+        return connect(*arguments, **options)
+
+    def look(*arguments: Any, **options: Any) -> Any:
+        attempts.append(threading.current_thread().name)
+        if swallowed.is_set():
+            raise TimeoutError("timed out")
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(link._client, "connect", hang)
+    monkeypatch.setattr(socket, "create_connection", look)
+    loop.add(link)
+    drive(loop, lambda: attempts.count("reach") >= 3, limit_s=20)
+    assert attempts.count("loop") == 1
+    swallowed.clear()
+    drive(loop, lambda: link.is_open, limit_s=20)
 
 
 def test_large_payload(loop: Loop, broker_url: str) -> None:
