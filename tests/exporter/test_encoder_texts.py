@@ -65,7 +65,11 @@ def test_a_long_passage_has_several_windows(tmp_path: Path) -> None:
             "has the label 'odd', the model has pos",
         ),
         (QUESTION_ANSWERING, {"evaluation": PASSAGES[:9]}, "has 9 rows, at least 10"),
-        (QUESTION_ANSWERING, {"evaluation": [{**PASSAGES[0], "question": "met " * 20}] * 10}, "leaves no room"),
+        (
+            QUESTION_ANSWERING,
+            {"evaluation": [{**PASSAGES[0], "question": "met " * 20}] * 10},
+            "leaves 0 of 16 tokens to the text",
+        ),
         ("feature-extraction", {"calibration": [{"text": "alone"}]}, "rows left to learn from: 1, needed: 10"),
     ],
 )
