@@ -126,11 +126,11 @@ def story(demo: Demo) -> None:
     wait_for_nodes(demo, broker, {"near", "far"})
     demo.run("edge-hub", "nodes", "--broker", broker)
 
-    print("\nBoth nodes are free: the near one is sooner.")
+    print("\nBoth nodes are free: what is between them is the link, and what each measured of itself.")
     demo.run("edge-ask", QUESTION, "--broker", broker, "--device", "kitchen", "--max-tokens", "24")
     demo.run("edge-hub", "explain", "--store", store)
 
-    print("\nNow a long question keeps the near node busy, and the far one is sooner in spite of its 60 ms each way.")
+    print("\nNow a long question keeps one node busy, and the wait there is more than what lies between the two.")
     long = demo.start(
         "long", "edge-ask", LONG_QUESTION, "--broker", broker, "--device", "library", "--max-tokens", "200"
     )
