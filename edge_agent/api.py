@@ -24,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from edge_agent import openai_form as form
-from edge_agent.core import Refusal
+from edge_agent.core import Refusal, Told
 from edge_agent.openai_form import ApiError
 from hub import wire
 
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 MOST_BODY_BYTES: Final = 4_000_000
 MOST_INPUTS: Final = 256  # texts in one request for embeddings
 _LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
-
-Told = str | wire.Answer | Refusal  # a piece of text, or the outcome, which is the last
 
 
 class Here(Protocol):

@@ -33,6 +33,9 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
+Told = str | wire.Answer | Refusal  # to who asked here: a piece of text, or the outcome, which is the last
+
+
 # --- events ---------------------------------------------------------------------------------------------
 
 
@@ -107,6 +110,7 @@ class PublishAnswer(msgspec.Struct, frozen=True):
 
     work: wire.Work
     answer: wire.Answer
+    again: bool = False  # a repeat: it was computed before
 
 
 class PublishChunk(msgspec.Struct, frozen=True):
@@ -261,7 +265,7 @@ class NodeCore:
             known.deadline_at = job.deadline_at
             return []
         if known is None and (ended := self._answered.get(job.key)) is not None and ended[0] == work.question:
-            return self._answer(work, msgspec.structs.replace(ended[1], attempt=work.attempt), now)
+            return self._answer(work, msgspec.structs.replace(ended[1], attempt=work.attempt), now, again=True)
         if work.bundle not in self._served:
             return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
         if len(self._queue) >= self._queue_limit:
@@ -402,11 +406,11 @@ class NodeCore:
     def _find(self, key: Key) -> _Job | None:
         return self._queue.get(key) or self._running.get(key)
 
-    def _answer(self, work: wire.Work, answer: wire.Answer, now: float) -> list[Effect]:
+    def _answer(self, work: wire.Work, answer: wire.Answer, now: float, *, again: bool = False) -> list[Effect]:
         if work.device == _HERE:
             return [TellOutcome(answer.id, answer)]
         done = self._done(work, "answered", now, tokens=answer.tokens, timing_ms=answer.timing_ms)
-        return [PublishAnswer(work, answer), done]
+        return [PublishAnswer(work, answer, again), done]
 
     def _failed(self, work: wire.Work, refusal: Refusal, now: float) -> Effect:
         return self._done(work, refusal.code, now, message=refusal.message)

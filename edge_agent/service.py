@@ -31,7 +31,6 @@ HERE_BUDGET_MS: Final = 600_000.0  # of a question that is asked here without a 
 SESSION_EXPIRY_S: Final = 0  # work that was queued for a node that went away has been sent elsewhere by then
 
 
-Told = str | wire.Answer | core.Refusal
 _LEAVING: Final = core.Refusal("overloaded", "this node is shutting down: ask again in a while")
 
 
@@ -47,7 +46,7 @@ class AgentService:
         self._served = tuple(served.values())
         self._bundles = frozenset(served)
         self._metrics = Metrics(lambda: self._core.backlog(time.monotonic()), Machine().read)
-        self._asked_here: dict[str, tuple[str, Callable[[Told], None]]] = {}  # bundle, and who is told
+        self._asked_here: dict[str, tuple[str, Callable[[core.Told], None]]] = {}  # bundle, and who is told
         self._stopping = False
         self._leaving = threading.Lock()
         self._loop = Loop()
@@ -126,7 +125,7 @@ class AgentService:
         """What this node tells Prometheus, as text."""
         return self._metrics.exposition()
 
-    def ask(self, question: wire.Question, bundle: str, tell: Callable[[Told], None]) -> Callable[[], None]:
+    def ask(self, question: wire.Question, bundle: str, tell: Callable[[core.Told], None]) -> Callable[[], None]:
         """Ask a bundle of this node; `tell` gets text as it comes, if it is to be streamed, and then the outcome.
 
         It is called from the loop's thread. What is returned withdraws the question.
@@ -182,6 +181,8 @@ class AgentService:
         elif isinstance(effect, core.StopWork):
             self._worker.stop(effect.key)
         elif isinstance(effect, core.PublishAnswer):
+            if not effect.again:
+                self._metrics.answered(effect.answer, "fleet")
             self._publish_answer(effect.work, effect.answer)
         elif isinstance(effect, core.PublishChunk):
             self._link.publish(
@@ -209,7 +210,6 @@ class AgentService:
             self._metrics.failed(self._asked_here[effect.id][0], "here", outcome)
 
     def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
-        self._metrics.answered(answer, "fleet")
         log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)
         payload = wire.plain_text(answer).encode() if work.plain else wire.encode(answer)
         self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation)

@@ -114,9 +114,9 @@ class Batch:
         elif self._writing:
             self._fed_last = False
             self._write()
-        ended += [answer for answer in self._writing if answer.ended]
         for answer in [answer for answer in self._writing if answer.ended]:
             self._leave(answer)
+            ended.append(answer)
         now = time.perf_counter()
         for answer in ended:
             answer.ended_at = now
@@ -242,14 +242,14 @@ class Batch:
         last = self._writing.pop()
         if last is not answer:
             self._writing[answer.row] = last
-            self._decoder.swap(last.row, answer.row)
+            self._decoder.cache.swap(last.row, answer.row)
             last.row = answer.row
 
     def _place(self, answer: Generated, row: int) -> None:
         if answer.row == row:
             return
         other = next((one for one in self._feeding if one.row == row), None)
-        self._decoder.swap(answer.row, row)
+        self._decoder.cache.swap(answer.row, row)
         if other is not None:
             other.row = answer.row
         answer.row = row

@@ -169,10 +169,6 @@ class Decoder:
                 return
             logits = self.step(token_id)
 
-    def swap(self, one: int, other: int) -> None:
-        """Exchange the sequences of two rows."""
-        self.cache.swap(one, other)
-
     def close(self) -> None:
         """Release the session and the cache; the decoder cannot be used afterwards."""
         del self._steps, self._session, self.cache, self._logits

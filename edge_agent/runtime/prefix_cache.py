@@ -54,10 +54,6 @@ class PrefixCache:
         self._touch([run for run, _ in path])
         return int(cache.lengths[row])
 
-    def longest(self, ids: Sequence[int]) -> int:
-        """How many tokens `load` would find."""
-        return sum(tokens for _, tokens in self._path(np.asarray(ids, np.int64)))
-
     def store(self, ids: Sequence[int], cache: KvCache, row: int) -> None:
         """Keep what `row` holds of `ids`, its sequence: what is not known yet is copied."""
         fits = self.limit_bytes // cache.bytes_per_token

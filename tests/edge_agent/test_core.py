@@ -151,6 +151,16 @@ def test_repeat_after_the_answer_gets_the_same() -> None:
     assert dones(effects) == [("1", "answered", 3)]
 
 
+def test_a_repeat_says_that_it_was_computed_before() -> None:
+    """So that nobody counts its tokens twice."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    first = agent.handle(core.WorkFinished(KEY, generation()), 0.5)
+    repeat = agent.handle(core.WorkReceived(work(attempt=2)), 1.0)
+    assert [[effect.again for effect in effects if isinstance(effect, core.PublishAnswer)]
+            for effects in (first, repeat)] == [[False], [True]]  # fmt: skip
+
+
 def test_same_id_of_another_device_is_another_question() -> None:
     """Two devices may use the same id."""
     agent = node()

@@ -65,7 +65,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert loaded(prefixes, [1, 1, 1]) == 3
     prefixes.store([0, 0, 0], cache_of([0, 0, 0]), 0)
     assert [loaded(prefixes, [token] * 3) for token in (0, 1, 2)] == [3, 3, 0]
-    assert prefixes.longest([1, 1, 5]) == 2
+    assert loaded(prefixes, [1, 1, 5]) == 2
 
 
 def test_a_cache_of_nothing_keeps_nothing() -> None:
