@@ -36,6 +36,9 @@ class Noop:
         decode_ms_per_token=0.0,
     )
 
+    def tend(self) -> None:
+        """It costs nothing, ever."""
+
     def answer(
         self, question: wire.Question, *, should_stop: Callable[[], bool], on_text: Callable[[str], None] | None = None
     ) -> Generation:

@@ -44,6 +44,16 @@ class Here(Protocol):
         ...
 
     @property
+    def offers(self) -> Sequence[wire.Offer]:
+        """What other nodes offer."""
+        ...
+
+    @property
+    def fleet_in_reach(self) -> bool:
+        """Whether the fleet can be asked for what is not served here."""
+        ...
+
+    @property
     def ready(self) -> bool:
         """Whether questions are answered now."""
         ...
@@ -52,8 +62,11 @@ class Here(Protocol):
         """Prometheus' text."""
         ...
 
-    def ask(self, question: wire.Question, bundle: str, tell: Callable[[Told], None]) -> Callable[[], None]:
-        """Ask; `tell` is called from another thread. What is returned withdraws the question."""
+    def ask(self, question: wire.Question, bundle: str | None, tell: Callable[[Told], None]) -> Callable[[], None]:
+        """Ask, where `bundle` is None the fleet; `tell` is called from another thread.
+
+        What is returned withdraws the question.
+        """
         ...
 
 
@@ -104,11 +117,11 @@ class _Api:
     # --- what can be asked ------------------------------------------------------------------------------
 
     async def list_models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": form.models(list(self._here.served))})
+        return _json({"object": "list", "data": self._models()})
 
     async def show_model(self, request: Request) -> Response:
         wanted = request.path_params["model"]
-        for model in form.models(list(self._here.served)):
+        for model in self._models():
             if model["id"] == wanted:
                 return _json(model)
         raise self._unknown(wanted)
@@ -131,7 +144,7 @@ class _Api:
         for text in texts:
             if not text.strip():
                 raise form.invalid("an input is empty", "input")
-            questions.append(wire.Question(text=text))
+            questions.append(wire.Question(text=text, task="feature-extraction", model=asked.model))
         answers = [await self._whole(request, question, bundle) for question in questions]
         return _json(form.embeddings(asked, answers))
 
@@ -156,9 +169,15 @@ class _Api:
                 401, "no valid API key: send one as bearer token", kind="invalid_request_error", code="invalid_api_key"
             )
 
-    def _bundle(self, model: str, task: str) -> str:
+    def _models(self) -> list[dict[str, Any]]:
+        return form.models([*self._here.served, *self._here.offers])
+
+    def _bundle(self, model: str, task: str) -> str | None:
+        """The bundle of this node that is asked for; None where it is the fleet's. Raises ApiError for neither's."""
         found = [one for one in self._here.served if model in (one.bundle, one.model)]
         if not found:
+            if self._here.fleet_in_reach:
+                return None
             raise self._unknown(model)
         fit = [one.bundle for one in found if one.task == task]
         if not fit:
@@ -166,7 +185,7 @@ class _Api:
         return fit[0]
 
     def _unknown(self, model: str) -> ApiError:
-        known = ", ".join(one["id"] for one in form.models(list(self._here.served)))
+        known = ", ".join(one["id"] for one in self._models())
         return ApiError(
             404, f"model {model!r} is not served here: choose one of {known}",
             kind="invalid_request_error", code="model_not_found", param="model",
@@ -175,7 +194,7 @@ class _Api:
     async def _generate(self, request: Request, kind: type[Any]) -> Response:
         asked = form.decode_request(await _body(request), kind)
         bundle = self._bundle(asked.model, "text-generation")
-        question = form.question_of(asked)
+        question = msgspec.structs.replace(form.question_of(asked), task="text-generation", model=asked.model)
         chat = kind is form.ChatRequest
         frame = form.Frame(
             id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -197,7 +216,7 @@ class _Api:
         events = _events(telling, first, frame, with_usage=with_usage)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    async def _whole(self, request: Request, question: wire.Question, bundle: str) -> wire.Answer:
+    async def _whole(self, request: Request, question: wire.Question, bundle: str | None) -> wire.Answer:
         """The answer, unless the client goes away before. Raises ApiError, ClientDisconnect."""
         telling = _Telling(self._here, question, bundle)
         try:
@@ -213,7 +232,7 @@ class _Api:
 class _Telling:
     """What is told of one question, brought into this event loop."""
 
-    def __init__(self, here: Here, question: wire.Question, bundle: str) -> None:
+    def __init__(self, here: Here, question: wire.Question, bundle: str | None) -> None:
         loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Told] = asyncio.Queue()
         self._ended = False

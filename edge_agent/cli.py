@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from edge_agent.errors import AgentError
 from hub.errors import LinkError
@@ -93,6 +94,22 @@ def _this_machine() -> str:
     type=click.Path(path_type=Path),
     help="Keys that HTTP requests must bring, one a line; needed where others can reach --listen.",
 )
+@click.option(
+    "--device", show_default="the node's name", help="The device that this machine is: its questions go first."
+)
+@click.option(
+    "--remote-margin-ms",
+    type=click.FloatRange(0, 1e9),
+    default=50.0,
+    show_default=True,
+    help="Questions over --listen go to the fleet where it is sooner by more than this.",
+)
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path),
+    show_default="in the state directory",
+    help="SQLite file in which what was answered over --listen waits for a hub.",
+)
 def serve(
     bundles: tuple[Path, ...],
     node: str,
@@ -103,28 +120,38 @@ def serve(
     prefix_cache_mb: int,
     listen: str | None,
     api_key_file: Path | None,
+    device: str | None,
+    remote_margin_ms: float,
+    records: Path | None,
 ) -> None:
-    """Answer questions that the hub sends, until SIGTERM or Ctrl-C.
+    """Answer questions that the hub sends, and this device's own, until SIGTERM or Ctrl-C.
 
     \b
     Example:
       edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
     """
     from edge_agent.http_server import Address, read_keys
-    from edge_agent.serve import Listening, Opening
+    from edge_agent.serve import Listening, Opening, default_records
     from edge_agent.serve import serve as run
     from hub.wire import is_name
 
-    if not is_name(node):
-        raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
+    device = node if device is None else device
+    for what, name in (("node", node), ("device", device)):
+        if not is_name(name):
+            raise click.UsageError(f"{name!r} cannot name a {what}: use 1 to 64 letters, digits, '.', '_' or '-'")
     opening = Opening(context=context, threads=threads, parallel=parallel, prefix_bytes=prefix_cache_mb * 1_000_000)
-    if api_key_file is not None and listen is None:
-        raise click.UsageError("--api-key-file does nothing without --listen")
+    if listen is None:
+        for option in ("api_key_file", "remote_margin_ms", "records"):
+            if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{option.replace('_', '-')} does nothing without --listen")
     listening = None
     if listen is not None:
         keys = () if api_key_file is None else read_keys(api_key_file)
-        listening = Listening(address=Address.parse(listen), keys=keys)
-    run(bundles, node=node, broker=broker, opening=opening, listening=listening)
+        listening = Listening(
+            address=Address.parse(listen), keys=keys, margin_ms=remote_margin_ms,
+            records=default_records(node) if records is None else records,
+        )  # fmt: skip
+    run(bundles, node=node, device=device, broker=broker, opening=opening, listening=listening)
 
 
 @main.command()

@@ -15,6 +15,7 @@ A question's life here:
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -81,11 +82,31 @@ class WorkFinished(msgspec.Struct, frozen=True):
     result: Generation | Refusal
 
 
+class Leaving(msgspec.Struct, frozen=True):
+    """This node is about to go: what runs, and what was asked here, may end; the rest is handed back to the hubs."""
+
+
+class ServedChanged(msgspec.Struct, frozen=True):
+    """A bundle costs more or less than it did, or runs on something else."""
+
+    served: wire.ServedBundle
+
+
 class TimePassed(msgspec.Struct, frozen=True):
     """The time named by `next_wake` has come."""
 
 
-Event = WorkReceived | Asked | Withdrawn | ControlReceived | TextProduced | WorkFinished | TimePassed
+Event = (
+    WorkReceived
+    | Asked
+    | Withdrawn
+    | ControlReceived
+    | TextProduced
+    | WorkFinished
+    | ServedChanged
+    | Leaving
+    | TimePassed
+)
 
 
 # --- effects --------------------------------------------------------------------------------------------
@@ -146,6 +167,7 @@ class PublishState(msgspec.Struct, frozen=True):
 
 
 Effect = StartWork | StopWork | PublishAnswer | PublishChunk | PublishReport | PublishState | TellText | TellOutcome
+_LEFT: Final = Refusal("overloaded", "this node is shutting down")
 _HERE: Final = ""  # the device and hub of what was asked here: no name on the wire is empty
 
 
@@ -171,7 +193,7 @@ class _Job:
 
 class NodeCore:
     """The state of one node. `served` are the bundles by id, with the cost of an answer; `parallel` says how many
-    questions each answers at once (default: 1).
+    questions each answers at once (default: 1). Questions of `device`, which is this machine, go first.
     """
 
     def __init__(
@@ -179,12 +201,15 @@ class NodeCore:
         node: str,
         served: dict[str, wire.ServedBundle],
         *,
+        device: str = _HERE,
         parallel: dict[str, int] | None = None,
         queue_limit: int = 256,
         remembered_limit: int = 1024,
     ) -> None:
         self.node = node
         self.draining = False
+        self.leaving = False
+        self._device = device
         self._served = served
         self._queue_limit = queue_limit
         self._remembered_limit = remembered_limit
@@ -213,7 +238,29 @@ class NodeCore:
             left_ms += max(self._cost_ms(job.work) - (now - job.started_at) * 1000, 0.0)
         return wire.Backlog(questions=len(queued) + len(running), ms=left_ms)
 
-    def state(self, epoch: int, now: float) -> wire.NodeState:
+    @property
+    def served(self) -> Mapping[str, wire.ServedBundle]:
+        """The bundles by id, with what an answer costs now."""
+        return self._served
+
+    def wait_here_ms(self, bundle: str, now: float) -> float:
+        """How long a question of this device, which goes first, would wait for its turn."""
+        running = [job for job in list(self._running.values()) if job.work.bundle == bundle]
+        slots = self._parallel[bundle]
+        if len(running) < slots:
+            return 0.0
+        left = [max(self._cost_ms(job.work) - (now - (job.started_at or now)) * 1000, 0.0) for job in running]
+        before = [job for job in list(self._queue.values()) if self._is_first(job) and job.work.bundle == bundle]
+        return min(left) + sum(self._cost_ms(job.work) for job in before) / slots
+
+    def expected_tokens(self, question: wire.Question, task: str) -> tuple[float, float]:
+        """A guess at the tokens of prompt and answer: one for about four characters, and answers like those before."""
+        prompt_tokens = 16 + question.size_chars / 4
+        if task != "text-generation":
+            return prompt_tokens, 0.0
+        return prompt_tokens, min(question.max_tokens or self._expected_tokens, self._expected_tokens)
+
+    def state(self, epoch: int, now: float, machine: wire.Machine | None = None) -> wire.NodeState:
         """What this node says of itself."""
         return wire.NodeState(
             epoch=epoch,
@@ -221,6 +268,7 @@ class NodeCore:
             bundles=tuple(self._served.values()),
             backlog=self.backlog(now),
             parallel=max(self._parallel.values(), default=1),
+            machine=machine,
         )
 
     def next_wake(self) -> float | None:
@@ -250,6 +298,11 @@ class NodeCore:
             effects += self._stream(event, now)
         elif isinstance(event, WorkFinished):
             effects += self._finish(event, now)
+        elif isinstance(event, ServedChanged):
+            self._served = {**self._served, event.served.bundle: event.served}
+            effects.append(PublishState())
+        elif isinstance(event, Leaving):
+            effects += self._leave(now)
         effects += self._drop_late(now)
         effects += self._start_next(now)
         return effects
@@ -268,11 +321,20 @@ class NodeCore:
             return self._answer(work, msgspec.structs.replace(ended[1], attempt=work.attempt), now, again=True)
         if work.bundle not in self._served:
             return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
+        if self.leaving and not job.here:
+            return [self._failed(work, _LEFT, now)]
         if len(self._queue) >= self._queue_limit:
             return [self._failed(work, Refusal("overloaded", f"{len(self._queue)} questions wait here"), now)]
         replaced = self._queue.pop(job.key, None)  # another question under the same id: nobody waits for the old one
         self._queue[job.key] = job
         return [] if replaced is None else [self._done(replaced.work, "cancelled", now)]
+
+    def _leave(self, now: float) -> list[Effect]:
+        self.draining = self.leaving = True
+        handed_back = [job for job in self._queue.values() if not job.here]
+        for job in handed_back:
+            del self._queue[job.key]
+        return [PublishState(), *(self._failed(job.work, _LEFT, now) for job in handed_back)]
 
     def _control(self, event: ControlReceived, now: float) -> list[Effect]:
         control = event.control
@@ -280,8 +342,10 @@ class NodeCore:
             hold_ms = max((now - event.received_at) * 1000, 0.0)
             pong = wire.Pong(hub=control.hub, seq=control.seq, hold_ms=hold_ms, backlog=self.backlog(now))
             return [PublishReport(pong)]
+        if isinstance(control, wire.Kept):
+            return []  # the records are the shell's
         if isinstance(control, wire.Drain):
-            if self.draining == control.on:
+            if self.draining == control.on or self.leaving:
                 return []
             self.draining = control.on
             return [PublishState()]
@@ -397,11 +461,14 @@ class NodeCore:
             in_turn = work.question.session is not None and (work.device, work.question.session) in sessions
             if work.bundle in full or in_turn or key in self._running:
                 continue
-            if job.here:
+            if self._is_first(job):
                 return job
             if best is None or self._turns.get(work.device, 0) < self._turns.get(best.work.device, 0):
                 best = job
         return best
+
+    def _is_first(self, job: _Job) -> bool:
+        return job.here or job.work.device == self._device
 
     def _find(self, key: Key) -> _Job | None:
         return self._queue.get(key) or self._running.get(key)
@@ -446,12 +513,9 @@ class NodeCore:
         )
 
     def _cost_ms(self, work: wire.Work) -> float:
-        """A guess from the bundle's own measurement: a token is about four characters of text."""
+        """A guess from the bundle's own measurement."""
         served = self._served[work.bundle]
-        completion_tokens = min(work.question.max_tokens or self._expected_tokens, self._expected_tokens)
-        prompt_tokens = 16 + work.question.size_chars / 4
+        prompt_tokens, answer_tokens = self.expected_tokens(work.question, served.task)
         return (
-            served.fixed_ms
-            + served.prefill_ms_per_token * prompt_tokens
-            + served.decode_ms_per_token * completion_tokens
+            served.fixed_ms + served.prefill_ms_per_token * prompt_tokens + served.decode_ms_per_token * answer_tokens
         )

@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge_agent.telemetry import Reading
 from hub import wire
 
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
-    """The counters of one node. `backlog` and `read` are called at each scrape."""
+    """The counters of one node. `state` is called at each scrape; `records` gives those that wait, and those lost."""
 
-    def __init__(self, backlog: Callable[[], wire.Backlog], read: Callable[[], Reading]) -> None:
+    def __init__(self, state: Callable[[], wire.NodeState], records: Callable[[], tuple[int, int]]) -> None:
         self._registry = CollectorRegistry()
         self._questions = Counter(
             "edge_questions", "Questions that ended here.", ("bundle", "origin", "outcome"), registry=self._registry
@@ -39,7 +38,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_Now(backlog, read))
+        self._registry.register(_Now(state, records))
 
     def answered(self, answer: wire.Answer, origin: str) -> None:
         """A question ended with an answer; `origin` is `here` or `fleet`."""
@@ -58,6 +57,10 @@ class Metrics:
         """A question ended without an answer: `outcome` is a failure code, or `cancelled`."""
         self._questions.labels(bundle, origin, outcome).inc()
 
+    def sent_away(self, outcome: str) -> None:
+        """A question of this device ended that the fleet was asked."""
+        self._questions.labels("", "sent", outcome).inc()
+
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats)."""
         return generate_latest(self._registry)
@@ -66,13 +69,26 @@ class Metrics:
 class _Now(Collector):
     """What is true at this moment. What the machine does not tell is left out."""
 
-    def __init__(self, backlog: Callable[[], wire.Backlog], read: Callable[[], Reading]) -> None:
-        self._backlog = backlog
-        self._read = read
+    def __init__(self, state: Callable[[], wire.NodeState], records: Callable[[], tuple[int, int]]) -> None:
+        self._state = state
+        self._records = records
 
     def collect(self) -> Iterable[Metric]:
-        backlog, reading = self._backlog(), self._read()
+        state, (waiting, lost) = self._state(), self._records()
+        backlog, reading = state.backlog, state.machine or wire.Machine()
+        yield CounterMetricFamily("edge_records_lost", "Records of own questions that could not be kept.", value=lost)
+        runtime = GaugeMetricFamily(
+            "edge_runtime", "What a bundle runs on, and why on nothing better.", labels=("bundle", "runtime", "why")
+        )
+        for served in state.bundles:
+            runtime.add_metric((served.bundle, served.runtime, served.why), 1)
+        yield runtime
         gauges = {
+            "edge_records_waiting": ("Records of own questions that no hub has yet.", waiting),
+            "edge_tokens_per_second": ("Speed of the latest answers, each by itself.", reading.tokens_per_s),
+            "edge_first_token_seconds": ("Queue and prefill of the latest answers.", _seconds(reading.first_token_ms)),
+            "edge_prompt_cached_ratio": ("Share of the latest prompts' tokens that were known.", reading.prompt_cached),
+            "edge_throttled": ("1 while the machine says that it is slowed down.", reading.throttled),
             "edge_backlog_questions": ("Questions that wait or are being answered.", backlog.questions),
             "edge_backlog_seconds": ("A guess at the time they still need.", backlog.ms / 1000),
             "edge_cpu_ratio": ("Share of all processors in use, 0 to 1.", reading.cpu),
@@ -85,3 +101,7 @@ class _Now(Collector):
         for name, (help_text, value) in gauges.items():
             if value is not None:
                 yield GaugeMetricFamily(name, help_text, value=value)
+
+
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else ms / 1000

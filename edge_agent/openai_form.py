@@ -8,6 +8,7 @@ of HTTP but the status codes of errors.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -204,7 +205,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
         choice: dict[str, Any] = {"index": 0, "finish_reason": answer.finish, "logprobs": None}
         choice |= {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
         kind = "chat.completion" if self.chat else "text_completion"
-        return {**self._head(kind), "choices": [choice], "usage": _usage(answer.tokens)}
+        return {**self._head(kind), "choices": [choice], "usage": _usage(answer.tokens), "edgefleet": how(answer)}
 
     def first(self) -> dict[str, Any] | None:
         """What a stream begins with: who speaks. None for a completion, which has no roles."""
@@ -215,8 +216,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
         return self._chunk({"content": text} if self.chat else text, None)
 
     def last(self, answer: wire.Answer) -> dict[str, Any]:
-        """Why the text ends."""
-        return self._chunk({} if self.chat else "", answer.finish)
+        """Why the text ends, and how it came about."""
+        return {**self._chunk({} if self.chat else "", answer.finish), "edgefleet": how(answer)}
 
     def usage(self, answer: wire.Answer) -> dict[str, Any]:
         """Token counts, where the stream was to have them."""
@@ -229,6 +230,12 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def how(answer: wire.Answer) -> dict[str, Any]:
+    """What that API has no place for: which node answered, why that one, and where the milliseconds went."""
+    told: dict[str, Any] = {name: getattr(answer, name) for name in ("node", "bundle", "attempt", "timing_ms")}
+    return told if answer.route is None else {**told, "route": answer.route}
 
 
 def _usage(tokens: wire.Tokens) -> dict[str, Any]:
@@ -251,6 +258,7 @@ def embeddings(request: EmbeddingRequest, answers: list[wire.Answer]) -> dict[st
             for index, answer in enumerate(answers)
         ],
         "usage": {"prompt_tokens": prompt, "total_tokens": prompt},
+        "edgefleet": [how(answer) for answer in answers],
     }
 
 
@@ -260,9 +268,12 @@ def _vector(embedding: tuple[float, ...], request: EmbeddingRequest) -> list[flo
     return base64.b64encode(np.asarray(embedding, "<f4").tobytes()).decode()
 
 
-def models(served: list[wire.ServedBundle]) -> list[dict[str, Any]]:
-    """What may be asked for as `model`: each bundle under its id, and under its model's name."""
-    names = {name: one for one in served for name in (one.model, one.bundle)}
+def models(served: Sequence[wire.ServedBundle | wire.Offer]) -> list[dict[str, Any]]:
+    """What may be asked for as `model`: each bundle under its id, and the first of each model under its name."""
+    names: dict[str, wire.ServedBundle | wire.Offer] = {}
+    for one in served:
+        names.setdefault(one.model, one)
+        names.setdefault(one.bundle, one)
     return [
         {"id": name, "object": "model", "created": 0, "owned_by": "edgefleet", "task": one.task, "context": one.context}
         for name, one in names.items()

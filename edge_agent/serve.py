@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from edge_agent.runtime.encoder_answerer import EncoderAnswerer
 from edge_agent.runtime.encoder_engine import encoder_engine
 from edge_agent.runtime.engine import engine_of
 from edge_agent.runtime.generation import Answerer, OneByOne
-from edge_agent.service import AgentService
+from edge_agent.service import AgentService, Own
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +34,34 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
-    """Where questions of this device are taken over HTTP, and who may ask: without keys, whoever reaches it."""
+    """Where questions of this device are taken over HTTP, and who may ask: without keys, whoever reaches it.
+
+    They go to the fleet where that is sooner by `margin_ms`; what is answered here waits in `records` for a hub.
+    """
 
     address: Address
+    margin_ms: float
+    records: Path
     keys: tuple[str, ...] = ()
 
 
+def default_records(node: str) -> Path:
+    """Where systemd, or else the desktop's base directories, keep what a program must not lose."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return (Path(given) if given else Path(base) / "edgefleet") / f"{node}-records.db"
+
+
 def serve(
-    bundles: Sequence[Path], *, node: str, broker: str, opening: Opening, listening: Listening | None = None
+    bundles: Sequence[Path],
+    *,
+    node: str,
+    device: str,
+    broker: str,
+    opening: Opening,
+    listening: Listening | None = None,
 ) -> None:
-    """Serve `bundles` as `node` until SIGTERM or SIGINT. Raises AgentError or LinkError."""
+    """Serve `bundles` as `node` on the machine of `device` until SIGTERM or SIGINT. Raises AgentError or LinkError."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
@@ -63,7 +82,8 @@ def serve(
                 served.prefill_ms_per_token,
                 served.decode_ms_per_token,
             )
-        service = AgentService(broker, node, answerers)
+        own = None if listening is None else Own(margin_ms=listening.margin_ms, records=listening.records)
+        service = AgentService(broker, node, answerers, device=device, own=own)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: service.stop())
         if listening is not None:

@@ -1,4 +1,4 @@
-"""A node on the fleet: joins the pure core, the worker thread and the MQTT link.
+"""A node on the fleet: joins the pure core, the worker thread, the questions of this device and the MQTT link.
 
 One thread, the caller of `run`, drives MQTT and the core; the worker thread only computes and reports back. Knows
 nothing of how an answer is made.
@@ -8,48 +8,78 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from edge_agent import core
 from edge_agent.errors import AgentError
+from edge_agent.local_first import LocalFirst
 from edge_agent.metrics import Metrics
+from edge_agent.own_questions import Ended, OwnQuestions
 from edge_agent.runtime.generation import Answerer
-from edge_agent.telemetry import Machine
+from edge_agent.store import Store
+from edge_agent.telemetry import MachineSense, Tally
 from edge_agent.worker import Worker
 from hub import wire
+from hub.ask import Asker
 from hub.errors import WireError
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
 from hub.presence import Presence
 
 log = logging.getLogger(__name__)
 
-HERE_BUDGET_MS: Final = 600_000.0  # of a question that is asked here without a deadline
 SESSION_EXPIRY_S: Final = 0  # work that was queued for a node that went away has been sent elsewhere by then
+TELL_EVERY_S: Final = 5.0  # how the machine is
+DRAIN_S: Final = 5.0  # for what runs when the node is to leave
+MARGIN_MS: Final = 50.0
 
 
-_LEAVING: Final = core.Refusal("overloaded", "this node is shutting down: ask again in a while")
+class Own(msgspec.Struct, frozen=True, kw_only=True):
+    """How this device's own questions are treated: by how much the fleet must be sooner, and where records wait."""
+
+    margin_ms: float = MARGIN_MS
+    records: Path | None = None
 
 
 class AgentService:
-    """Serves `answerers` (by bundle id) as node `name`. Raises LinkError for a malformed URL."""
+    """Serves `answerers` (by bundle id) as node `name`, on the machine that asks as `device` (default: `name`).
 
-    def __init__(self, broker: str, name: str, answerers: Mapping[str, Answerer], *, queue_limit: int = 256) -> None:
+    With `own`, this device's questions may go to the fleet, and what is answered here is recorded.
+    Raises LinkError for a malformed URL, InputError where records cannot be kept.
+    """
+
+    def __init__(
+        self,
+        broker: str,
+        name: str,
+        answerers: Mapping[str, Answerer],
+        *,
+        device: str | None = None,
+        own: Own | None = None,
+        queue_limit: int = 256,
+        drain_s: float = DRAIN_S,
+    ) -> None:
         served = {bundle: answerer.served for bundle, answerer in answerers.items()}
         self.name = name
         self.dropped = 0  # messages that were not what they should be
+        self._device = name if device is None else device
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
-        self._core = core.NodeCore(name, served, parallel=parallel, queue_limit=queue_limit)
-        self._served = tuple(served.values())
+        self._core = core.NodeCore(name, served, device=self._device, parallel=parallel, queue_limit=queue_limit)
         self._bundles = frozenset(served)
-        self._metrics = Metrics(lambda: self._core.backlog(time.monotonic()), Machine().read)
-        self._asked_here: dict[str, tuple[str, Callable[[core.Told], None]]] = {}  # bundle, and who is told
-        self._stopping = False
-        self._leaving = threading.Lock()
         self._loop = Loop()
+        margin_ms = MARGIN_MS if own is None else own.margin_ms
+        self._own = OwnQuestions(self._loop, self._core, self._handle, self._own_ended, LocalFirst(name, margin_ms))
+        self._store = None if own is None or own.records is None else Store(own.records, self._send_records)
+        self._asker = None if own is None else Asker(broker, self._device)
+        self._sense, self._tally = MachineSense(), Tally()
+        self._machine = self._sense.read()
+        self._metrics = Metrics(self._state, self._records_count)
+        self._drain_s = drain_s
+        self._leave_by: float | None = None  # set when this node is to leave
         self._dead = False
         self._worker = Worker(
             answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)), self._worker_died
@@ -59,94 +89,122 @@ class AgentService:
             self._loop,
             url,
             wire.Topic("node_state", name),
-            lambda epoch: self._publish_state(self._core.state(epoch, time.monotonic())),
+            lambda epoch: self._publish_state(self._state(epoch)),
         )
         self._work_topic = str(wire.Topic("work", name))
         self._control_topic = str(wire.Topic("control", name))
         self._report_topic = str(wire.Topic("report", name))
+        topics = [self._presence.topic, self._work_topic, self._control_topic, wire.Topic.all_of("hub_state")]
         self._link = Link(
             url,
             f"node-{name}",
-            Handlers(
-                received=self._received,
-                opened=self._opened,
-                closed=lambda why: self._presence.closed(self._link),
-            ),
-            subscriptions=[(self._presence.topic, 1), (self._work_topic, 1), (self._control_topic, 1)],
+            Handlers(received=self._received, opened=self._opened, closed=self._closed),
+            subscriptions=[(topic, 1) for topic in topics],
             will=self._next_will,
             session_expiry_s=SESSION_EXPIRY_S,
         )
+        self._own.broker_ms = lambda: self._link.round_trip_ms
         self._loop.add(self._link)
 
     def run(self) -> None:
         """Serve until `stop`. Raises LinkError when the broker refuses this node or gives its name away, AgentError
         when nothing computes any more.
         """
+        if self._asker is not None:
+            self._own.fleet = self._asker.__enter__()
+        self._loop.call_at(time.monotonic() + TELL_EVERY_S, self._tell_machine)
         try:
-            while not self._stopping:
-                wake_at = self._core.next_wake()
-                self._loop.run_once(math.inf if wake_at is None else max(wake_at - time.monotonic(), 0.0))
-                if wake_at is not None and time.monotonic() >= wake_at:
+            while not self._may_leave(time.monotonic()):
+                wake_at = min(self._core.next_wake() or math.inf, self._leave_by or math.inf)
+                self._loop.run_once(max(wake_at - time.monotonic(), 0.0))
+                if time.monotonic() >= wake_at:
                     self._handle(core.TimePassed())
         finally:
-            with self._leaving:  # whoever asks from now is told so at once
-                self._stopping = True
-            if self._link.is_open:
-                # Draining first: a hub that only hears `offline` takes it for a crash and waits for the node's return.
-                for status in ("draining", "offline"):
-                    self._publish_state(wire.NodeState(epoch=self._presence.epoch, status=status))
-            self._link.flush()
-            self._loop.close()
-            self._worker.close()
-            for _, tell in self._asked_here.values():
-                tell(_LEAVING)
-            self._asked_here.clear()
+            self._close()
         if self._dead:
             raise AgentError("the inference thread died twice: see the log above for what it died of")
 
     def stop(self) -> None:
-        """End `run`; from any thread or signal handler. What is unfinished is sent elsewhere by the hub."""
-        self._stopping = True
-        self._loop.call_soon(lambda: None)
+        """End `run`, from any thread or signal handler: what runs is ended first, unless this is said twice.
+
+        What is unfinished is sent elsewhere by the hub.
+        """
+        self._loop.call_soon(self._leave)
 
     # --- questions of this device, from any thread ------------------------------------------------------
 
     @property
     def served(self) -> tuple[wire.ServedBundle, ...]:
         """What can be asked here."""
-        return self._served
+        return tuple(self._core.served.values())
+
+    @property
+    def offers(self) -> tuple[wire.Offer, ...]:
+        """What other nodes offer, as far as a hub has said so."""
+        return self._own.choice.offers
+
+    @property
+    def fleet_in_reach(self) -> bool:
+        """Whether the fleet can be asked for what is not served here."""
+        return self._own.fleet_in_reach
 
     @property
     def ready(self) -> bool:
         """Whether questions are taken."""
-        return not self._core.draining and not self._stopping
+        return not self._core.draining
 
     def metrics(self) -> bytes:
         """What this node tells Prometheus, as text."""
         return self._metrics.exposition()
 
-    def ask(self, question: wire.Question, bundle: str, tell: Callable[[core.Told], None]) -> Callable[[], None]:
-        """Ask a bundle of this node; `tell` gets text as it comes, if it is to be streamed, and then the outcome.
+    def ask(self, question: wire.Question, bundle: str | None, tell: Callable[[core.Told], None]) -> Callable[[], None]:
+        """Ask a bundle of this node, or where that is None whoever in the fleet has `question.model`.
 
-        It is called from the loop's thread. What is returned withdraws the question.
+        `tell` gets text as it comes, if it is to be streamed, and then the outcome. It is called from the loop's
+        thread. What is returned withdraws the question.
         """
-        question_id = uuid.uuid4().hex
-        budget_ms = question.deadline_ms or HERE_BUDGET_MS
-        asked = core.Asked(question_id, question, bundle, budget_ms)
-
-        with self._leaving:
-            if self._stopping:
-                tell(_LEAVING)
-                return lambda: None
-            self._asked_here[question_id] = bundle, tell
-        self._loop.call_soon(lambda: self._handle(asked))
-        return lambda: self._loop.call_soon(lambda: self._handle(core.Withdrawn(question_id)))
+        return self._own.ask(question, bundle, tell)
 
     def _worker_died(self) -> None:
         self._dead = True
-        self.stop()
+        self._loop.call_soon(self._leave)
+        self._loop.call_soon(self._leave)  # at once: nothing that runs will end
 
     # --- in the loop's thread ---------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        if self._leave_by is None:
+            self._leave_by = time.monotonic() + self._drain_s
+            self._handle(core.Leaving())
+        else:
+            self._leave_by = time.monotonic()
+
+    def _may_leave(self, now: float) -> bool:
+        return self._leave_by is not None and (self._core.idle or now >= self._leave_by)
+
+    def _close(self) -> None:
+        self._own.close()
+        if self._link.is_open:
+            # Draining first: a hub that only hears `offline` takes it for a crash and waits for the node's return.
+            for status in ("draining", "offline"):
+                self._publish_state(wire.NodeState(epoch=self._presence.epoch, status=status))
+        self._link.flush()
+        self._loop.close()
+        self._worker.close()
+        if self._asker is not None:
+            self._asker.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _state(self, epoch: int | None = None) -> wire.NodeState:
+        machine = self._tally.added_to(self._machine)
+        return self._core.state(epoch or self._presence.epoch, time.monotonic(), machine)
+
+    def _tell_machine(self) -> None:
+        """How the machine is goes into the state every few seconds; brokers see a message of 1 kB from it."""
+        self._machine = self._sense.read()
+        self._presence.changed()
+        self._loop.call_at(time.monotonic() + TELL_EVERY_S, self._tell_machine)
 
     def _next_will(self) -> Will:
         state = wire.NodeState(epoch=self._presence.next_epoch(), status="offline")
@@ -156,6 +214,15 @@ class AgentService:
         log.info("node %s is at %s", self.name, self._link.url)
         self._presence.opened()
 
+    def _closed(self, why: str) -> None:
+        self._presence.closed(self._link)
+        self._own.lost_broker()
+        self._note_hub()
+
+    def _note_hub(self) -> None:
+        if self._store is not None:
+            self._store.online(self._own.choice.hub is not None)
+
     def _publish_state(self, state: wire.NodeState) -> None:
         self._link.publish(self._presence.topic, wire.encode(state), qos=1, retain=True)
 
@@ -164,12 +231,26 @@ class AgentService:
             if message.topic == self._work_topic:
                 self._handle(core.WorkReceived(wire.decode_work(message.payload)))
             elif message.topic == self._control_topic:
-                self._handle(core.ControlReceived(wire.decode_control(message.payload), time.monotonic()))
+                self._controlled(wire.decode_control(message.payload))
             elif message.topic == self._presence.topic:
                 self._presence.received(message.payload)
+            elif (topic := wire.Topic.parse(message.topic)) is not None and topic.kind == "hub_state":
+                self._hub_said(topic.name, message.payload)
         except WireError as error:
             self.dropped += 1
             log.warning("dropped a message on %s (%d so far): %s", message.topic, self.dropped, error)
+
+    def _controlled(self, control: wire.Control) -> None:
+        if isinstance(control, wire.Kept):
+            if self._store is not None:
+                self._store.confirmed(control.seq)
+        else:
+            self._handle(core.ControlReceived(control, time.monotonic()))
+
+    def _hub_said(self, hub: str, payload: bytes) -> None:
+        gone = wire.HubState(epoch=0, status="offline")
+        self._own.choice.heard(hub, wire.decode_hub_state(payload) if payload else gone)
+        self._note_hub()
 
     def _handle(self, event: core.Event) -> None:
         for effect in self._core.handle(event, time.monotonic()):
@@ -183,16 +264,16 @@ class AgentService:
         elif isinstance(effect, core.PublishAnswer):
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
+                self._tally.answered(effect.answer)
             self._publish_answer(effect.work, effect.answer)
         elif isinstance(effect, core.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
             )
         elif isinstance(effect, core.TellText):
-            self._asked_here[effect.id][1](effect.text)
+            self._own.told_text(effect)
         elif isinstance(effect, core.TellOutcome):
-            self._count_here(effect)
-            self._asked_here.pop(effect.id)[1](effect.outcome)
+            self._own.told_outcome(effect)
         elif isinstance(effect, core.PublishReport):
             if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
                 known = effect.report.bundle in self._bundles  # whatever else is asked for makes no labels
@@ -202,12 +283,54 @@ class AgentService:
         else:
             self._presence.changed()
 
-    def _count_here(self, effect: core.TellOutcome) -> None:
-        if isinstance(effect.outcome, wire.Answer):
-            self._metrics.answered(effect.outcome, "here")
+    def _own_ended(self, ended: Ended) -> None:
+        """A question of this device has its end: it is counted, and kept for a hub unless one has seen it."""
+        answer, outcome = None, "answered"
+        if isinstance(ended.outcome, wire.Answer):
+            answer = ended.outcome
         else:
-            outcome = "cancelled" if effect.cancelled else effect.outcome.code
-            self._metrics.failed(self._asked_here[effect.id][0], "here", outcome)
+            outcome = "cancelled" if ended.cancelled else ended.outcome.code
+        if ended.route.where == "fleet":
+            self._metrics.sent_away(outcome)
+            return
+        assert ended.bundle is not None
+        if answer is not None:
+            self._metrics.answered(answer, "here")
+            self._tally.answered(answer)
+        else:
+            self._metrics.failed(ended.bundle, "here", outcome)
+        if self._store is not None and not ended.cancelled:
+            self._store.keep(self._own_record(ended, outcome, answer))
+
+    def _own_record(self, ended: Ended, outcome: str, answer: wire.Answer | None) -> wire.OwnRecord:
+        assert ended.bundle is not None
+        served = self._core.served[ended.bundle]
+        return wire.OwnRecord(
+            device=self._device,
+            id=ended.id,
+            bundle=served.bundle,
+            model=served.model,
+            task=served.task,
+            outcome=outcome,  # type: ignore[arg-type]  # "answered" or one of wire.Code
+            ago_ms=0.0,
+            total_ms=round(ended.total_ms, 3),
+            question_bytes=ended.question.size_chars,
+            tokens=answer.tokens if answer is not None else wire.Tokens(),
+            timing_ms=answer.timing_ms if answer is not None else wire.Timing(),
+        )
+
+    def _send_records(self, seq: int, records: tuple[wire.OwnRecord, ...]) -> None:
+        """From the store's thread: to one hub, which says Kept."""
+        self._loop.call_soon(lambda: self._report_own(seq, records))
+
+    def _report_own(self, seq: int, records: tuple[wire.OwnRecord, ...]) -> None:
+        if self._link.is_open and (hub := self._own.choice.hub) is not None:
+            self._link.publish(
+                self._report_topic, wire.encode(wire.OwnRecords(hub=hub, seq=seq, records=records)), qos=1
+            )
+
+    def _records_count(self) -> tuple[int, int]:
+        return (0, 0) if self._store is None else (self._store.waiting, self._store.lost)
 
     def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
         log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)

@@ -1,6 +1,7 @@
 """The one thread in which a node computes; everything else stays in the MQTT loop's thread.
 
-It takes up questions between two runs of a graph and says of each when it is done. Knows nothing of MQTT or queues.
+It takes up questions between two runs of a graph and says of each when it is done; between questions it looks whether
+a bundle has become slower or faster than was last said. Knows nothing of MQTT or queues.
 """
 
 from __future__ import annotations
@@ -8,14 +9,23 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping
+from typing import Final
+
+import msgspec
 
 from edge_agent.conversation import Conversations
-from edge_agent.core import Event, Key, Refusal, StartWork, TextProduced, WorkFinished
+from edge_agent.core import Event, Key, Refusal, ServedChanged, StartWork, TextProduced, WorkFinished
 from edge_agent.errors import ContextOverflow, RequestError
 from edge_agent.runtime.generation import Answerer, Generation
+from hub import wire
 
 log = logging.getLogger(__name__)
+
+TEND_S: Final = 3.0  # while idle, answerers look at how fast they are; while busy, they see it
+LOOK_S: Final = 1.0  # between two looks at what they say of it
+NEWS: Final = 1.25  # times as slow, or as fast, as was last said
 
 
 class Worker:
@@ -34,6 +44,8 @@ class Worker:
         self._report = report
         self._died = died
         self._deaths = 0
+        self._said = {bundle: answerer.served for bundle, answerer in answerers.items()}
+        self._looked_at = 0.0
         self._conversations = Conversations()
         self._jobs: queue.SimpleQueue[StartWork | None] = queue.SimpleQueue()
         self._stops: dict[Key, threading.Event] = {}
@@ -81,13 +93,39 @@ class Worker:
         while True:
             busy = [bundle for bundle, begun in self._begun.items() if begun]
             while not busy or not self._jobs.empty():
-                job = self._jobs.get()
+                job = self._jobs.get() if busy else self._next_or_tend()
                 if job is None:
                     return
                 self._begin(job)
                 busy = [bundle for bundle, begun in self._begun.items() if begun]
             for bundle in busy:
                 self._advance(bundle)
+            self._look()
+
+    def _next_or_tend(self) -> StartWork | None:
+        """What comes next; while nothing comes, the answerers are tended."""
+        while True:
+            try:
+                return self._jobs.get(timeout=TEND_S)
+            except queue.Empty:
+                for bundle, answerer in self._answerers.items():
+                    try:
+                        answerer.tend()
+                    except Exception:  # what is not well will show in its answers
+                        log.exception("a look at bundle %s failed", bundle)
+                self._look()
+
+    def _look(self) -> None:
+        """Report what has changed of what is served, at most once a second."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        for bundle, answerer in self._answerers.items():
+            served = answerer.served
+            if _is_news(self._said[bundle], served):
+                self._said[bundle] = served
+                self._report(ServedChanged(served))
 
     def _begin(self, job: StartWork) -> None:
         on_text = (lambda text: self._report(TextProduced(job.key, text))) if job.question.stream else None
@@ -133,6 +171,24 @@ class Worker:
     def _end(self, job: StartWork, result: Generation | Refusal) -> None:
         self._stops.pop(job.key, None)
         self._report(WorkFinished(job.key, result))
+
+
+def _is_news(said: wire.ServedBundle, served: wire.ServedBundle) -> bool:
+    """Whether this is something else than was said, or costs much more or less, by a usual answer."""
+    plain = msgspec.structs.replace(
+        served,
+        fixed_ms=said.fixed_ms,
+        prefill_ms_per_token=said.prefill_ms_per_token,
+        decode_ms_per_token=said.decode_ms_per_token,
+    )
+    if plain != said:
+        return True
+    before_ms, now_ms = _usual_ms(said), _usual_ms(served)
+    return not before_ms / NEWS <= now_ms <= before_ms * NEWS
+
+
+def _usual_ms(served: wire.ServedBundle) -> float:
+    return served.fixed_ms + 64 * (served.prefill_ms_per_token + served.decode_ms_per_token)
 
 
 def _refusal(job: StartWork, error: BaseException) -> Refusal:

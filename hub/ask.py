@@ -60,6 +60,7 @@ class _Pending:
         self.repeats = 0
         self.repeat_at = now
         self.shown = (0, -1)  # attempt and sequence number of the last chunk that was shown
+        self.torn = 0  # the last attempt of which a chunk got lost: the whole comes with the answer
 
     def next_wake(self) -> float:
         return min(self.deadline_at, self.repeat_at)
@@ -75,10 +76,15 @@ class _Pending:
         self.repeats += 1
 
     def show(self, chunk: wire.Chunk) -> None:
-        """One attempt is shown; a newer attempt starts over, an older one and gaps' latecomers are dropped."""
-        if self.on_text is not None and (chunk.attempt, chunk.seq) > self.shown:
-            self.shown = (chunk.attempt, chunk.seq)
-            self.on_text(chunk.attempt, chunk.text)
+        """One attempt is shown, up to a gap; a newer attempt starts over, an older one is dropped."""
+        if self.on_text is None or (chunk.attempt, chunk.seq) <= self.shown or chunk.attempt <= self.torn:
+            return
+        expected = self.shown[1] + 1 if chunk.attempt == self.shown[0] else 0
+        if chunk.seq != expected:
+            self.torn = chunk.attempt
+            return
+        self.shown = (chunk.attempt, chunk.seq)
+        self.on_text(chunk.attempt, chunk.text)
 
 
 class Asker:
@@ -119,6 +125,11 @@ class Asker:
         """End; questions still under way get their `deadline` failure now."""
         self._loop.call_soon(self._stop)
         self._thread.join()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the broker is there now."""
+        return self._link.is_open
 
     def ask(self, question: wire.Question, *, on_text: Callable[[int, str], None] | None = None) -> Outcome:
         """Ask and wait for the outcome. `on_text(attempt, text)` sees a streamed answer as it grows.

@@ -36,8 +36,9 @@ from hub.delay import Lengths
 from hub.errors import WireError
 from hub.fleet import Key, Node, Standing, freed, loaded, taught
 from hub.intake import Ask, Refusal, other_id, read_ask
+from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
-from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, record_of, work_for
+from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, own_record, record_of, work_for
 from hub.recent import Recent
 from hub.router import choose, least_wait_ms, refusal
 from hub.timers import Timers
@@ -86,6 +87,7 @@ class Core:
         self._in_flight_bytes = 0
         self._adrift: dict[Key, None] = {}  # in order of their coming adrift
         self._ended: Recent[Key, Ended] = Recent(limits.ended)
+        self._own_kept: Recent[tuple[str, str, str], bool] = Recent(limits.ended)
         self._outbox = Outbox(self.counters, limits.unaccepted)
         self._settled = False
 
@@ -93,6 +95,10 @@ class Core:
     def in_flight(self) -> int:
         """Questions without an outcome."""
         return len(self._in_flight)
+
+    def offers(self, now: float) -> tuple[wire.Offer, ...]:
+        """At what terms the fleet answers now."""
+        return offers_of(self.fleet, now)
 
     def next_wake(self, now: float) -> float | None:
         """When `TimePassed` is to be handled, at the latest; None where nothing is due ever."""
@@ -244,8 +250,22 @@ class Core:
             if news.usable:
                 self._rally(now)
             return
+        if isinstance(report, wire.OwnRecords):
+            if report.hub == self.hub:
+                self._keep(name, report)
+            return
         if self._watch.told_by_done(name, report, now) and report.hub == self.hub:
             self._done(name, report, now)
+
+    def _keep(self, name: str, own: wire.OwnRecords) -> None:
+        """What a node answered on its own becomes rows, each once, and the node may forget it."""
+        for record in own.records:
+            key = (name, record.device, record.id)
+            if self._own_kept.get(key) is None:
+                self._own_kept.put(key, True)
+                self.counters["own_records"] += 1
+                self._outbox.out.append(events.StoreRecord(own_record(record, name, self.hub), record.ago_ms))
+        self._outbox.out.append(events.PublishControl(node=name, control=wire.Kept(hub=self.hub, seq=own.seq)))
 
     def _resend_missing(self, key: Key, name: str, now: float) -> None:
         """A node has nothing to do although it was sent this question: the Work or its Done got lost."""
@@ -452,17 +472,18 @@ class Core:
         self.counters[f"node_{done.outcome}"] += 1
         outcome = "internal" if done.outcome in ("cancelled", "no_node", "answered") else done.outcome
         internal = outcome == "internal"
+        handed_back = outcome == "overloaded" and node.standing in (Standing.DRAINING, Standing.GONE)
         question.internal_failures += internal
         question.attempts.remove(attempt)
         if outcome == "too_large":
             contexts = [bundle.context for bundle in node.bundles if bundle.bundle == attempt.bundle]
             question.larger_than = max([question.larger_than, *contexts])
-        else:
+        elif not handed_back:  # it leaves, and may come back
             question.failed_on.add(node.name)
         final = outcome in ("invalid", "deadline") or (internal and question.internal_failures > 1)
         if not final and self._move(question, now):
             return
-        if not final and question.attempts:  # a node that fell silent has it still, and may come back
+        if not final and (question.attempts or handed_back):  # a node that fell silent, or left, may come back
             self._mark_adrift(question, now)
             return
         message = done.message[:MESSAGE_CHARS] or f"node {node.name} ended it as {done.outcome}"

@@ -95,6 +95,8 @@ class LogDecision(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One row per question. All durations in milliseconds on the hub's own clock or as the node measured them.
 
+    A question that a node answered for its own device without a hub has no attempts, and its total is the node's.
+
     `total_ms` runs from receipt at the hub to Done at the hub. `network_ms` is what is left of it after
     queue and compute at the node of the last attempt: travel, plus attempts that were lost. `decisions` has one
     entry per attempt, and one for a choice that found no node; `predicted_ms` is what the first one promised.
@@ -130,9 +132,10 @@ class Row(Record, frozen=True, kw_only=True):
 
 
 class StoreRecord(msgspec.Struct, frozen=True):
-    """One question has ended; keep what is known of it."""
+    """One question has ended, `ago_ms` before now; keep what is known of it."""
 
     record: Record
+    ago_ms: float = 0.0
 
 
 Effect = PublishWork | PublishFailure | PublishControl | AcknowledgeAsk | LogDecision | StoreRecord

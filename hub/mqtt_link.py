@@ -42,6 +42,7 @@ LAST_RETRY_S: Final = 5.0
 CONNECT_LIMIT_S: Final = 2.0  # of an attempt that nothing is known about: everything else waits for it
 SLOW_CONNECT_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.1
+_ROUND_TRIP_STEP: Final = 0.2  # of the way to each new sample
 _TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1: Session taken over
 _FATAL_CONNACK: Final = {
     0x84,
@@ -145,7 +146,8 @@ class Link:
         self._will = will
         self._session_expiry_s = session_expiry_s
         self._tickets = itertools.count(1)
-        self._ticket_of_mid: dict[int, int] = {}
+        self._ticket_of_mid: dict[int, tuple[int, float | None]] = {}  # and when it was written, if to an open link
+        self.round_trip_ms: float | None = None  # to the broker and back, a running mean; None before the first
         self._receipts = itertools.count(1)
         self._unacknowledged: collections.OrderedDict[int, tuple[int, int]] = collections.OrderedDict()
         self._acknowledged: set[int] = set()
@@ -205,7 +207,7 @@ class Link:
             properties.UserProperty = list(user_properties)
         info = self._client.publish(topic, payload, qos, retain, properties)
         if qos > 0:
-            self._ticket_of_mid[info.mid] = ticket
+            self._ticket_of_mid[info.mid] = ticket, time.monotonic() if self.is_open else None
         return ticket
 
     def acknowledge(self, receipt: int) -> None:
@@ -305,6 +307,8 @@ class Link:
         was_open, self.is_open = self.is_open, False
         self._unacknowledged.clear()
         self._acknowledged.clear()
+        self.round_trip_ms = None
+        self._ticket_of_mid = {mid: (ticket, None) for mid, (ticket, _) in self._ticket_of_mid.items()}
         if self._leaving:
             return
         self.retry_at = time.monotonic() + self._retry_s * random.uniform(0.5, 1.0)  # noqa: S311 (spread, no secret)
@@ -372,7 +376,11 @@ class Link:
         )
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
-        ticket = self._ticket_of_mid.pop(mid, None)
+        ticket, sent_at = self._ticket_of_mid.pop(mid, (None, None))
+        if sent_at is not None:
+            sample_ms = (time.monotonic() - sent_at) * 1000
+            known_ms = sample_ms if self.round_trip_ms is None else self.round_trip_ms
+            self.round_trip_ms = known_ms + _ROUND_TRIP_STEP * (sample_ms - known_ms)
         if ticket is not None:
             self._handlers.accepted(ticket)
 

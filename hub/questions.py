@@ -135,6 +135,34 @@ def failure_for(sender: Sender, failure: wire.Failure, ticket: int = 0) -> event
     )
 
 
+def own_record(record: wire.OwnRecord, node: str, hub: str) -> events.Record:
+    """The row of a question that `node` answered for its own device."""
+    timing, tokens = record.timing_ms, record.tokens
+    return events.Record(
+        device=record.device,
+        id=record.id,
+        hub=hub,
+        outcome=record.outcome,
+        node=node,
+        bundle=record.bundle[:256],
+        model=record.model[:256],
+        task=record.task,
+        attempts=0,
+        duplicates=0,
+        question_bytes=record.question_bytes,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        predicted_ms=None,
+        total_ms=record.total_ms,
+        network_ms=0.0,
+        queue_ms=timing.queue,
+        prefill_ms=timing.prefill,
+        decode_ms=timing.decode,
+        decisions=(),
+    )
+
+
 def record_of(
     question: InFlight, hub: str, outcome: str, fleet: Fleet, done: wire.Done | None, by: Attempt | None, now: float
 ) -> events.Record:

@@ -109,6 +109,17 @@ def refusal(question: Features, fleet: Fleet) -> wire.Problem:
     return wire.Problem(code="too_large", message=message)
 
 
+def terms_of(rows: NDArray[Any], fleet: Fleet, now: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The terms that do not depend on the question: network and wait of each row, in milliseconds."""
+    network_ms: NDArray[np.float64] = rows["network_ms"]
+    unknown = np.isnan(network_ms)
+    if unknown.any():
+        known = fleet.table["network_ms"][fleet.table["used"]]
+        largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
+        network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
+    return network_ms, _waits(rows, now)
+
+
 def least_wait_ms(fleet: Fleet, now: float) -> float:
     """The shortest queue of all ready nodes, 0 where there is none."""
     ready = fleet.table[fleet.table["standing"] == int(Standing.READY)]
@@ -122,15 +133,8 @@ def _parts(
     question: Features, rows: NDArray[Any], prompt_tokens: NDArray[np.float64], fleet: Fleet, now: float
 ) -> tuple[NDArray[np.float64], ...]:
     """network, wait, fixed, prefill and decode of each row, in milliseconds."""
-    network_ms = rows["network_ms"]
-    unknown = np.isnan(network_ms)
-    if unknown.any():
-        known = fleet.table["network_ms"][fleet.table["used"]]
-        largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
-        network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
     return (
-        network_ms,
-        _waits(rows, now),
+        *terms_of(rows, fleet, now),
         rows["fixed_ms"],
         rows["prefill_ms"] * prompt_tokens,
         rows["decode_ms"] * question.expected_tokens,

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 ASK_SESSION_S: Final = 3600  # how long the broker keeps asks for a hub that is away; each has its own expiry besides
 COUNTERS_EVERY_S: Final = 10.0
+OFFERS_EVERY_S: Final = 1.0
 
 
 class RecordSink(Protocol):
@@ -45,12 +46,13 @@ class HubService:
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
+        self._offers: tuple[wire.Offer, ...] = ()
         self._loop = Loop()
         self._presence = Presence(
             self._loop,
             url,
             wire.Topic("hub_state", name),
-            lambda epoch: self._publish_state(wire.HubState(epoch=epoch, status="ready")),
+            lambda epoch: self._publish_state(wire.HubState(epoch=epoch, status="ready", offers=self._offers)),
         )
         self._link = Link(
             url,
@@ -81,6 +83,7 @@ class HubService:
     def run(self) -> None:
         """Route until `stop`. Raises LinkError when the broker refuses this hub or gives its name away."""
         self._loop.call_at(time.monotonic() + COUNTERS_EVERY_S, self._log_counters)
+        self._loop.call_at(time.monotonic() + OFFERS_EVERY_S, self._offer)
         try:
             while not self._stopping:
                 wake_at = self._core.next_wake(time.monotonic())
@@ -173,7 +176,7 @@ class HubService:
         elif isinstance(effect, events.LogDecision):
             log.info("%s", decision_line(effect.decision))
         elif self._records is not None:
-            self._records.store(effect.record, time.time())
+            self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
 
     def _publish_work(self, effect: events.PublishWork) -> None:
         ticket = self._link.publish(
@@ -195,6 +198,14 @@ class HubService:
             effect.reply_to, payload, qos=1, correlation=effect.correlation, user_properties=marks
         )
         self._core_ticket[ticket] = effect.ticket
+
+    def _offer(self) -> None:
+        """Let agents know at what terms the fleet answers, where these have changed."""
+        offers = self._core.offers(time.monotonic())
+        if offers != self._offers:
+            self._offers = offers
+            self._presence.changed()
+        self._loop.call_at(time.monotonic() + OFFERS_EVERY_S, self._offer)
 
     def _log_counters(self) -> None:
         counters = dict(self._core.counters)

@@ -199,9 +199,22 @@ class Span(Message, frozen=True):
     score: float
 
 
+class Route(Message, frozen=True):
+    """Where a device's own agent had its question answered, and the predicted milliseconds that decided it.
+
+    `here_ms` is None where this node does not serve what was asked for, `fleet_ms` where the fleet was not known.
+    """
+
+    where: Literal["here", "fleet"]
+    why: str
+    margin_ms: Milliseconds
+    here_ms: Milliseconds | None = None
+    fleet_ms: Milliseconds | None = None
+
+
 class Answer(Message, frozen=True):
     """The good outcome of a question. One of `text`, `labels`, `spans`, `embedding` is set; an answer found in a
-    context has its text and its span.
+    context has its text and its span. `route` is set where the device's own agent was asked.
     """
 
     id: str
@@ -215,6 +228,7 @@ class Answer(Message, frozen=True):
     embedding: tuple[float, ...] | None = None
     tokens: Tokens = Tokens()
     timing_ms: Timing = Timing()
+    route: Route | None = None
 
 
 def plain_text(answer: Answer) -> str:
@@ -260,7 +274,10 @@ class Backlog(Message, frozen=True):
 
 
 class ServedBundle(Message, frozen=True):
-    """One bundle that a node serves, and what an answer costs there (seeds; the hub learns better)."""
+    """One bundle that a node serves, and what an answer costs there (seeds; the hub learns better).
+
+    `runtime` is what it runs on, `why` on nothing better, `progress` (0 to 1) how far a better one is built.
+    """
 
     bundle: str
     model: str
@@ -270,6 +287,27 @@ class ServedBundle(Message, frozen=True):
     prefill_ms_per_token: Milliseconds
     decode_ms_per_token: Milliseconds
     runtime: str = "cpu"
+    why: Annotated[str, Meta(max_length=1000)] = ""
+    progress: float | None = None
+
+
+class Machine(Message, frozen=True):
+    """How a node's machine is, and how its latest answers went. Shares are 0 to 1; None is what it does not tell.
+
+    `prompt_cached` is the share of prompt tokens that were known, `throttled` that the machine says it is slowed down.
+    """
+
+    tokens_per_s: float | None = None
+    first_token_ms: float | None = None
+    prompt_cached: float | None = None
+    cpu: float | None = None
+    memory_available_bytes: int | None = None
+    resident_bytes: int | None = None
+    temperature_c: float | None = None
+    gpu: float | None = None
+    power_w: float | None = None
+    power_mode: str | None = None
+    throttled: bool | None = None
 
 
 class NodeState(Message, frozen=True):
@@ -280,6 +318,7 @@ class NodeState(Message, frozen=True):
     bundles: tuple[ServedBundle, ...] = ()
     backlog: Backlog = Backlog()
     parallel: Annotated[int, Meta(ge=1, le=4096)] = 1
+    machine: Machine | None = None
 
 
 class Pong(Message, frozen=True, tag_field="type", tag="pong"):
@@ -306,7 +345,31 @@ class Done(Message, frozen=True, tag_field="type", tag="done"):
     backlog: Backlog = Backlog()
 
 
-Report = Pong | Done
+class OwnRecord(Message, frozen=True):
+    """A question that a node answered, or failed, for its own device without any hub; `ago_ms` since it ended."""
+
+    device: Name
+    id: QuestionId
+    bundle: str
+    model: str
+    task: str
+    outcome: Literal["answered"] | Code
+    ago_ms: Milliseconds
+    total_ms: Milliseconds
+    question_bytes: Count = 0
+    tokens: Tokens = Tokens()
+    timing_ms: Timing = Timing()
+
+
+class OwnRecords(Message, frozen=True, tag_field="type", tag="own_records"):
+    """What a node did on its own, for one hub to keep. Sent again until that hub says Kept with the same `seq`."""
+
+    hub: str
+    seq: Count
+    records: Annotated[tuple[OwnRecord, ...], Meta(max_length=1000)]
+
+
+Report = Pong | Done | OwnRecords
 
 
 # --- from a hub -----------------------------------------------------------------------------------------
@@ -347,14 +410,37 @@ class Drain(Message, frozen=True, tag_field="type", tag="drain"):
     on: bool = True
 
 
-Control = Ping | Cancel | Drain
+class Kept(Message, frozen=True, tag_field="type", tag="kept"):
+    """A hub has the OwnRecords of that `seq`: the node need not keep them any more."""
+
+    hub: Name
+    seq: Count
+
+
+Control = Ping | Cancel | Drain | Kept
+
+
+class Offer(Message, frozen=True):
+    """The terms at which the fleet answers now, seen from a hub: what stands in the delay's formula for one node."""
+
+    task: str
+    model: str
+    node: str
+    bundle: str
+    context: Count
+    network_ms: Milliseconds
+    wait_ms: Milliseconds
+    fixed_ms: Milliseconds
+    prefill_ms_per_token: Milliseconds
+    decode_ms_per_token: Milliseconds
 
 
 class HubState(Message, frozen=True):
-    """Retained: that a hub is there. As a will it says `offline`."""
+    """Retained: that a hub is there, and the best two nodes for each task and model. As a will it says `offline`."""
 
     epoch: Count
     status: Literal["ready", "offline"]
+    offers: tuple[Offer, ...] = ()
 
 
 # --- bytes ----------------------------------------------------------------------------------------------

@@ -53,6 +53,14 @@ class EncoderAnswerer:
         self._ms_per_token = max(usual_ms - short_ms, 0.0) / max(usual - short, 1)
         self._fixed_ms = max(short_ms - self._ms_per_token * short, 0.0)
 
+    def tend(self) -> None:
+        """Notice a machine that has become slower or faster while nothing was asked."""
+        tokens = min(_WARM_UP_TOKENS[0], self._engine.info.max_tokens)
+        before_ms = self._fixed_ms + self._ms_per_token * tokens
+        if before_ms > 0:
+            slower = (1 + self._run_ms(tokens) / before_ms) / 2
+            self._fixed_ms, self._ms_per_token = self._fixed_ms * slower, self._ms_per_token * slower
+
     def answer(
         self,
         question: wire.Question,

@@ -23,7 +23,7 @@ from edge_agent.runtime.generation import Generation
 from edge_agent.runtime.prefix_cache import PrefixCache
 from edge_agent.runtime.run_cost import RunCost
 from edge_agent.runtime.sampling import Logits, chooser
-from edge_agent.runtime.step_cost import StepCost, measure_steps
+from edge_agent.runtime.step_cost import StepCost, measure_steps, probe_step
 from edge_agent.runtime.stop_text import StopText
 from edge_agent.tokenizer import TextStream, Tokenizer, open_tokenizer
 from hub import wire
@@ -80,12 +80,12 @@ class Engine:
         self.decoder = decoder
         self._stop_ids = frozenset(bundle.manifest.generation.stop_ids)
         measured = bundle.manifest.measured
-        self._cost = StepCost(
+        seed = StepCost(
             fixed_ms=measured.fixed_ms,
             prefill_ms_per_token=measured.prefill_ms_per_token,
             decode_ms_per_token=measured.decode_ms_per_token,
         )
-        self._batch = Batch(decoder, PrefixCache(prefix_bytes), _run_cost(self._cost))
+        self._batch = Batch(decoder, PrefixCache(prefix_bytes), RunCost(seed))
         self._writing: dict[Generated, Writing] = {}
 
     @property
@@ -95,16 +95,16 @@ class Engine:
 
     @property
     def served(self) -> wire.ServedBundle:
-        """What the hub is told: bundle, model, task, context and cost, as measured when made or by `warm_up`."""
-        manifest = self.manifest
+        """What the hub is told: bundle, model, task, context and cost: that of `warm_up`, and of the runs since."""
+        manifest, cost = self.manifest, self._batch.cost.now
         return wire.ServedBundle(
             bundle=manifest.bundle_id,
             model=manifest.model.name,
             task=manifest.task,
             context=self.decoder.context,
-            fixed_ms=self._cost.fixed_ms,
-            prefill_ms_per_token=self._cost.prefill_ms_per_token,
-            decode_ms_per_token=self._cost.decode_ms_per_token,
+            fixed_ms=cost.fixed_ms,
+            prefill_ms_per_token=cost.prefill_ms_per_token,
+            decode_ms_per_token=cost.decode_ms_per_token,
             runtime="cpu",
         )
 
@@ -120,8 +120,12 @@ class Engine:
         prefers whoever has not answered yet. It also spares the first question the first run of every shape.
         Raises RequestError for a graph that gives no numbers.
         """
-        self._cost = measure_steps(self.decoder)
-        self._batch.cost = _run_cost(self._cost)
+        self._batch.cost = RunCost(measure_steps(self.decoder))
+
+    def tend(self) -> None:
+        """Notice, in a few steps, a machine that has become slower or faster while nothing was asked."""
+        if self._batch.idle:
+            self._batch.cost.probed(probe_step(self.decoder))
 
     def begin(
         self,
@@ -272,10 +276,6 @@ def engine_of(
 
 def _nobody_listens(token_id: int) -> bool:
     return False
-
-
-def _run_cost(cost: StepCost) -> RunCost:
-    return RunCost(step_ms=cost.decode_ms_per_token, fixed_ms=cost.fixed_ms, ms_per_token=cost.prefill_ms_per_token)
 
 
 def decoder_graph(bundle: Bundle) -> Graph:

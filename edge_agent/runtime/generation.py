@@ -67,6 +67,10 @@ class Answerer(Protocol):
         """Forget all that was begun: something went wrong in `advance`."""
         ...
 
+    def tend(self) -> None:
+        """Nothing is under way: room for a bounded piece of housekeeping, such as a look at how fast things are."""
+        ...
+
 
 class OneByOne:
     """An Answerer of something that answers one question at a time, whole."""
@@ -103,6 +107,9 @@ class OneByOne:
     def abandon(self) -> None:
         self._begun.clear()
 
+    def tend(self) -> None:
+        self._single.tend()
+
 
 class SingleAnswerer(Protocol):
     """What `OneByOne` makes an Answerer of."""
@@ -120,6 +127,10 @@ class SingleAnswerer(Protocol):
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """The whole answer. Raises RequestError."""
+        ...
+
+    def tend(self) -> None:
+        """As that of `Answerer`."""
         ...
 
 

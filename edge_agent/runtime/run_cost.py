@@ -7,20 +7,43 @@ from __future__ import annotations
 
 from typing import Final
 
+from edge_agent.runtime.step_cost import StepCost
+
 _KEEP: Final = 0.9  # of a running mean, for each new value
 
 
 class RunCost:
     """Milliseconds of a step, and of a run of several tokens, which goes through other kernels: a line of its own."""
 
-    def __init__(self, *, step_ms: float, fixed_ms: float, ms_per_token: float) -> None:
-        self._step_ms = step_ms
-        self._fixed_ms, self._ms_per_token = fixed_ms, ms_per_token
+    def __init__(self, seed: StepCost) -> None:
+        self._step_ms = seed.decode_ms_per_token
+        self._fixed_ms, self._ms_per_token = seed.fixed_ms, seed.prefill_ms_per_token
         self._slower = 1.0  # than that line, of late
+
+    @property
+    def now(self) -> StepCost:
+        """What an answer costs by all that was seen: the cost it was seeded with, as much slower as of late."""
+        return StepCost(
+            fixed_ms=self._fixed_ms * self._slower,
+            prefill_ms_per_token=self._ms_per_token * self._slower,
+            decode_ms_per_token=self._step_ms,
+        )
 
     def stepped(self, took_ms: float) -> None:
         """A run of one token took so long."""
         self._step_ms = _mean(self._step_ms, took_ms)
+
+    def probed(self, took_ms: float) -> None:
+        """A run of one token, the only one in a while, took so long: it says as much of runs of several.
+
+        >>> cost = RunCost(StepCost(fixed_ms=8.0, prefill_ms_per_token=2.0, decode_ms_per_token=10.0))
+        >>> cost.probed(30.0); cost.now
+        StepCost(fixed_ms=16.0, prefill_ms_per_token=4.0, decode_ms_per_token=20.0)
+        """
+        step_ms = (self._step_ms + took_ms) / 2
+        if self._step_ms > 0:
+            self._slower *= step_ms / self._step_ms
+        self._step_ms = step_ms
 
     def ran(self, took_ms: float, tokens: int) -> None:
         """A run of `tokens`, at least two, took so long."""
@@ -30,7 +53,7 @@ class RunCost:
     def tokens_within(self, limit_ms: float) -> int:
         """How many tokens one run takes in that time; at least one.
 
-        >>> RunCost(step_ms=10.0, fixed_ms=8.0, ms_per_token=2.0).tokens_within(100.0)
+        >>> RunCost(StepCost(fixed_ms=8.0, prefill_ms_per_token=2.0, decode_ms_per_token=10.0)).tokens_within(100.0)
         46
         """
         left_ms = limit_ms / self._slower - self._fixed_ms
@@ -41,7 +64,7 @@ class RunCost:
 
         `luck` is the chance that the next guessed token comes true.
 
-        >>> cost = RunCost(step_ms=10.0, fixed_ms=8.0, ms_per_token=2.0)
+        >>> cost = RunCost(StepCost(fixed_ms=8.0, prefill_ms_per_token=2.0, decode_ms_per_token=10.0))
         >>> cost.worth_checking(0.9, 16), cost.worth_checking(0.1, 16)
         (7, 0)
         """

@@ -19,6 +19,7 @@ from edge_agent.runtime.sampling import greedy
 
 PROMPT_TOKENS: Final = (8, 64)  # a short and a usual question
 STEPS: Final = 12
+PROBE_STEPS: Final = 4
 ROUNDS: Final = 4
 ENOUGH_S: Final = 1.5  # a slow node does not measure all rounds: its steps are long, and it is wanted
 
@@ -53,6 +54,18 @@ def measure_steps(decoder: Decoder) -> StepCost:
         prefill_ms_per_token=per_token_ms,
         decode_ms_per_token=median(steps) if steps else per_token_ms,
     )
+
+
+def probe_step(decoder: Decoder) -> float:
+    """Milliseconds of a step now; the first sequence is forgotten. The first runs only wake the machine up."""
+    took_ms: list[float] = []
+    decoder.reset()
+    for _ in range(PROBE_STEPS):
+        started = time.perf_counter()
+        greedy(decoder.step(1))
+        took_ms.append(1e3 * (time.perf_counter() - started))
+    decoder.reset()
+    return min(took_ms[1:])
 
 
 def _answer_ms(decoder: Decoder, prompt_tokens: int) -> tuple[float, list[float]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_agent.metrics import Metrics
-from edge_agent.telemetry import Reading
 from hub import wire
 
 
@@ -21,7 +21,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 def test_questions_tokens_and_time_are_counted() -> None:
     """By bundle, origin and outcome; cached tokens apart from computed ones; seconds by stage."""
-    metrics = Metrics(wire.Backlog, Reading)
+    metrics = Metrics(lambda: wire.NodeState(epoch=1, status="ready"), lambda: (0, 0))
     answer = wire.Answer(
         id="1", node="n", bundle="b", finish="stop", attempt=1, text="x",
         tokens=wire.Tokens(prompt=10, cached=4, completion=3),
@@ -41,11 +41,25 @@ def test_questions_tokens_and_time_are_counted() -> None:
 
 def test_the_machine_is_read_at_each_scrape() -> None:
     """What it does not tell has no line."""
-    readings = iter([Reading(cpu=0.25, resident_bytes=1000), Reading(cpu=0.5, temperature_c=61.5)])
-    metrics = Metrics(lambda: wire.Backlog(questions=3, ms=1500.0), lambda: next(readings))
+    served = wire.ServedBundle(
+        bundle="b", model="m", task="text-generation", context=64, fixed_ms=1, prefill_ms_per_token=1,
+        decode_ms_per_token=1, runtime="cpu", why="cuda: not installed",
+    )  # fmt: skip
+    told = wire.NodeState(
+        epoch=1, status="ready", bundles=(served,), backlog=wire.Backlog(questions=3, ms=1500.0),
+        machine=wire.Machine(cpu=0.25, resident_bytes=1000, first_token_ms=40.0, throttled=False),
+    )  # fmt: skip
+    later = msgspec.structs.replace(told, machine=wire.Machine(cpu=0.5, temperature_c=61.5, throttled=True))
+    states, records = iter([told, later]), iter([(7, 2), (0, 2)])
+    metrics = Metrics(lambda: next(states), lambda: next(records))
     first, second = samples(metrics), samples(metrics)
     assert (first["edge_cpu_ratio",], second["edge_cpu_ratio",]) == (0.25, 0.5)
     assert (first["edge_backlog_questions",], first["edge_backlog_seconds",]) == (3, 1.5)
+    assert (first["edge_throttled",], second["edge_throttled",]) == (0, 1)
+    assert (first["edge_records_waiting",], second["edge_records_waiting",]) == (7, 0)
+    assert second["edge_records_lost_total",] == 2
+    assert first["edge_runtime", "b", "cpu", "cuda: not installed"] == 1
+    assert first["edge_first_token_seconds",] == 0.04
     assert ("edge_temperature_celsius",) not in first
     assert second["edge_temperature_celsius",] == 61.5
     assert ("edge_gpu_ratio",) not in second

@@ -31,6 +31,9 @@ class Echo:
         self.gate.set()
         self.computed = 0
 
+    def tend(self) -> None:
+        """It costs nothing, ever."""
+
     def answer(
         self, question: wire.Question, *, should_stop: Callable[[], bool], on_text: Callable[[str], None] | None = None
     ) -> Generation:

@@ -25,6 +25,9 @@ class Scripted:
     def __init__(self, script: Callable[[Callable[[], bool], Callable[[str], None] | None], str]) -> None:
         self.script = script
 
+    def tend(self) -> None:
+        """It costs nothing, ever."""
+
     def answer(
         self,
         question: wire.Question,

@@ -18,6 +18,7 @@ from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.prefix_cache import PrefixCache
 from edge_agent.runtime.run_cost import RunCost
 from edge_agent.runtime.sampling import greedy
+from edge_agent.runtime.step_cost import StepCost
 
 ROWS = 3
 
@@ -34,7 +35,7 @@ def alone(tiny_graph: tuple[Path, Graph]) -> Decoder:
 
 def batch_of(decoder: Decoder, *, prefix_bytes: int = 0, guessing: bool = False) -> Batch:
     """Checks of guesses are free, or too dear ever to be tried."""
-    cost = RunCost(step_ms=1000.0, fixed_ms=0.0 if guessing else 1e9, ms_per_token=0.0)
+    cost = RunCost(StepCost(fixed_ms=0.0 if guessing else 1e9, prefill_ms_per_token=0.0, decode_ms_per_token=1000.0))
     return Batch(decoder, PrefixCache(prefix_bytes), cost)
 
 
@@ -111,7 +112,9 @@ def test_what_was_seen_is_not_computed_again(decoder: Decoder, alone: Decoder) -
 def test_a_long_prompt_stops_nobody(decoder: Decoder) -> None:
     """Between two chunks of it the others get a token each, and each chunk is as long as its time allows."""
     batch = batch_of(decoder)
-    batch.cost = RunCost(step_ms=1.0, fixed_ms=0.0, ms_per_token=100 / 30)  # 30 tokens are a chunk
+    batch.cost = RunCost(
+        StepCost(fixed_ms=0.0, prefill_ms_per_token=100 / 30, decode_ms_per_token=1.0)
+    )  # 30 tokens are a chunk
     short = answer_to(ids_of(5, 1), max_tokens=40)
     batch.add(short)
     batch.advance()
@@ -129,7 +132,7 @@ def test_a_long_prompt_stops_nobody(decoder: Decoder) -> None:
 def test_prompts_take_turns(decoder: Decoder) -> None:
     """A short prompt need not wait for the end of a long one that came before."""
     batch = batch_of(decoder)
-    batch.cost = RunCost(step_ms=1.0, fixed_ms=0.0, ms_per_token=2.0)
+    batch.cost = RunCost(StepCost(fixed_ms=0.0, prefill_ms_per_token=2.0, decode_ms_per_token=1.0))
     long, short = answer_to(ids_of(700, 1), max_tokens=1), answer_to(ids_of(4, 2), max_tokens=1)
     batch.add(long)
     batch.advance()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.runtime.run_cost import RunCost
+from edge_agent.runtime.step_cost import StepCost
 
 
 def cost() -> RunCost:
-    return RunCost(step_ms=10.0, fixed_ms=8.0, ms_per_token=2.0)
+    return RunCost(StepCost(fixed_ms=8.0, prefill_ms_per_token=2.0, decode_ms_per_token=10.0))
 
 
 def test_chunks_shrink_on_a_slower_machine() -> None:
@@ -37,7 +38,7 @@ def test_checking_ends_where_it_does_not_pay() -> None:
 
 def test_a_cost_of_nothing_divides_by_nothing() -> None:
     """Costs of 0, as a measurement may say, still give a number."""
-    nothing = RunCost(step_ms=0.0, fixed_ms=0.0, ms_per_token=0.0)
+    nothing = RunCost(StepCost(fixed_ms=0.0, prefill_ms_per_token=0.0, decode_ms_per_token=0.0))
     nothing.ran(1.0, 5)
     assert nothing.tokens_within(100.0) > 1000
     assert nothing.worth_checking(0.9, 4) in range(5)
