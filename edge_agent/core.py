@@ -233,9 +233,7 @@ class NodeCore:
         """Unfinished questions, and a guess at the milliseconds they still need."""
         queued, running = list(self._queue.values()), list(self._running.values())  # other threads ask this, too
         left_ms = sum(self._cost_ms(job.work) for job in queued)
-        for job in running:
-            assert job.started_at is not None
-            left_ms += max(self._cost_ms(job.work) - (now - job.started_at) * 1000, 0.0)
+        left_ms += sum(self._left_ms(job, now) for job in running)
         return wire.Backlog(questions=len(queued) + len(running), ms=left_ms)
 
     @property
@@ -249,7 +247,7 @@ class NodeCore:
         slots = self._parallel[bundle]
         if len(running) < slots:
             return 0.0
-        left = [max(self._cost_ms(job.work) - (now - (job.started_at or now)) * 1000, 0.0) for job in running]
+        left = [self._left_ms(job, now) for job in running]
         before = [job for job in list(self._queue.values()) if self._is_first(job) and job.work.bundle == bundle]
         return min(left) + sum(self._cost_ms(job.work) for job in before) / slots
 
@@ -511,6 +509,11 @@ class NodeCore:
                 backlog=self.backlog(now),
             )
         )
+
+    def _left_ms(self, job: _Job, now: float) -> float:
+        """A guess for a running question."""
+        assert job.started_at is not None
+        return max(self._cost_ms(job.work) - (now - job.started_at) * 1000, 0.0)
 
     def _cost_ms(self, work: wire.Work) -> float:
         """A guess from the bundle's own measurement."""

@@ -107,7 +107,7 @@ class OwnQuestions:
         self._handle = handle
         self._ended = ended
         self._under_way: dict[str, _Own] = {}
-        self._leaving = False
+        self.leaving = False
         self._lock = threading.Lock()  # between who asks and the end
 
     # --- from any thread --------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class OwnQuestions:
         """Ask `bundle` of this node, or whoever has `question.model`; what is returned withdraws the question."""
         own = _Own(uuid.uuid4().hex, question, bundle, tell, time.monotonic())
         with self._lock:
-            if self._leaving:
+            if self.leaving:
                 tell(LEAVING)
                 return lambda: None
             self._under_way[own.id] = own
@@ -129,6 +129,10 @@ class OwnQuestions:
         return lambda: self._loop.call_soon(lambda: self._withdraw(own.id))
 
     # --- in the loop's thread ---------------------------------------------------------------------------
+
+    def refuse_new(self) -> None:
+        """From now on; safe in a signal handler, too."""
+        self.leaving = True
 
     def told_text(self, effect: core.TellText) -> None:
         """This node has more text of an answer."""
@@ -152,8 +156,8 @@ class OwnQuestions:
 
     def close(self) -> None:
         """Whoever still waits, or asks from now, is told so at once."""
-        with self._lock:
-            self._leaving = True
+        with self._lock:  # whoever was let in before is among these
+            self.leaving = True
         for own in self._under_way.values():
             own.tell(LEAVING)
         self._under_way.clear()
@@ -206,7 +210,14 @@ class OwnQuestions:
         self._handle(core.Asked(own.id, own.question, own.bundle, own.left_ms(now)))
 
     def _ask_fleet(self, own: _Own, fleet: Fleet, now: float) -> None:
-        question = msgspec.structs.replace(own.question, id=own.id, deadline_ms=max(own.left_ms(now), 1.0))
+        need = self._need(own.question, own.bundle)
+        question = msgspec.structs.replace(
+            own.question,
+            id=own.id,
+            task=need.task,
+            model=need.model or None,
+            deadline_ms=max(own.left_ms(now), 1.0),
+        )
         on_text = None
         if question.stream:
 

@@ -115,7 +115,9 @@ class AgentService:
         self._loop.call_at(time.monotonic() + TELL_EVERY_S, self._tell_machine)
         try:
             while not self._may_leave(time.monotonic()):
-                wake_at = min(self._core.next_wake() or math.inf, self._leave_by or math.inf)
+                wake_at = min(
+                    (at for at in (self._core.next_wake(), self._leave_by) if at is not None), default=math.inf
+                )
                 self._loop.run_once(max(wake_at - time.monotonic(), 0.0))
                 if time.monotonic() >= wake_at:
                     self._handle(core.TimePassed())
@@ -129,6 +131,7 @@ class AgentService:
 
         What is unfinished is sent elsewhere by the hub.
         """
+        self._own.refuse_new()
         self._loop.call_soon(self._leave)
 
     # --- questions of this device, from any thread ------------------------------------------------------
@@ -151,7 +154,7 @@ class AgentService:
     @property
     def ready(self) -> bool:
         """Whether questions are taken."""
-        return not self._core.draining
+        return not self._core.draining and not self._own.leaving
 
     def metrics(self) -> bytes:
         """What this node tells Prometheus, as text."""

@@ -296,4 +296,4 @@ def test_a_client_that_goes_away_takes_its_question_along(
         assert 0 < len(computed) < 800
     finally:
         engine.decoder.step_rows = slow  # type: ignore[method-assign]
-    assert not service._asked_here
+    eventually(lambda: not service._own._under_way)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import settings
@@ -18,7 +20,7 @@ SERVED = wire.ServedBundle(
 )  # fmt: skip
 
 
-def node(parallel: int = 1, **options: int) -> core.NodeCore:
+def node(parallel: int = 1, **options: Any) -> core.NodeCore:
     return core.NodeCore("n", {"b": SERVED}, parallel={"b": parallel}, **options)
 
 
@@ -327,6 +329,57 @@ def test_here_comes_first() -> None:
     ask_here(agent, "a")
     effects = agent.handle(core.WorkFinished(("kitchen", "0"), generation()), 0.1)
     assert started(effects) == [("", "a")]
+
+
+def test_work_of_this_device_comes_first() -> None:
+    """Also where a hub sent it."""
+    agent = node(device="mine")
+    for number in range(3):
+        agent.handle(core.WorkReceived(work(str(number))), 0.0)
+    agent.handle(core.WorkReceived(work("m", device="mine", reply_to="edge/v1/answer/mine")), 0.0)
+    assert started(agent.handle(core.WorkFinished(("kitchen", "0"), generation()), 0.1)) == [("mine", "m")]
+
+
+def test_the_wait_of_this_device() -> None:
+    """Nothing while a slot is free; then what runs least long, and what of this device is before it."""
+    agent = node(parallel=2)
+    assert agent.wait_here_ms("b", 0.0) == 0
+    agent.handle(core.WorkReceived(work("1")), 0.0)
+    assert agent.wait_here_ms("b", 0.0) == 0
+    agent.handle(core.WorkReceived(work("2", budget_ms=60_000.0)), 0.1)
+    alone_ms = agent._cost_ms(work())
+    assert agent.wait_here_ms("b", 0.1) == pytest.approx(alone_ms - 100)
+    agent.handle(core.WorkReceived(work("3")), 0.1)  # the fleet's waits behind
+    ask_here(agent, "a", 0.1)
+    assert agent.wait_here_ms("b", 0.1) == pytest.approx(alone_ms - 100 + alone_ms / 2, rel=0.01)
+
+
+def test_a_node_that_leaves_keeps_what_runs_and_what_is_its_own() -> None:
+    """The rest is handed back, and so is what comes later; `drain off` does not bring it back."""
+    agent = node()
+    for number in range(3):
+        agent.handle(core.WorkReceived(work(str(number))), 0.0)
+    ask_here(agent, "a")
+    effects = agent.handle(core.Leaving(), 0.1)
+    assert core.PublishState() in effects
+    assert dones(effects) == [("1", "overloaded", 1), ("2", "overloaded", 1)]
+    assert agent.state(1, 0.1).status == "draining"
+    assert dones(agent.handle(core.WorkReceived(work("4")), 0.2)) == [("4", "overloaded", 1)]
+    assert agent.handle(core.ControlReceived(wire.Drain(on=False), 0.2), 0.2) == []
+    assert started(agent.handle(core.WorkFinished(("kitchen", "0"), generation()), 0.3)) == [("", "a")]
+    assert not agent.idle
+    agent.handle(core.WorkFinished(("", "a"), generation()), 0.4)
+    assert agent.idle
+
+
+def test_a_bundle_that_costs_something_else_now() -> None:
+    """It is shown, and counts from there."""
+    agent = node()
+    before_ms = agent._cost_ms(work())
+    slower = msgspec.structs.replace(SERVED, decode_ms_per_token=30.0)
+    assert agent.handle(core.ServedChanged(slower), 0.0) == [core.PublishState()]
+    assert agent.state(1, 0.0).bundles == (slower,)
+    assert agent._cost_ms(work()) > 2 * before_ms
 
 
 @pytest.mark.parametrize("running", [True, False])

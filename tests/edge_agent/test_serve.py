@@ -24,6 +24,9 @@ from tests.edge_agent.encoder_bundles import encoder_bundle
         (["--bundle", "{tmp}", "--node", "n", "--listen", "0.0.0.0:0"], 1, "--api-key-file"),
         (["--bundle", "{tmp}", "--node", "n", "--listen", "http"], 1, "'http'"),
         (["--bundle", "{tmp}", "--node", "n", "--api-key-file", "{tmp}/keys"], 2, "--listen"),
+        (["--bundle", "{tmp}", "--node", "n", "--records", "{tmp}/r.db"], 2, "--records does nothing without --listen"),
+        (["--bundle", "{tmp}", "--node", "n", "--remote-margin-ms", "5"], 2, "--remote-margin-ms does nothing"),
+        (["--bundle", "{tmp}", "--node", "n", "--device", "a/b"], 2, "cannot name a device"),
     ],
 )
 def test_refused(bin_folder: Path, tmp_path: Path, options: list[str], code: int, named: str) -> None:
@@ -44,7 +47,10 @@ def test_an_encoder_answers_over_http(
     bundle = encoder_bundle(tmp_path, "feature-extraction", {"good": (3.0, 4.0)})
     port = free_port()
     command = [bin_folder / "edge-agent", "serve", "--bundle", bundle, "--node", "n", "--listen", str(port)]
-    process = subprocess.Popen([*command, "--broker", f"mqtt://127.0.0.1:{free_port()}"], stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")}
+    process = subprocess.Popen(
+        [*command, "--broker", f"mqtt://127.0.0.1:{free_port()}"], stderr=subprocess.DEVNULL, env=environment
+    )
     url = f"http://127.0.0.1:{port}"
 
     def up() -> bool:
@@ -57,9 +63,12 @@ def test_an_encoder_answers_over_http(
         (model, _) = httpx.get(f"{url}/v1/models").json()["data"]
         given = httpx.post(f"{url}/v1/embeddings", json={"model": model["id"], "input": "good"}).json()
         assert len(given["data"][0]["embedding"]) == 2
+        assert given["edgefleet"][0]["route"]["why"] == "no hub is in reach"
+        assert "edge_records_waiting 1.0" in httpx.get(f"{url}/metrics").text
     finally:
         process.terminate()
         assert process.wait(15) == 0
+    assert (tmp_path / "state" / "n-records.db").is_file()
 
 
 def test_the_broker_may_stand_in_the_environment(bin_folder: Path, tmp_path: Path) -> None:

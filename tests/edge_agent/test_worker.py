@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from edge_agent import core
+from edge_agent import worker as worker_module
 from edge_agent.errors import ContextOverflow
 from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.worker import Worker
@@ -139,6 +141,37 @@ def test_a_thread_that_dies_is_replaced_once() -> None:
     assert [isinstance(result, core.Refusal) for result in results] == [True, False, True]
     assert "died of SystemExit" in results[0].message
     worker.close()
+
+
+class Moody(Scripted):
+    """Becomes as slow as the test says when it is tended."""
+
+    slower = 1.0
+
+    def tend(self) -> None:
+        if self.slower > 100:
+            raise RuntimeError("not well")
+        self.served = msgspec.structs.replace(Scripted.served, fixed_ms=10 * self.slower)
+
+
+def test_a_bundle_that_has_become_slower_is_reported(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """Within seconds, without a question; a little more or less is no news, and a look that fails kills nothing."""
+    monkeypatch.setattr(worker_module, "TEND_S", 0.01)
+    monkeypatch.setattr(worker_module, "LOOK_S", 0.0)
+    moody = Moody(lambda should_stop, on_text: "well")
+    moody.tend()
+    events: list[core.Event] = []
+    worker = Worker({"b": OneByOne(moody)}, events.append)
+    for slower in (1.2, 200.0, 0.9, 3.0):
+        moody.slower = slower
+        threading.Event().wait(0.1)
+    eventually(lambda: len(events) == 1)
+    worker.close()
+    (event,) = events
+    assert isinstance(event, core.ServedChanged)
+    assert event.served.fixed_ms == 30.0
 
 
 class DeadlyStart(OneByOne):

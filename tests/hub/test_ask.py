@@ -140,6 +140,22 @@ def test_stream_starts_over_with_the_attempt(fleet: Any) -> None:
     assert shown == [(1, "Pa"), (2, "Par"), (2, "is")]
 
 
+def test_stream_stops_at_a_gap(fleet: Any) -> None:
+    """Text with a hole is not shown: the answer has the whole. A newer attempt is shown again."""
+
+    def script(fleet: Fleet, message: Received, question: wire.Question) -> None:
+        assert question.id is not None
+        for attempt, seq, text in [(1, 0, "Pa"), (1, 2, "s"), (1, 3, "!"), (2, 1, "lost"), (2, 2, "x"), (3, 0, "Par")]:
+            fleet.reply(message, wire.Chunk(id=question.id, attempt=attempt, node="n", seq=seq, text=text))
+        fleet.reply(message, answer(question, attempt=3))
+
+    _, url = fleet(script)
+    shown: list[tuple[int, str]] = []
+    with Asker(url, "kitchen") as asker:
+        asker.ask(wire.Question(question="?", stream=True), on_text=lambda *piece: shown.append(piece))
+    assert shown == [(1, "Pa"), (3, "Par")]
+
+
 def test_many_at_once_from_many_threads(fleet: Any) -> None:
     """Questions of several threads each get their own answer."""
     _, url = fleet(lambda fleet, message, question: fleet.reply(message, answer(question, question.question)))

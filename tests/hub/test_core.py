@@ -848,3 +848,51 @@ TestAnyInterleaving = CoreMachine.TestCase
 TestAnyInterleaving.settings = settings(
     max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def own_records(*ids: str, seq: int = 7, hub: str = "hub") -> wire.OwnRecords:
+    rows = [
+        wire.OwnRecord(
+            device="kitchen", id=name, bundle="smol-int4", model="smol", task="text-generation", outcome="answered",
+            ago_ms=60_000.0, total_ms=80.0, question_bytes=9, tokens=TOKENS, timing_ms=TIMING,
+        )
+        for name in ids
+    ]  # fmt: skip
+    return wire.OwnRecords(hub=hub, seq=seq, records=tuple(rows))
+
+
+def test_what_a_node_answered_on_its_own_is_kept_once() -> None:
+    """With its age; each batch is confirmed, also the second time; what is for another hub is that one's."""
+    hub = Driver()
+    hub.node("a")
+    effects = hub.receive("node/a/report", own_records("1", "2"))
+    kept = [effect for effect in effects if isinstance(effect, events.StoreRecord)]
+    assert [(one.record.id, one.record.node, one.record.attempts, one.ago_ms) for one in kept] == [
+        ("1", "a", 0, 60_000.0), ("2", "a", 0, 60_000.0),
+    ]  # fmt: skip
+    assert kept[0].record.decode_ms == TIMING.decode
+    said = events.PublishControl(node="a", control=wire.Kept(hub="hub", seq=7))
+    assert said in effects
+    assert hub.receive("node/a/report", own_records("1", "2")) == [said]
+    again = hub.receive("node/a/report", own_records("2", "3", seq=9))
+    assert [one.record.id for one in again if isinstance(one, events.StoreRecord)] == ["3"]
+    assert hub.receive("node/a/report", own_records("4", hub="other")) == []
+
+
+def test_what_a_leaving_node_hands_back_may_return_to_it() -> None:
+    """Elsewhere at once where there is another node; else it waits for this one, and is not refused by it."""
+    hub = Driver()
+    hub.node("a")
+    hub.ask(id="q", deadline_ms=60_000)
+    hub.state("a", status="draining")
+    assert failures(hub.done("a", "overloaded")) == []
+    hub.state("a", status="offline", epoch=1)
+    hub.wait(1.0)
+    assert works(hub.state("a", epoch=2)) == [("a", 2)]
+
+    other = Driver()
+    other.node("a")
+    other.ask(id="q", deadline_ms=60_000)
+    other.node("b", network_ms=50.0)
+    other.state("a", status="draining")
+    assert works(other.done("a", "overloaded")) == [("b", 2)]

@@ -81,6 +81,28 @@ def test_ticket_is_accepted(loop: Loop, broker_url: str) -> None:
     tickets = [link.publish("t/x", b"%d" % number, qos=1) for number in range(50)]
     drive(loop, lambda: len(accepted) == 50)
     assert sorted(accepted) == tickets
+    assert link.round_trip_ms is not None
+    assert 0.05 < link.round_trip_ms < 500
+
+
+@pytest.mark.broker
+def test_a_round_trip_does_not_hold_an_outage(loop: Loop, mosquitto: Any) -> None:
+    """What waited for the broker's return says nothing of the way to it."""
+    link = connect(loop, mosquitto.url, "one", [])
+    mosquitto.stop(kill=True)
+    accepted: list[int] = []
+    link._handlers = Handlers(received=print, accepted=accepted.append)
+    link.publish("t/x", b"while it still looks open", qos=1)
+    drive(loop, lambda: not link.is_open)
+    assert link.round_trip_ms is None
+    link.publish("t/x", b"while it is away", qos=1)
+    time.sleep(0.7)
+    mosquitto.start()
+    drive(loop, lambda: len(accepted) == 2)
+    link.publish("t/x", b"now", qos=1)
+    drive(loop, lambda: len(accepted) == 3)
+    assert link.round_trip_ms is not None
+    assert link.round_trip_ms < 500
 
 
 def test_acknowledged_in_order_of_receipt(loop: Loop, broker_url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,37 @@ def test_another_task_is_refused(engine: Engine) -> None:
     assert refusal.value.code == "unsupported"
 
 
-def test_what_the_hub_is_told(engine: Engine) -> None:
+def test_what_the_hub_is_told(tiny_bundle: Path) -> None:
     """Bundle, model, task and cost are the manifest's, the context is the engine's."""
+    engine = open_engine(tiny_bundle, threads=1)
     served, manifest = engine.served, engine.manifest
     assert (served.bundle, served.model, served.task) == (manifest.bundle_id, "tiny", "text-generation")
     assert (served.fixed_ms, served.prefill_ms_per_token, served.decode_ms_per_token) == (1.0, 0.5, 2.0)
     assert served.context == 1024
+
+
+def test_a_machine_that_slows_down_is_priced_so(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a look between questions, and by the answers themselves; both ways, within a few of either."""
+    engine = open_engine(tiny_bundle, threads=1)
+    engine.warm_up()
+    before = engine.served
+    step_rows = engine.decoder.step_rows
+
+    def slow(token_ids: Any) -> Any:
+        end = time.perf_counter() + 0.02
+        while time.perf_counter() < end:
+            pass
+        return step_rows(token_ids)
+
+    monkeypatch.setattr(engine.decoder, "step_rows", slow)
+    for _ in range(3):
+        engine.tend()
+    slowed = engine.served
+    assert slowed.decode_ms_per_token > 17
+    assert slowed.prefill_ms_per_token > 3 * before.prefill_ms_per_token
+    monkeypatch.undo()
+    ask(engine, "What?", max_tokens=60)
+    assert engine.served.decode_ms_per_token < slowed.decode_ms_per_token / 3
 
 
 @pytest.mark.parametrize(("length", "context"), [(1024, 1024), (9000, 4096)])
