@@ -102,6 +102,7 @@ class AgentService:
             subscriptions=[(topic, 1) for topic in topics],
             will=self._next_will,
             session_expiry_s=SESSION_EXPIRY_S,
+            look_first=True,
         )
         self._own.broker_ms = lambda: self._link.round_trip_ms
         self._loop.add(self._link)

@@ -41,7 +41,7 @@ FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
 CONNECT_LIMIT_S: Final = 2.0  # of an attempt that nothing is known about: everything else waits for it
 SLOW_CONNECT_S: Final = 0.5
-LOOK_EVERY_S: Final = 0.1
+LOOK_EVERY_S: Final = 0.02
 _ROUND_TRIP_STEP: Final = 0.2  # of the way to each new sample
 _TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1: Session taken over
 _FATAL_CONNACK: Final = {
@@ -123,7 +123,8 @@ class Link:
     `subscriptions` are (filter, qos); `opened` is called each time they stand. With `will`, a function, each
     connection gets a fresh will, so that a raised epoch goes into it. QoS 1 publishes outlive a reconnect.
     A `by_hand` link acknowledges in order of receipt, whatever the order of `acknowledge` calls: MQTT 5 demands
-    it (4.6) and rumqttd drops clients that do otherwise.
+    it (4.6) and rumqttd drops clients that do otherwise. With `look_first` no attempt to connect ever holds up the
+    loop: a thread looks whether the broker can be reached, which takes a round trip more.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Link:
         will: Callable[[], Will] | None = None,
         session_expiry_s: int = 0,
         by_hand: bool = False,
+        look_first: bool = False,
     ) -> None:
         self.url = url
         self.client_id = client_id
@@ -155,7 +157,8 @@ class Link:
         self._leaving = False
         self._retry_s = FIRST_RETRY_S
         self._connected_once = False
-        self._was_slow = False  # the last attempt to connect took long to fail
+        self._look_first = look_first
+        self._was_slow = look_first  # the last attempt to connect took long to fail
         self._reach: Reach | None = None
         self.retry_at: float | None = 0.0  # when to connect next; None while a connection is up or under way
         self._client = paho.Client(
@@ -281,7 +284,7 @@ class Link:
         try:
             self._client.connect(self.url.host, self.url.port, KEEPALIVE_S, clean_start=clean, properties=properties)
         except OSError as error:
-            self._was_slow = time.monotonic() - started > SLOW_CONNECT_S
+            self._was_slow = self._look_first or time.monotonic() - started > SLOW_CONNECT_S
             self._lost(f"cannot connect to {self.url}: {error}")
 
     def _reached(self, now: float) -> bool:

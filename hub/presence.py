@@ -69,6 +69,7 @@ class Presence:
                 opened=lambda: self._loop.call_at(time.monotonic() + LOOK_S, lambda: self._resume(link, look)),
             ),
             subscriptions=[(self.topic, 1)],
+            look_first=True,
         )
         self._loop.add(look)
 
