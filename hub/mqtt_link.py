@@ -301,7 +301,9 @@ class Link:
             return False
         self._reach = None
         if reached:
-            self._client.connect_timeout = reach.LIMIT_S  # it may be slow, but it answers
+            # It may be slow, but it answers. paho lets this be set only before the first connection, though it reads it
+            # at each one.
+            self._client._connect_timeout = reach.LIMIT_S
         else:
             self._lost(f"cannot connect to {self.url}: it does not answer")
         return reached
