@@ -31,6 +31,7 @@ from hub import wire
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES: Final = 4_000_000
+BODY_S: Final = 30.0  # for a body to come in
 MOST_INPUTS: Final = 256  # texts in one request for embeddings
 _LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
@@ -291,6 +292,14 @@ async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"Content-Type is {kind or 'missing'}: send application/json", kind="invalid_request_error")
+    try:
+        return await asyncio.wait_for(_read(request), BODY_S)
+    except asyncio.TimeoutError:
+        message = f"the body did not come within {BODY_S:.0f} s"
+        raise ApiError(408, message, kind="invalid_request_error") from None
+
+
+async def _read(request: Request) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part

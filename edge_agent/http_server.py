@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS: Final = 512
 _LEAST_KEY_CHARS: Final = 16
+_HEAD_S: Final = 10.0  # from a connection to the end of its first request's head
 _GRACE_S: Final = 3  # for answers under way when the server ends
 
 
@@ -104,6 +105,7 @@ class HttpServer:
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_S,
             server_header=False,
+            http=_impatient(),
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -122,3 +124,23 @@ class HttpServer:
         import asyncio
 
         asyncio.run(self._server.serve(sockets=[self._socket]))
+
+
+def _impatient() -> Any:
+    """uvicorn's protocol, but for connections that send no request within `_HEAD_S`: these are closed.
+
+    uvicorn knows a time limit only between two requests, so whoever opens connections and says nothing would hold all
+    of them.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(_HEAD_S, self._close_if_silent)
+
+        def _close_if_silent(self) -> None:
+            if self.cycle is None:
+                self.transport.close()
+
+    return Impatient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import openai
 import pytest
 
+from edge_agent import api
 from edge_agent.api import application
 from edge_agent.http_server import Address, HttpServer
 from edge_agent.runtime.encoder_answerer import EncoderAnswerer
@@ -297,3 +299,17 @@ def test_a_client_that_goes_away_takes_its_question_along(
     finally:
         engine.decoder.step_rows = slow  # type: ignore[method-assign]
     eventually(lambda: not service._own._under_way)
+
+
+def test_a_body_that_does_not_come(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request ends, in the API's form."""
+    monkeypatch.setattr(api, "BODY_S", 0.2)
+
+    def body() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(1.0)
+        yield b"}"
+
+    answered = httpx.post(f"{url}/v1/completions", content=body(), headers={"content-type": "application/json"})
+    assert answered.status_code == 408
+    assert "within" in answered.json()["error"]["message"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from edge_agent import http_server
 from edge_agent.errors import InputError
 from edge_agent.http_server import Address, HttpServer, read_keys, refuse_open
 
@@ -78,3 +81,23 @@ def test_it_serves_until_it_is_stopped(eventually: Callable[..., None]) -> None:
     server.stop()
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+
+
+def test_who_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]) -> None:
+    """Also in the middle of a request's head; who asks in time may take longer for the next one."""
+    monkeypatch.setattr(http_server, "_HEAD_S", 0.2)
+    server = HttpServer(hello, Address("127.0.0.1", 0))
+    server.start()
+    eventually(lambda: server._server.started)
+    try:
+        for said in (b"", b"GET / HT"):
+            with socket.create_connection((server.address.host, server.address.port), timeout=5) as silent:
+                silent.sendall(said)
+                assert silent.recv(100) in (b"", b"HTTP/1.1 400 Bad Request"[:100])
+        with socket.create_connection((server.address.host, server.address.port), timeout=5) as asking:
+            for _ in range(2):
+                asking.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                time.sleep(0.3)
+                assert b"hello" in asking.recv(1000)
+    finally:
+        server.stop()
