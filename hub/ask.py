@@ -9,7 +9,10 @@ whatever comes twice is dropped. It knows nothing of hubs and nodes, only of the
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
+import heapq
+import itertools
 import math
 import threading
 import time
@@ -24,6 +27,9 @@ from hub import wire
 from hub.errors import LinkError, WireError
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
 
+# Questions without an outcome at a time; more wait here. Brokers hold only so many for a hub (Mosquitto: 1,000), drop
+# the rest without a word, and each one dropped would be asked again by a crowd of them.
+MOST_OPEN: Final = 256
 SILENCES_S: Final = (1.0, 2.0, 4.0)  # then the last one again and again
 
 
@@ -57,8 +63,9 @@ class _Pending:
         self.future.set_running_or_notify_cancel()  # a question under way cannot be taken back
         self.asked_at = now
         self.deadline_at = now + (question.deadline_ms or wire.DEFAULT_DEADLINE_MS) / 1000
+        self.wake = -1  # the number of its entry in the heap that counts
         self.repeats = 0
-        self.repeat_at = now
+        self.repeat_at = math.inf
         self.shown = (0, -1)  # attempt and sequence number of the last chunk that was shown
         self.torn = 0  # the last attempt of which a chunk got lost: the whole comes with the answer
 
@@ -99,6 +106,10 @@ class Asker:
             raise LinkError(f"{device!r} cannot name a device: use 1 to 64 letters, digits, '.', '_' or '-'")
         self.device = device
         self._pending: dict[str, _Pending] = {}
+        self._wakes: list[tuple[float, int, _Pending]] = []  # a heap; of a question the last entry counts
+        self._order = itertools.count()
+        self._waiting: collections.deque[_Pending] = collections.deque()
+        self._asked: dict[str, _Pending] = {}  # of the pending ones those that do not wait
         self._lock = threading.Lock()  # between `submit` and the end of the thread; all else is the thread's own
         self._stopping = False
         self._fatal: LinkError | None = None
@@ -150,7 +161,7 @@ class Asker:
             if self._fatal is not None:
                 raise self._fatal
             self._pending[question.id] = pending
-        self._loop.call_soon(lambda: self._tend(time.monotonic()))
+        self._loop.call_soon(lambda: self._take(pending))
         return pending.future
 
     # --- in the asker's thread --------------------------------------------------------------------------
@@ -159,9 +170,9 @@ class Asker:
         try:
             while not self._stopping:
                 now = time.monotonic()
-                wake_at = min((pending.next_wake() for pending in list(self._pending.values())), default=now + 1.0)
+                wake_at = self._wakes[0][0] if self._wakes else now + 1.0
                 self._loop.run_once(max(wake_at - now, 0.0))
-                self._tend(time.monotonic())
+                self._wake_due(time.monotonic())
         except LinkError as error:
             with self._lock:
                 self._fatal = error
@@ -175,15 +186,45 @@ class Asker:
             self._end_by_own_timer(pending, time.monotonic(), "the asker was closed")
         self._stopping = True
 
-    def _tend(self, now: float) -> None:
-        for pending in list(self._pending.values()):
-            if now >= pending.deadline_at:
-                where = "" if self._link.is_open else f": {self._link.url} cannot be reached"
-                self._end_by_own_timer(pending, now, f"no answer within the deadline{where}")
-            elif now >= pending.repeat_at and self._link.is_open:
-                self._publish(pending, now)
-            elif now >= pending.repeat_at:
-                pending.repeat_at = math.inf  # `opened` asks again
+    def _take(self, pending: _Pending) -> None:
+        self._waiting.append(pending)
+        self._wake_later(pending)
+        self._ask_waiting()
+
+    def _ask_waiting(self) -> None:
+        now = time.monotonic()
+        while self._waiting and len(self._asked) < MOST_OPEN:
+            pending = self._waiting.popleft()
+            if not pending.future.done():
+                assert pending.question.id is not None
+                self._asked[pending.question.id] = pending
+                pending.repeat_at = now
+                self._wake(pending, now)
+
+    def _wake_due(self, now: float) -> None:
+        while self._wakes and self._wakes[0][0] <= now:
+            _, number, pending = heapq.heappop(self._wakes)
+            if number == pending.wake:
+                self._wake(pending, now)
+
+    def _wake(self, pending: _Pending, now: float) -> None:
+        """Do what is due for a question, if it is still open, and see to it again when the next is."""
+        if pending.future.done():
+            return
+        if now >= pending.deadline_at:
+            where = "" if self._link.is_open else f": {self._link.url} cannot be reached"
+            self._end_by_own_timer(pending, now, f"no answer within the deadline{where}")
+            return
+        if now >= pending.repeat_at and self._link.is_open:
+            self._publish(pending, now)
+        elif now >= pending.repeat_at:
+            pending.repeat_at = math.inf  # `opened` asks again
+        self._wake_later(pending)
+
+    def _wake_later(self, pending: _Pending) -> None:
+        """At its next time; any earlier entry for it counts no more."""
+        pending.wake = next(self._order)
+        heapq.heappush(self._wakes, (pending.next_wake(), pending.wake, pending))
 
     def _publish(self, pending: _Pending, now: float) -> None:
         payload, expiry_s = pending.payload(now)
@@ -200,8 +241,9 @@ class Asker:
 
     def _opened(self) -> None:
         now = time.monotonic()
-        for pending in list(self._pending.values()):
+        for pending in self._asked.values():
             self._publish(pending, now)
+            self._wake_later(pending)
 
     def _received(self, message: Received) -> None:
         try:
@@ -225,4 +267,7 @@ class Asker:
     def _end(self, pending: _Pending, outcome: Outcome) -> None:
         assert pending.question.id is not None
         del self._pending[pending.question.id]
+        self._asked.pop(pending.question.id, None)
         pending.future.set_result(outcome)
+        if self._waiting:
+            self._loop.call_soon(self._ask_waiting)
