@@ -101,7 +101,7 @@ class Batch:
         if not answer.ids:
             raise ValueError("no tokens: a sequence needs at least one")
         self._decoder.cache.require(len(answer.ids), answer.max_tokens)
-        self._require_memory(len(answer.ids) + answer.max_tokens)
+        self._require_memory(answer)
         self._waiting.append(answer)
 
     def advance(self) -> list[Generated]:
@@ -134,15 +134,23 @@ class Batch:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _require_memory(self, tokens: int) -> None:
-        """Caches that have to grow are copied: for a moment both are there, so twice the memory is asked for."""
+    def _require_memory(self, answer: Generated) -> None:
+        """What this answer and those under way may still take must be free.
+
+        Caches that have to grow are copied: for a moment what is held is there twice.
+        """
         cache = self._decoder.cache
-        free = available_bytes() if tokens > cache.capacity else None
-        if free is not None and (needed := 2 * tokens * cache.bytes_per_token) > free:
+        under_way = [*self._writing, *self._feeding, *self._waiting, answer]
+        tokens = sum(len(one.ids) + one.max_tokens for one in under_way)
+        held = int(cache.lengths.sum())
+        growing = max(len(one.ids) + one.max_tokens for one in under_way) > cache.capacity
+        needed = (tokens - held + (held if growing else 0)) * cache.bytes_per_token
+        free = available_bytes()
+        if free is not None and needed > free:
             raise RequestError(
                 "overloaded",
-                f"{tokens} tokens of prompt and answer need {needed / 1e6:.0f} MB for their caches, "
-                f"{free / 1e6:.0f} MB are free: shorten the question, or lower max_tokens",
+                f"{tokens} tokens of prompts and answers need {needed / 1e6:.0f} MB for their caches, "
+                f"{free / 1e6:.0f} MB are free: shorten the question, lower max_tokens, or ask again later",
             )
 
     def _drop_unwanted(self) -> list[Generated]:

@@ -251,14 +251,21 @@ def test_what_cannot_fit_is_refused(decoder: Decoder) -> None:
 def test_what_the_machine_has_no_memory_for_is_refused(
     tiny_graph: tuple[Path, Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the numbers, before it is taken up; what fits into the caches that are there needs none."""
-    decoder = Decoder(*tiny_graph, context=1000, threads=1)
+    """With the numbers, before it is taken up; what those under way will still take counts."""
+    decoder = Decoder(*tiny_graph, context=1000, threads=1, rows=2)
     batch = batch_of(decoder)
-    monkeypatch.setattr("edge_agent.runtime.batch.available_bytes", lambda: 400_000)
-    with pytest.raises(RequestError, match=r"910 tokens .* need 1 MB for their caches, 0 MB are free") as refused:
-        batch.add(answer_to(ids_of(900, 1), max_tokens=10))
+    free = [600_000]
+    monkeypatch.setattr("edge_agent.runtime.batch.available_bytes", lambda: free[0])
+    assert decoder.cache.bytes_per_token == 512
+    batch.add(answer_to(ids_of(900, 1), max_tokens=10))
+    with pytest.raises(RequestError, match=r"1730 tokens .* need 1 MB for their caches, 1 MB are free") as refused:
+        batch.add(answer_to(ids_of(800, 1), max_tokens=20))
     assert refused.value.code == "overloaded"
-    finish(batch, answer_to(ids_of(200, 1)))
+    batch.add(answer_to(ids_of(200, 1)))
+    free[0] = 0
+    with pytest.raises(RequestError, match="0 MB are free"):
+        batch.add(answer_to(ids_of(2, 1)))
+    finish(batch)
 
 
 def test_all_can_be_forgotten(decoder: Decoder, alone: Decoder) -> None:
