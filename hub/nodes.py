@@ -66,13 +66,20 @@ def nodes_table(states: dict[str, wire.NodeState]) -> Table:
     table = Table(title=f"{len(states)} nodes")
     for column in ("node", "status", "bundle", "runtime"):
         table.add_column(column)
-    for column in ("fixed ms", "prefill ms/token", "decode ms/token"):
+    for column in ("fixed ms", "prefill ms/token", "decode ms/token", "CPU", "°C"):
         table.add_column(column, justify="right")
     for name, state in sorted(states.items()):
         for served in state.bundles or (None,):
             if served is None:
-                table.add_row(name, state.status, "-", "-", "-", "-", "-")
+                table.add_row(name, state.status, *"-------")
                 continue
             costs = (served.fixed_ms, served.prefill_ms_per_token, served.decode_ms_per_token)
-            table.add_row(name, state.status, served.bundle, served.runtime, *(f"{cost:.2f}" for cost in costs))
+            figures = (*(f"{cost:.2f}" for cost in costs), *_machine(state.machine or wire.Machine()))
+            table.add_row(name, state.status, served.bundle, served.runtime, *figures)
     return table
+
+
+def _machine(machine: wire.Machine) -> tuple[str, str]:
+    cpu = "-" if machine.cpu is None else f"{100 * machine.cpu:.0f}%"
+    hot = "-" if machine.temperature_c is None else f"{machine.temperature_c:.0f}"
+    return cpu, hot

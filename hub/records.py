@@ -125,7 +125,8 @@ class Records:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with self._engine.begin() as connection:
-            connection.execute(_questions.insert(), rows)
+            if new := _new_rows(connection, rows):
+                connection.execute(_questions.insert(), new)
 
     def _write_or_lose(self, rows: list[dict[str, Any]]) -> None:
         try:
@@ -235,6 +236,22 @@ def _check_version(connection: sa.Connection, shown: str) -> None:
             f"the record store {shown} has schema {version}, this edgefleet knows {SCHEMA}: "
             "use the version of edgefleet that wrote it, or another --store"
         )
+
+
+def _new_rows(connection: sa.Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All but those that nodes told of their own and that are here already: a hub that died may not have said so."""
+    own = [row["id"] for row in rows if _is_own(row)]
+    if not own:
+        return rows
+    columns = _questions.c
+    query = sa.select(columns.node, columns.id).where(columns.id.in_(own), columns.attempts == 0)
+    known = {tuple(found) for found in connection.execute(query)}
+    return [row for row in rows if not _is_own(row) or (row["node"], row["id"]) not in known]
+
+
+def _is_own(row: dict[str, Any]) -> bool:
+    """No hub sent it anywhere, and yet a node has answered it."""
+    return row["attempts"] == 0 and row["node"] is not None
 
 
 def _values(record: events.Record, wall_time_s: float) -> dict[str, Any]:

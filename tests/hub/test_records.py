@@ -62,6 +62,21 @@ def test_store_is_opened_again(store: str) -> None:
     assert [row.id for row in read_rows(store)] == ["0", "1"]
 
 
+def test_what_a_node_tells_twice_is_kept_once(store: str) -> None:
+    """Also after a restart of the hub; failures that no node had are rows of their own, whatever their id."""
+    for _ in range(2):
+        records = Records(store)
+        for name in ("1", "2"):
+            records.store(record(id=name, attempts=0), 1000.0)
+        records.store(record(id="1", attempts=0, node="other"), 1000.0)
+        records.store(record(id="1", attempts=0, node=None, outcome="no_node"), 1000.0)
+        records.store(record(id="1", attempts=1), 1000.0)
+        records.close()
+    kept = sorted((row.id, row.attempts, str(row.node)) for row in read_rows(store))
+    twice = [("1", 0, "None"), ("1", 1, "a")]
+    assert kept == sorted([("1", 0, "a"), ("2", 0, "a"), ("1", 0, "other"), *twice, *twice])
+
+
 def test_since(store: str) -> None:
     """Only what ended in the window is read."""
     records = Records(store)
