@@ -17,9 +17,9 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,8 +115,10 @@ def main() -> int:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     agent = str(Path(sys.executable).with_name("edge-agent"))
-    command = [agent, "serve", "--bundle", str(options.bundle), "--node", f"soak-{uuid.uuid4().hex[:8]}"]
-    process = started([*command, "--listen", str(port), "--broker", f"mqtt://127.0.0.1:{free_port()}"], url)
+    folder = tempfile.TemporaryDirectory(prefix="edgefleet-soak-")
+    command = [agent, "serve", "--bundle", str(options.bundle), "--node", "soak", "--listen", str(port)]
+    command += ["--records", f"{folder.name}/records.db", "--broker", f"mqtt://127.0.0.1:{free_port()}"]
+    process = started(command, url)
     tally, looks = Tally(), []
     try:
         model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
@@ -136,6 +138,7 @@ def main() -> int:
     finally:
         process.terminate()
         process.wait(30)
+        folder.cleanup()
     settled = max(rss for total, rss in looks if total <= options.questions / 3)
     growth = looks[-1][1] / settled - 1
     odd = {name: count for name, count in tally.outcomes.items() if name not in ("answered", "left", "refused")}
