@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from edge_agent.errors import AgentError
 from hub.errors import LinkError
+
+if TYPE_CHECKING:
+    from edge_agent.runtime.choice import Asked
 
 
 class _Commands(click.Group):
@@ -86,6 +89,13 @@ def _this_machine() -> str:
     help="Memory for what prompts begin with, for each bundle; 0 computes all of it each time.",
 )
 @click.option(
+    "--runtime",
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="What runs the model. auto: the best that is here, and the log and /metrics say why not a better one.",
+)
+@click.option(
     "--listen", metavar="[HOST:]PORT", help="Answer this device's own questions over HTTP too, as the OpenAI API does."
 )
 @click.option(
@@ -101,6 +111,7 @@ def serve(
     threads: int | None,
     parallel: int,
     prefix_cache_mb: int,
+    runtime: Asked,
     listen: str | None,
     api_key_file: Path | None,
 ) -> None:
@@ -111,13 +122,20 @@ def serve(
       edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
     """
     from edge_agent.http_server import Address, read_keys
-    from edge_agent.serve import Listening, Opening
+    from edge_agent.runtime.launch import Opening
+    from edge_agent.serve import Listening
     from edge_agent.serve import serve as run
     from hub.wire import is_name
 
     if not is_name(node):
         raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
-    opening = Opening(context=context, threads=threads, parallel=parallel, prefix_bytes=prefix_cache_mb * 1_000_000)
+    opening = Opening(
+        context=context,
+        threads=threads,
+        parallel=parallel,
+        prefix_bytes=prefix_cache_mb * 1_000_000,
+        runtime=runtime,
+    )
     if api_key_file is not None and listen is None:
         raise click.UsageError("--api-key-file does nothing without --listen")
     listening = None

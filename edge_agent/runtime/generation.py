@@ -67,6 +67,10 @@ class Answerer(Protocol):
         """Forget all that was begun: something went wrong in `advance`."""
         ...
 
+    def tend(self) -> None:
+        """Nothing is under way: room for a bounded piece of housekeeping."""
+        ...
+
 
 class OneByOne:
     """An Answerer of something that answers one question at a time, whole."""
@@ -102,6 +106,9 @@ class OneByOne:
 
     def abandon(self) -> None:
         self._begun.clear()
+
+    def tend(self) -> None:
+        pass
 
 
 class SingleAnswerer(Protocol):

@@ -8,17 +8,20 @@ it is would be preferred for not having answered yet.
 from __future__ import annotations
 
 import itertools
+import math
 import time
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final
 
 import msgspec
 
-from edge_agent.runtime.decoder import Decoder
+from edge_agent.runtime.row_decoder import RowDecoder
 from edge_agent.runtime.sampling import greedy
 
 PROMPT_TOKENS: Final = (8, 64)  # a short and a usual question
 STEPS: Final = 12
+LEAST_EQUAL: Final = 0.9  # int4 kernels change 5 tokens in 100 between two ways to run one graph
 ROUNDS: Final = 4
 ENOUGH_S: Final = 1.5  # a slow node does not measure all rounds: its steps are long, and it is wanted
 
@@ -31,7 +34,79 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     decode_ms_per_token: float
 
 
-def measure_steps(decoder: Decoder) -> StepCost:
+class Recorded(msgspec.Struct, frozen=True):
+    """A prompt's ids, and those of the answer that was given to it once."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+class Repeated(msgspec.Struct, frozen=True, kw_only=True):
+    """How many answers were given again, how many tokens they have, and how many of those came out equal."""
+
+    answers: int
+    tokens: int
+    equal: int
+
+
+def repeat_answers(
+    decoder: RowDecoder,
+    recorded: Sequence[Recorded],
+    *,
+    enough_s: float = math.inf,
+    on_answer: Callable[[int], None] = lambda done: None,
+) -> tuple[Repeated, StepCost]:
+    """Give recorded answers again, token by token, and take their times for the decoder's cost.
+
+    The greedy token behind each recorded one is compared, which is then taken for said: one difference is counted once.
+    Prompts are prefilled and tokens stepped through as answers are, because quantized kernels give other logits for
+    several tokens at once. After `enough_s` seconds no further answer is begun if LEAST_EQUAL of the tokens are equal:
+    few tokens may clear a machine, but not condemn it. Two are always given: the first plans memory and is not timed.
+    The sequence in the decoder is forgotten.
+    """
+    prefills: list[tuple[int, float]] = []
+    shorts: list[float] = []
+    steps: list[float] = []
+    answers = tokens = equal = 0
+    started = time.perf_counter()
+    for number, one in enumerate(recorded):
+        if number > 1 and time.perf_counter() - started > enough_s and equal >= LEAST_EQUAL * tokens:
+            break
+        ticks = [time.perf_counter()]
+        if number < ROUNDS:
+            decoder.prefill([1] * PROMPT_TOKENS[0])
+            ticks.append(time.perf_counter())
+            shorts.append(1e3 * (ticks[-1] - ticks[-2]))
+        chosen = [greedy(decoder.prefill(one.prompt))]
+        ticks.append(time.perf_counter())
+        prefills.append((len(one.prompt), 1e3 * (ticks[-1] - ticks[-2])))
+        for token_id in one.answer[:-1]:
+            chosen.append(greedy(decoder.step(token_id)))
+            ticks.append(time.perf_counter())
+            if number:
+                steps.append(1e3 * (ticks[-1] - ticks[-2]))
+        tokens += len(one.answer)
+        equal += sum(here == there for here, there in zip(chosen, one.answer, strict=True))
+        answers += 1
+        on_answer(1)
+    decoder.reset()
+    repeated = Repeated(answers=answers, tokens=tokens, equal=equal)
+    return repeated, _line(shorts[1:] or shorts, prefills[1:] or prefills, steps)
+
+
+def _line(shorts: Sequence[float], prefills: Sequence[tuple[int, float]], steps: Sequence[float]) -> StepCost:
+    """The line from a short prompt to the usual one."""
+    usual = max(int(median(length for length, _ in prefills)), PROMPT_TOKENS[0] + 1)
+    short_ms, usual_ms = median(shorts), median(took for _, took in prefills)
+    per_token_ms = max(usual_ms - short_ms, 0.0) / (usual - PROMPT_TOKENS[0])
+    return StepCost(
+        fixed_ms=max(short_ms - per_token_ms * PROMPT_TOKENS[0], 0.0),
+        prefill_ms_per_token=per_token_ms,
+        decode_ms_per_token=median(steps) if steps else per_token_ms,
+    )
+
+
+def measure_steps(decoder: RowDecoder) -> StepCost:
     """The decoder's cost here; the sequence in it is forgotten. Neither figure is negative."""
     short, usual = (min(tokens, max(decoder.context - STEPS - 1, 1)) for tokens in PROMPT_TOKENS)
     prefills: dict[int, list[float]] = {short: [], usual: []}
@@ -55,7 +130,7 @@ def measure_steps(decoder: Decoder) -> StepCost:
     )
 
 
-def _answer_ms(decoder: Decoder, prompt_tokens: int) -> tuple[float, list[float]]:
+def _answer_ms(decoder: RowDecoder, prompt_tokens: int) -> tuple[float, list[float]]:
     """Milliseconds to the first token of an answer, and of each further one."""
     max_tokens = min(STEPS + 1, decoder.context - prompt_tokens)
     started = time.perf_counter()

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge_agent.runtime.engine_process import Event, Order
 from exporter.engine import engine_runtimes
-from exporter.engine_process import Event, Order
 from tests.exporter.test_engine import ROOT, SHAPES, matmul_file
 
 pytestmark = pytest.mark.skipif(not engine_runtimes(), reason="TensorRT-RTX is not installed (x86-64 Linux only)")
@@ -21,7 +21,7 @@ def told(order: Order, library: Path | None = None) -> list[Event]:
     """What the process says; every line of its stdout must be an event. `library` goes before the real one."""
     search = [str(library)] if library else []
     done = subprocess.run(
-        [sys.executable, "-m", "exporter.engine_process"],
+        [sys.executable, "-m", "edge_agent.runtime.engine_process"],
         input=msgspec.json.encode(order), capture_output=True, cwd=ROOT, check=True, timeout=60,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*search, str(ROOT)])},
     )  # fmt: skip
