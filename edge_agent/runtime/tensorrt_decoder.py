@@ -69,9 +69,7 @@ class TensorRtDecoder(OneRowDecoder):
 
     def close(self) -> None:
         self._gpu.use()
-        for address in self._held:
-            self._gpu.free(address)
-        self._held.clear()
+        self._free()
         self._engine.close()
 
     def _run(self, ids: Sequence[int], keep: Sequence[int]) -> Logits:
@@ -95,9 +93,17 @@ class TensorRtDecoder(OneRowDecoder):
         return logits
 
     def _room(self, size: int) -> int:
-        address = self._gpu.allocate(size)
-        self._held.append(address)
-        return address
+        try:
+            self._held.append(self._gpu.allocate(size))
+        except RuntimeUnavailable:
+            self._free()
+            raise
+        return self._held[-1]
+
+    def _free(self) -> None:
+        for address in self._held:
+            self._gpu.free(address)
+        self._held.clear()
 
 
 def open_tensorrt(path: Path, graph: Graph, gpu: Gpu, *, runtime: str, context: int | None) -> TensorRtDecoder:
