@@ -19,9 +19,14 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """The counters of one node. `backlog` and `read` are called at each scrape."""
+    """The counters of one node. `backlog`, `read` and `served` are called at each scrape."""
 
-    def __init__(self, backlog: Callable[[], wire.Backlog], read: Callable[[], Reading]) -> None:
+    def __init__(
+        self,
+        backlog: Callable[[], wire.Backlog],
+        read: Callable[[], Reading],
+        served: Callable[[], Iterable[wire.ServedBundle]] = tuple,
+    ) -> None:
         self._registry = CollectorRegistry()
         self._questions = Counter(
             "edge_questions", "Questions that ended here.", ("bundle", "origin", "outcome"), registry=self._registry
@@ -39,7 +44,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_Now(backlog, read))
+        self._registry.register(_Now(backlog, read, served))
 
     def answered(self, answer: wire.Answer, origin: str) -> None:
         """A question ended with an answer; `origin` is `here` or `fleet`."""
@@ -66,11 +71,18 @@ class Metrics:
 class _Now(Collector):
     """What is true at this moment. What the machine does not tell is left out."""
 
-    def __init__(self, backlog: Callable[[], wire.Backlog], read: Callable[[], Reading]) -> None:
+    def __init__(
+        self,
+        backlog: Callable[[], wire.Backlog],
+        read: Callable[[], Reading],
+        served: Callable[[], Iterable[wire.ServedBundle]],
+    ) -> None:
         self._backlog = backlog
         self._read = read
+        self._served = served
 
     def collect(self) -> Iterable[Metric]:
+        yield from self._runtimes()
         backlog, reading = self._backlog(), self._read()
         gauges = {
             "edge_backlog_questions": ("Questions that wait or are being answered.", backlog.questions),
@@ -85,3 +97,17 @@ class _Now(Collector):
         for name, (help_text, value) in gauges.items():
             if value is not None:
                 yield GaugeMetricFamily(name, help_text, value=value)
+
+    def _runtimes(self) -> Iterable[Metric]:
+        """What runs each bundle, and how far the engine of a better runtime has come."""
+        runtimes = GaugeMetricFamily(
+            "edge_runtime_info", "What runs a bundle, and why nothing better.", labels=("bundle", "runtime", "why")
+        )
+        progress = GaugeMetricFamily(
+            "edge_engine_progress_ratio", "Of an engine that is being built, 0 to 1.", labels=("bundle",)
+        )
+        for one in self._served():
+            runtimes.add_metric((one.bundle, one.runtime, one.why), 1)
+            if one.progress is not None:
+                progress.add_metric((one.bundle,), one.progress)
+        yield from (runtimes, progress)
