@@ -66,7 +66,7 @@ def lacking(manifest: Manifest, runtime: Runtime) -> str | None:
         if manifest.encoder is not None:
             return f"encoders are not run by {runtime}"
         if engine_entry(manifest, runtime) is None:
-            return f"the bundle is for {manifest.profile} and has no engine for it: export for this device's profile"
+            return f"the bundle, for {manifest.profile}, has no engine and no recipe for it: export it for this device"
     if runtime == "cuda":
         cache = next((graph.cache for graph in manifest.graphs if graph.dialect == "ort"), None)
         if cache is not None and cache.dtype != CUDA_CACHE:

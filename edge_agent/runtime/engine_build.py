@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent.bundle import Bundle
-from edge_agent.errors import BundleError, RuntimeUnavailable
+from edge_agent.errors import RuntimeUnavailable
 from edge_agent.manifest import Engine
 from edge_agent.memory import available_bytes
 from edge_agent.recipe import Recipe
@@ -99,9 +99,7 @@ class Build:
 
 
 def build_of(bundle: Bundle, entry: Engine, gpu: Gpu, folder: Path) -> Build:
-    """The build of a manifest's entry for this GPU. Raises RuntimeUnavailable where its recipe is not for what is here,
-    BundleError for a recipe that is none.
-    """
+    """The build of a manifest's entry for this GPU. Raises RuntimeUnavailable where its recipe is not for this machine."""
     recipe = recipe_of(entry)
     version = str(library(recipe.runtime).__version__)
     if (refusal := version_refusal(recipe, version)) is not None:
@@ -110,13 +108,13 @@ def build_of(bundle: Bundle, entry: Engine, gpu: Gpu, folder: Path) -> Build:
 
 
 def recipe_of(entry: Engine) -> Recipe:
-    """The recipe in an entry. Raises RuntimeUnavailable where there is none, BundleError for one that is none."""
+    """The recipe in an entry. Raises RuntimeUnavailable where there is none, or one that this release cannot read."""
     if entry.recipe is None:
         raise RuntimeUnavailable(f"the bundle has no recipe to build an engine for {entry.runtime}: export it again")
     try:
         return msgspec.convert(entry.recipe, Recipe)
     except msgspec.ValidationError as error:
-        raise BundleError(f"the recipe for {entry.runtime} cannot be read ({error}): export the model again") from None
+        raise RuntimeUnavailable(f"its recipe cannot be read ({error}): export the model again") from None
 
 
 def key_of(bundle: Bundle, entry: Engine, gpu: Gpu, version: str, driver: Callable[[], str] = driver_version) -> Key:

@@ -7,7 +7,9 @@ is the build's own. Does not know how an engine is built (`tensorrt.py`), or whe
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,7 +109,14 @@ def _own_output() -> Iterator[IO[bytes]]:
         yield events
 
 
+def _end_with_parent() -> None:
+    """So that a node that is killed leaves no builder behind (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def _main() -> None:
+    _end_with_parent()
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     with _own_output() as events:
 

@@ -56,7 +56,7 @@ def repeat_answers(
     enough_s: float = math.inf,
     on_answer: Callable[[int], None] = lambda done: None,
 ) -> tuple[Repeated, StepCost]:
-    """Give recorded answers again, token by token, and take their times for the decoder's cost.
+    """Give recorded answers again, token by token, and measure the decoder's cost as `measure_steps` does on the way.
 
     The greedy token behind each recorded one is compared, which is then taken for said: one difference is counted once.
     Prompts are prefilled and tokens stepped through as answers are, because quantized kernels give other logits for
@@ -64,64 +64,60 @@ def repeat_answers(
     few tokens may clear a machine, but not condemn it. Two are always given: the first plans memory and is not timed.
     The sequence in the decoder is forgotten.
     """
-    prefills: list[tuple[int, float]] = []
-    shorts: list[float] = []
+    lengths = _lengths(decoder)
+    prefills: list[list[float]] = [[], []]
     steps: list[float] = []
     answers = tokens = equal = 0
     started = time.perf_counter()
     for number, one in enumerate(recorded):
         if number > 1 and time.perf_counter() - started > enough_s and equal >= LEAST_EQUAL * tokens:
             break
-        ticks = [time.perf_counter()]
-        if number < ROUNDS:
-            decoder.prefill([1] * PROMPT_TOKENS[0])
-            ticks.append(time.perf_counter())
-            shorts.append(1e3 * (ticks[-1] - ticks[-2]))
+        if number <= ROUNDS:
+            for times, length in zip(prefills, lengths, strict=True):
+                began = time.perf_counter()
+                greedy(decoder.prefill([1] * length))
+                times.append(1e3 * (time.perf_counter() - began))
         chosen = [greedy(decoder.prefill(one.prompt))]
-        ticks.append(time.perf_counter())
-        prefills.append((len(one.prompt), 1e3 * (ticks[-1] - ticks[-2])))
+        ticks = [time.perf_counter()]
         for token_id in one.answer[:-1]:
             chosen.append(greedy(decoder.step(token_id)))
             ticks.append(time.perf_counter())
-            if number:
-                steps.append(1e3 * (ticks[-1] - ticks[-2]))
-        tokens += len(one.answer)
+        if number:
+            steps += [1e3 * (later - sooner) for sooner, later in itertools.pairwise(ticks)]
+        answers, tokens = answers + 1, tokens + len(one.answer)
         equal += sum(here == there for here, there in zip(chosen, one.answer, strict=True))
-        answers += 1
         on_answer(1)
     decoder.reset()
-    repeated = Repeated(answers=answers, tokens=tokens, equal=equal)
-    return repeated, _line(shorts[1:] or shorts, prefills[1:] or prefills, steps)
-
-
-def _line(shorts: Sequence[float], prefills: Sequence[tuple[int, float]], steps: Sequence[float]) -> StepCost:
-    """The line from a short prompt to the usual one."""
-    usual = max(int(median(length for length, _ in prefills)), PROMPT_TOKENS[0] + 1)
-    short_ms, usual_ms = median(shorts), median(took for _, took in prefills)
-    per_token_ms = max(usual_ms - short_ms, 0.0) / (usual - PROMPT_TOKENS[0])
-    return StepCost(
-        fixed_ms=max(short_ms - per_token_ms * PROMPT_TOKENS[0], 0.0),
-        prefill_ms_per_token=per_token_ms,
-        decode_ms_per_token=median(steps) if steps else per_token_ms,
-    )
+    timed = [times[1:] or times for times in prefills]
+    return Repeated(answers=answers, tokens=tokens, equal=equal), _cost(lengths, timed, steps)
 
 
 def measure_steps(decoder: RowDecoder) -> StepCost:
     """The decoder's cost here; the sequence in it is forgotten. Neither figure is negative."""
-    short, usual = (min(tokens, max(decoder.context - STEPS - 1, 1)) for tokens in PROMPT_TOKENS)
-    prefills: dict[int, list[float]] = {short: [], usual: []}
+    lengths = _lengths(decoder)
+    prefills: list[list[float]] = [[], []]
     steps: list[float] = []
     started = time.perf_counter()
     for number in range(ROUNDS + 1):
         if number > 1 and time.perf_counter() - started > ENOUGH_S:
             break
-        for tokens in (short, usual):
-            first_ms, step_ms = _answer_ms(decoder, tokens)
+        for times, length in zip(prefills, lengths, strict=True):
+            first_ms, step_ms = _answer_ms(decoder, length)
             if number:  # the first run of each shape plans its memory
-                prefills[tokens].append(first_ms)
+                times.append(first_ms)
                 steps += step_ms
     decoder.reset()
-    short_ms, usual_ms = median(prefills[short]), median(prefills[usual])
+    return _cost(lengths, prefills, steps)
+
+
+def _lengths(decoder: RowDecoder) -> tuple[int, int]:
+    short, usual = (min(tokens, max(decoder.context - STEPS - 1, 1)) for tokens in PROMPT_TOKENS)
+    return short, usual
+
+
+def _cost(lengths: tuple[int, int], prefills: Sequence[Sequence[float]], steps: Sequence[float]) -> StepCost:
+    """The line through a short and a usual prompt, and the median step; neither figure is negative."""
+    (short, usual), (short_ms, usual_ms) = lengths, map(median, prefills)
     per_token_ms = max(usual_ms - short_ms, 0.0) / max(usual - short, 1)
     return StepCost(
         fixed_ms=max(short_ms - per_token_ms * short, 0.0),

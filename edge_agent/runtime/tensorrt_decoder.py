@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.errors import BundleError, RuntimeUnavailable
+from edge_agent.errors import RuntimeUnavailable
 from edge_agent.manifest import Graph
 from edge_agent.runtime.cache import Positions
 from edge_agent.runtime.gpu import Gpu
@@ -34,14 +34,14 @@ class TensorRtDecoder(OneRowDecoder):
         """`context` is the most positions that the sequence may have (default: all that the engine was built for);
         memory is taken for as many as the graph fixes.
 
-        Raises BundleError if the engine is not the graph's, RuntimeUnavailable for a context that it was not built for
-        or where the GPU has no room.
+        Raises RuntimeUnavailable if the engine is not the graph's, for a context that it was not built for, or where
+        the GPU has no room.
         """
         self.runtime = runtime
         self._engine, self._gpu = engine, gpu
         layout = graph.cache
         if layout is None or sorted(engine.names) != sorted((*graph.inputs, *graph.outputs)):
-            raise BundleError(f"the engine's tensors are not those of {graph.path}: export the model again")
+            raise RuntimeUnavailable(f"the engine's tensors are not those of {graph.path}: export the model again")
         longest = engine.most("past_key_values.0.key", 2)
         context = longest if context is None else context
         if context > longest:
@@ -51,7 +51,7 @@ class TensorRtDecoder(OneRowDecoder):
         self._positions = layout.positions or context
         self.vocabulary = engine.shape("logits")[2]
         if self.vocabulary < 1:
-            raise BundleError(f"{graph.path}: the last dimension of logits is not fixed in the engine")
+            raise RuntimeUnavailable(f"the engine of {graph.path} does not fix the vocabulary: export the model again")
         self.cache = Positions(context, 1, layout.bytes_per_position)
         self.logits_at_most = min(engine.most("logits_to_keep", 0), CHUNK_TOKENS)
         self._cache_shape = (1, layout.kv_heads, self._positions, layout.head_dim)

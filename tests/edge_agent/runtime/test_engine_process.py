@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -55,3 +56,32 @@ def test_progress_ends_with_the_memory_that_it_took(tmp_path: Path) -> None:
     assert fractions == sorted(fractions, key=lambda fraction: fraction or 0)
     assert last.fraction == 1.0
     assert (last.peak_rss_bytes or 0) > output.stat().st_size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_node_that_is_killed_leaves_no_builder(tmp_path: Path, eventually: Callable[..., None]) -> None:
+    """Whatever way the parent goes, its builder goes with it."""
+    (tmp_path / "tensorrt_rtx.py").write_text(
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    script = (
+        "from edge_agent.runtime import engine_process as one\nfrom pathlib import Path\nimport sys\n"
+        f"one._ROOT = Path({str(tmp_path)!r})\n"
+        "list(one.BuildProcess(one.Order(graph_path='g.onnx')).events())\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), limit_s=20)
+    finally:
+        parent.kill()
+        parent.wait()
+    builder = Path("/proc") / (tmp_path / "pid").read_text()
+
+    def gone() -> bool:
+        try:
+            return "State:\tZ" in (builder / "status").read_text()  # dead, and nobody has asked for its exit status
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    eventually(gone, limit_s=10)

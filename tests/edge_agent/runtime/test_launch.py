@@ -88,7 +88,10 @@ def test_a_bundle_for_the_cpu_has_nothing_to_explain(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("runtime", "reason"),
     [
-        ("tensorrt", "does not run on tensorrt: the bundle is for desktop-cpu and has no engine for it: export"),
+        (
+            "tensorrt",
+            "does not run on tensorrt: the bundle, for desktop-cpu, has no engine and no recipe for it: export",
+        ),
         ("cuda", "does not run on cuda: the graph's caches are float32"),
     ],
 )

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.errors import BundleError, ContextOverflow, RuntimeUnavailable
+from edge_agent.errors import ContextOverflow, RuntimeUnavailable
 from edge_agent.manifest import Graph
 from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.gpu import Gpu
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused(
         decoder.prefill([384])
     with pytest.raises(ValueError, match="at most 512"):
         decoder.extend(range(513))
-    with pytest.raises(BundleError, match=r"not those of model/decoder\.onnx"):
+    with pytest.raises(RuntimeUnavailable, match=r"not those of model/decoder\.onnx"):
         bench.open(graph=msgspec.structs.replace(bench.graph, outputs=("logits",)))
 
 
