@@ -99,7 +99,7 @@ class Build:
 
 
 def build_of(bundle: Bundle, entry: Engine, gpu: Gpu, folder: Path) -> Build:
-    """The build of a manifest's entry for this GPU. Raises RuntimeUnavailable where its recipe is not for this machine."""
+    """The build of an entry for this GPU. Raises RuntimeUnavailable where its recipe is not for this machine."""
     recipe = recipe_of(entry)
     version = str(library(recipe.runtime).__version__)
     if (refusal := version_refusal(recipe, version)) is not None:
