@@ -173,7 +173,7 @@ def in_fresh_process(module: str, order: bytes, what: str) -> bytes:
 
 def cache_bytes(layout: CacheLayout, positions: int) -> int:
     """Bytes of keys and values that attention reads at this length."""
-    return 2 * layout.layers * layout.kv_heads * layout.head_dim * positions * np.dtype(layout.dtype).itemsize
+    return positions * layout.bytes_per_position
 
 
 def line_through(lengths: list[int], times_ms: list[float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -15,6 +15,9 @@ from click.core import ParameterSource
 
 from edge_agent.errors import AgentError
 from hub.errors import LinkError
+
+if TYPE_CHECKING:
+    from edge_agent.runtime.choice import Asked
 
 
 class _Commands(click.Group):
@@ -87,6 +90,13 @@ def _this_machine() -> str:
     help="Memory for what prompts begin with, for each bundle; 0 computes all of it each time.",
 )
 @click.option(
+    "--runtime",
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="What runs the model. auto: the best that is here, and the log and /metrics say why not a better one.",
+)
+@click.option(
     "--listen", metavar="[HOST:]PORT", help="Answer this device's own questions over HTTP too, as the OpenAI API does."
 )
 @click.option(
@@ -118,6 +128,7 @@ def serve(
     threads: int | None,
     parallel: int,
     prefix_cache_mb: int,
+    runtime: Asked,
     listen: str | None,
     api_key_file: Path | None,
     device: str | None,
@@ -131,7 +142,8 @@ def serve(
       edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
     """
     from edge_agent.http_server import Address, read_keys
-    from edge_agent.serve import Listening, Opening, default_records
+    from edge_agent.runtime.launch import Opening
+    from edge_agent.serve import Listening, default_records
     from edge_agent.serve import serve as run
     from hub.wire import is_name
 
@@ -139,7 +151,13 @@ def serve(
     for what, name in (("node", node), ("device", device)):
         if not is_name(name):
             raise click.UsageError(f"{name!r} cannot name a {what}: use 1 to 64 letters, digits, '.', '_' or '-'")
-    opening = Opening(context=context, threads=threads, parallel=parallel, prefix_bytes=prefix_cache_mb * 1_000_000)
+    opening = Opening(
+        context=context,
+        threads=threads,
+        parallel=parallel,
+        prefix_bytes=prefix_cache_mb * 1_000_000,
+        runtime=runtime,
+    )
     if listen is None:
         for option in ("api_key_file", "remote_margin_ms", "records"):
             if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:

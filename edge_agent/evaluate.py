@@ -17,9 +17,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edge_agent.errors import InputError
-from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.encoder_engine import EncoderEngine
 from edge_agent.runtime.generation import SingleAnswerer
+from edge_agent.runtime.row_decoder import RowDecoder
 from hub import wire
 
 WINDOW_TOKENS: Final = 512
@@ -99,7 +99,7 @@ def windows(ids: Sequence[int], size: int = WINDOW_TOKENS, stride: int = STRIDE_
 
 
 def evaluate_text(
-    decoder: Decoder, ids: Sequence[int], on_window: Callable[[int], None] = lambda tokens: None
+    decoder: RowDecoder, ids: Sequence[int], on_window: Callable[[int], None] = lambda tokens: None
 ) -> TextScore:
     """Score `ids`, calling `on_window` with the tokens scored after each window. Raises InputError under 2 ids."""
     if len(ids) < 2:

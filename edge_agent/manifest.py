@@ -44,6 +44,11 @@ class CacheLayout(_Part, frozen=True):
     dtype: Literal["float32", "float16"]
     positions: Annotated[int, Meta(ge=1)] | None = None
 
+    @property
+    def bytes_per_position(self) -> int:
+        """Bytes of one position of one sequence, in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * (4 if self.dtype == "float32" else 2)
+
 
 class Graph(_Part, frozen=True):
     """One ONNX graph. Decoders take

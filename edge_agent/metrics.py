@@ -77,12 +77,7 @@ class _Now(Collector):
         state, (waiting, lost) = self._state(), self._records()
         backlog, reading = state.backlog, state.machine or wire.Machine()
         yield CounterMetricFamily("edge_records_lost", "Records of own questions that could not be kept.", value=lost)
-        runtime = GaugeMetricFamily(
-            "edge_runtime", "What a bundle runs on, and why on nothing better.", labels=("bundle", "runtime", "why")
-        )
-        for served in state.bundles:
-            runtime.add_metric((served.bundle, served.runtime, served.why), 1)
-        yield runtime
+        yield from _runtimes(state.bundles)
         gauges = {
             "edge_records_waiting": ("Records of own questions that no hub has yet.", waiting),
             "edge_tokens_per_second": ("Speed of the latest answers, each by itself.", reading.tokens_per_s),
@@ -101,6 +96,21 @@ class _Now(Collector):
         for name, (help_text, value) in gauges.items():
             if value is not None:
                 yield GaugeMetricFamily(name, help_text, value=value)
+
+
+def _runtimes(bundles: Iterable[wire.ServedBundle]) -> tuple[Metric, Metric]:
+    """What runs each bundle, and how far the engine of a better runtime has come."""
+    runtimes = GaugeMetricFamily(
+        "edge_runtime_info", "What runs a bundle, and why nothing better.", labels=("bundle", "runtime", "why")
+    )
+    progress = GaugeMetricFamily(
+        "edge_engine_progress_ratio", "Of an engine that is being built, 0 to 1.", labels=("bundle",)
+    )
+    for one in bundles:
+        runtimes.add_metric((one.bundle, one.runtime, one.why), 1)
+        if one.progress is not None:
+            progress.add_metric((one.bundle,), one.progress)
+    return runtimes, progress
 
 
 def _seconds(ms: float | None) -> float | None:

@@ -15,22 +15,11 @@ import msgspec
 from edge_agent.bundle import open_bundle
 from edge_agent.errors import BundleError, RuntimeUnavailable
 from edge_agent.http_server import Address, HttpServer, refuse_open
-from edge_agent.runtime.encoder_answerer import EncoderAnswerer
-from edge_agent.runtime.encoder_engine import encoder_engine
-from edge_agent.runtime.engine import engine_of
-from edge_agent.runtime.generation import Answerer, OneByOne
+from edge_agent.runtime.generation import Answerer
+from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.service import AgentService, Own
 
 log = logging.getLogger(__name__)
-
-
-class Opening(msgspec.Struct, frozen=True, kw_only=True):
-    """How bundles are opened: what `open_engine` says of each of these."""
-
-    context: int | None
-    threads: int | None
-    parallel: int
-    prefix_bytes: int
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +59,8 @@ def serve(
     with contextlib.ExitStack() as stack:
         answerers: dict[str, Answerer] = {}
         for path in bundles:
-            answerer = _opened(path, opening, stack)
+            answerer = open_answerer(open_bundle(path), opening)
+            stack.callback(answerer.close)
             served = answerer.served
             if served.bundle in answerers:
                 raise BundleError(f"{path} is bundle {served.bundle} again: give each bundle once")
@@ -89,26 +79,6 @@ def serve(
         if listening is not None:
             stack.enter_context(_http(service, listening))
         service.run()
-
-
-def _opened(path: Path, opening: Opening, stack: contextlib.ExitStack) -> Answerer:
-    """The bundle in `path`, warmed up; closed with `stack`."""
-    bundle = open_bundle(path)
-    if bundle.manifest.encoder is not None:
-        encoder = EncoderAnswerer(encoder_engine(bundle, threads=opening.threads))
-        stack.callback(encoder.close)
-        encoder.warm_up()
-        return OneByOne(encoder)
-    engine = engine_of(
-        bundle,
-        context=opening.context,
-        threads=opening.threads,
-        parallel=opening.parallel,
-        prefix_bytes=opening.prefix_bytes,
-    )
-    stack.callback(engine.close)
-    engine.warm_up()
-    return engine
 
 
 @contextlib.contextmanager

@@ -1,8 +1,7 @@
 """How does an ONNX graph become a TensorRT-RTX engine, on a machine that need not have a GPU?
 
 `build_engine` builds ahead of time for one compute capability; `parse_graph` says what TensorRT's parser refuses. Both
-work in a process of their own (`engine_process.py`): a crash of the library is then one line of error, Ctrl-C ends a
-build at once, what the library prints reaches neither stdout nor stderr, and the memory measured is the build's own.
+work in the process of their own that a device builds in, too (`edge_agent.runtime.engine_process`).
 
 What TensorRT-RTX 1.7.1 takes of quantized weights, tried for SM 8.6, 8.9 and 12.0 (all alike; fp16 scales, opset 21):
 
@@ -29,9 +28,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,10 +36,10 @@ from typing import Final, Literal
 import msgspec
 
 from device_profiles.profile import Profile
+from edge_agent.recipe import ShapeRanges
+from edge_agent.runtime.engine_process import BuildProcess, Event, Order
 from exporter.engine_header import CAPABILITIES, read_engine_header
-from exporter.engine_process import Event, Order
 from exporter.errors import ConversionError, EngineError, OutputError
-from exporter.shapes import ShapeRanges
 
 RUNTIME: Final = "tensorrt-rtx"
 _INSTALL: Final = "pip install 'edgefleet[tensorrt]' (x86-64 Linux)"
@@ -152,39 +148,12 @@ def _told(order: Order) -> Iterator[Event]:
     """Start the building process and give on what it says; it is gone when this ends, whatever the way."""
     if not engine_runtimes():
         raise EngineError(f"TensorRT-RTX is not installed: {_INSTALL}")
-    root = str(Path(__file__).resolve().parent.parent)
-    search = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     name = Path(order.graph_path).name
-    with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "exporter.engine_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            env={**os.environ, "PYTHONPATH": search},
-        )
-        try:
-            yield from _events(process, order)
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-        if code != 0:
-            words.seek(0)
-            last = words.read().decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise EngineError(f"{name}: TensorRT-RTX ended with {code}: {' '.join(last)[:300]}")
-
-
-def _events(process: subprocess.Popen[bytes], order: Order) -> Iterator[Event]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process.stdin, process.stdout:
-        process.stdin.write(msgspec.json.encode(order))
-        process.stdin.close()
-        for line in process.stdout:
-            event = msgspec.json.decode(line, type=Event)
-            if event.unwritable is not None:
-                raise OutputError(event.unwritable)
-            if event.failed is not None:
-                raise EngineError(f"{Path(order.graph_path).name}: TensorRT-RTX cannot build it: {event.failed}")
-            yield event
+    for event in BuildProcess(order).events():
+        if event.unwritable is not None:
+            raise OutputError(event.unwritable)
+        if event.failed is not None:
+            raise EngineError(f"{name}: TensorRT-RTX cannot build it: {event.failed}")
+        if event.crashed is not None:
+            raise EngineError(f"{name}: TensorRT-RTX {event.crashed}")
+        yield event

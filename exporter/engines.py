@@ -18,6 +18,7 @@ import msgspec
 
 from device_profiles.profile import Profile
 from edge_agent.manifest import Accuracy, Engine, Graph
+from edge_agent.recipe import Check, Recipe, ShapeRanges
 from exporter.candidate import Built
 from exporter.engine import build_engine, builds_engine, engine_runtimes, parse_graph
 from exporter.errors import ConversionError, EngineError
@@ -26,7 +27,7 @@ from exporter.memory import check_memory
 from exporter.older_opset import lower_opset
 from exporter.operators import dialect_for, operator_list, unsupported
 from exporter.order import Order
-from exporter.recipe import Check, as_table, build_recipe
+from exporter.recipe import as_table, build_recipe
 from exporter.shapes import default_shapes, input_dimensions
 
 Dialect = Literal["onnx", "plain"]
@@ -93,7 +94,7 @@ def engine_for(
         placed = _placed(built, winner.directory)
         if "tensorrt" in profile.runtimes:
             return EngineGraph(placed, _recipe(order, profile, placed, accuracy, context), tuple(refused))
-        return EngineGraph(placed, _engine(profile, placed, accuracy, context, tell), tuple(refused))
+        return EngineGraph(placed, _engine(order, profile, placed, accuracy, context, tell), tuple(refused))
     raise EngineError(f"no engine for {profile.name} is inside the budget ({'; '.join(refused)}): give --engine none")
 
 
@@ -135,18 +136,20 @@ def _placed(built: Built, directory: Path) -> Built:
 
 
 def _engine(
-    profile: Profile, built: Built, accuracy: Accuracy, context: int, tell: Callable[[str, float], None]
+    order: Order, profile: Profile, built: Built, accuracy: Accuracy, context: int, tell: Callable[[str, float], None]
 ) -> Engine:
+    """Built here; the recipe is for a GPU of another capability, or another TensorRT-RTX, to build its own."""
     capability = profile.compute_capability
     assert capability is not None
     path = f"engines/tensorrt-rtx-{capability}.engine"
     output = built.directory / path
     output.parent.mkdir()
+    shapes = default_shapes(built.graph, input_dimensions(built.path), context=context, prefill_apart=False)
     made = build_engine(
         built.path,
         output,
         compute_capability=capability,
-        shapes=default_shapes(built.graph, input_dimensions(built.path), context=context, prefill_apart=False),
+        shapes=shapes,
         on_progress=lambda part: tell(f"building the engine for {profile.name}", part),
     )
     return Engine(
@@ -155,6 +158,7 @@ def _engine(
         precision=built.precision,
         graph=built.graph.path,
         path=path,
+        recipe=as_table(_recipe_of(order, profile, built, accuracy, context, shapes)),
         bytes=made.bytes,
         seconds=round(made.seconds, 1),
         surrogate=accuracy,
@@ -163,25 +167,31 @@ def _engine(
 
 def _recipe(order: Order, profile: Profile, built: Built, accuracy: Accuracy, context: int) -> Engine:
     assert profile.compute_capability is not None
-    budget = check_memory(
-        profile, parameters=0, weight_bits=0, weights_bytes=built.weights_bytes, cache=built.graph.cache,
-        context=context, engine_build=True,
-    )  # fmt: skip
-    recipe = build_recipe(
-        profile,
-        built.graph,
-        precision=built.precision,
-        shapes=default_shapes(built.graph, input_dimensions(built.path), context=context, prefill_apart=True),
-        budget=budget,
-        check=Check(samples=8, metric=accuracy.metric, budget_points=order.max_accuracy_drop_points),
-    )
+    shapes = default_shapes(built.graph, input_dimensions(built.path), context=context, prefill_apart=True)
     return Engine(
         runtime="tensorrt",
         compute_capability=profile.compute_capability,
         precision=built.precision,
         graph=built.graph.path,
-        recipe=as_table(recipe),
+        recipe=as_table(_recipe_of(order, profile, built, accuracy, context, shapes)),
         surrogate=accuracy,
+    )
+
+
+def _recipe_of(
+    order: Order, profile: Profile, built: Built, accuracy: Accuracy, context: int, shapes: ShapeRanges
+) -> Recipe:
+    budget = check_memory(
+        profile, parameters=0, weight_bits=0, weights_bytes=built.weights_bytes, cache=built.graph.cache,
+        context=context, engine_build=True,
+    )  # fmt: skip
+    return build_recipe(
+        profile,
+        built.graph,
+        precision=built.precision,
+        shapes=shapes,
+        budget=budget,
+        check=Check(samples=8, metric=accuracy.metric, budget_points=order.max_accuracy_drop_points),
     )
 
 

@@ -1,64 +1,25 @@
-"""What does a Jetson need to know to build the engine itself, and can its GPU run the precision at all?
+"""What does a device need to know to build the engine itself, and can its GPU run the precision at all?
 
 TensorRT's engines are tied to GPU, TensorRT, CUDA and driver, and no builder for a Jetson runs elsewhere: so the bundle
-carries the graph and this recipe, and the agent builds, checks against the manifest's samples and accuracy, and keeps
-the engine under that key. Does not build anything.
+carries the graph and this recipe, and the agent builds, checks against the manifest's samples, and keeps the engine
+under that key. A desktop's bundle has an engine, and a recipe for GPUs of another compute capability. Builds nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from device_profiles.profile import Profile, first_capability
 from edge_agent.manifest import Graph
+from edge_agent.recipe import CACHE_KEY, Check, Recipe, ShapeRanges
 from exporter.errors import EngineError
 from exporter.memory import BUILD_FACTOR, MemoryBudget
 from exporter.operators import FIRST_WITH_FUSED_DECODERS, operator_list
-from exporter.shapes import ShapeRanges
 
 WORKSPACE_BYTES: Final = 2**30
 _FIRST_STRONGLY_TYPED: Final = 9  # kSTRONGLY_TYPED stands in NvInfer.h from 9.1 on, not in that of 8.6
-CACHE_KEY: Final = ("gpu", "compute_capability", "tensorrt", "cuda", "driver", "graph_sha256", "recipe_sha256")
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the engine must give before it is called ready.
-
-    It answers the first `samples` samples of the manifest as they are written there, and on the device's own text loses
-    at most `budget_points` of `metric` against the graph that serves. None: the manifest holds no accuracy.
-    """
-
-    samples: int
-    metric: str | None
-    budget_points: float | None
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a device builds the engine of one graph. `tensorrt_at_least` and `tensorrt_below` are versions.
-
-    `flags` are names of `tensorrt.BuilderFlag`; a strongly typed network takes its types from the graph and has none.
-    `decomposable_attention` tells the device to set `IAttention.decomposable`, which the parser leaves off: without it
-    a builder refuses attention that it has no fused kernel for. `build_bytes` is memory for building, beside the
-    `serve_bytes` of the graph that serves meanwhile.
-    """
-
-    runtime: Literal["tensorrt"]
-    tensorrt_at_least: str
-    tensorrt_below: str
-    graph: str
-    dialect: Literal["plain", "onnx"]
-    precision: str
-    strongly_typed: bool
-    flags: tuple[str, ...]
-    decomposable_attention: bool
-    shapes: ShapeRanges
-    workspace_bytes: int
-    build_bytes: int
-    serve_bytes: int
-    cache_key: tuple[str, ...]
-    check: Check
 
 
 def precision_refusal(profile: Profile, precision: str) -> str | None:
@@ -88,21 +49,25 @@ def build_recipe(
     """The recipe for `graph` in a dialect that the profile's TensorRT parses, with weights of `precision`.
 
     `budget` is what `exporter.memory.check_memory` said of this graph with `engine_build`. Raises EngineError for a
-    profile without TensorRT, a precision or dialect that it lacks, or a budget that does not fit.
+    profile without TensorRT or TensorRT-RTX, a precision or dialect that it lacks, or a budget that does not fit.
     """
-    tensorrt = profile.software.tensorrt
-    if "tensorrt" not in profile.runtimes or tensorrt is None:
+    runtime = next((one for one in profile.runtimes if one in ("tensorrt", "tensorrt-rtx")), None)
+    version = profile.software.tensorrt if runtime == "tensorrt" else profile.software.tensorrt_rtx
+    if runtime is None or version is None:
         raise EngineError(f"{profile.name} does not build TensorRT engines: it runs {', '.join(profile.runtimes)}")
-    refusal = precision_refusal(profile, precision) or _type_refusal(tensorrt, precision) or budget.refusal
+    full = runtime == "tensorrt"
+    refusal = (
+        precision_refusal(profile, precision) or (_type_refusal(version, precision) if full else None) or budget.refusal
+    )
     if refusal is not None:
         raise EngineError(f"no engine for {profile.name} in {precision}: {refusal}")
-    numbers = tuple(int(part) for part in tensorrt.split("."))
-    if graph.dialect == "ort" or (graph.dialect == "onnx" and numbers < FIRST_WITH_FUSED_DECODERS):
-        raise EngineError(f"TensorRT {tensorrt} does not parse a graph of dialect {graph.dialect}")
-    strongly_typed = numbers[0] >= _FIRST_STRONGLY_TYPED
+    numbers = tuple(int(part) for part in version.split("."))
+    if graph.dialect == "ort" or (full and graph.dialect == "onnx" and numbers < FIRST_WITH_FUSED_DECODERS):
+        raise EngineError(f"TensorRT {version} does not parse a graph of dialect {graph.dialect}")
+    strongly_typed = not full or numbers[0] >= _FIRST_STRONGLY_TYPED
     return Recipe(
-        runtime="tensorrt",
-        tensorrt_at_least=tensorrt,
+        runtime=runtime,
+        tensorrt_at_least=version,
         tensorrt_below=str(numbers[0] + 1),  # within a major version operators were only ever added
         graph=graph.path,
         dialect=graph.dialect,

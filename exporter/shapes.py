@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from edge_agent.manifest import Graph
+from edge_agent.recipe import ShapeProfile, ShapeRange, ShapeRanges
 from exporter.errors import ConversionError
 
 Dimensions = tuple["int | str", ...]  # of one input: a size, or the name that the graph gives it
@@ -20,32 +21,6 @@ Dimensions = tuple["int | str", ...]  # of one input: a size, or the name that t
 PROMPT_TOKENS: Final = 128  # what prefill and encoders are tuned for: a question in its template
 ENCODER_ROWS: Final = 8  # texts that an encoder takes at once
 KEPT_AT_MOST: Final = 16  # logits of so many positions at once; each costs a vocabulary of memory
-
-
-class ShapeRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shapes of one input, all of one rank, each size at least as large as the one before."""
-
-    minimum: tuple[int, ...]
-    optimum: tuple[int, ...]
-    maximum: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        sizes = list(zip(self.minimum, self.optimum, self.maximum, strict=True))
-        if any(not 0 <= low <= best <= high for low, best, high in sizes):
-            raise ValueError(f"shapes must not shrink: {self.minimum}, {self.optimum}, {self.maximum}")
-
-
-class ShapeProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One optimization profile: a range for every input."""
-
-    name: str
-    inputs: dict[str, ShapeRange]
-
-
-class ShapeRanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The optimization profiles of one engine, in the order in which a runtime numbers them."""
-
-    profiles: tuple[ShapeProfile, ...]
 
 
 class _Size(msgspec.Struct, frozen=True):

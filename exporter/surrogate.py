@@ -52,7 +52,7 @@ class SurrogateDecoder:
         """float32 (len(ids), vocabulary) of every position, from an empty cache."""
         import numpy as np
 
-        from edge_agent.runtime.decoder import chunks
+        from edge_agent.runtime.row_decoder import chunks
 
         self.reset()
         return np.concatenate([self._run(part, range(len(part))) for part in chunks(ids)])

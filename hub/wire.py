@@ -19,6 +19,7 @@ PREFIX: Final = "edge/v1"
 DEFAULT_DEADLINE_MS: Final = 30_000.0
 MAX_QUESTION_BYTES: Final = 256 * 1024
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # anything larger is no message of ours
+MAX_WHY_CHARS: Final = 400  # of the reason why a better runtime is not used
 ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text failure with its code
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -287,8 +288,8 @@ class ServedBundle(Message, frozen=True):
     prefill_ms_per_token: Milliseconds
     decode_ms_per_token: Milliseconds
     runtime: str = "cpu"
-    why: Annotated[str, Meta(max_length=1000)] = ""
-    progress: float | None = None
+    why: Annotated[str, Meta(max_length=MAX_WHY_CHARS)] = ""
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
 class Machine(Message, frozen=True):

@@ -179,12 +179,12 @@ def test_device_code_never_imports_what_an_export_needs() -> None:
 
 @pytest.mark.slow
 def test_importing_the_whole_device_loads_nothing_heavy() -> None:
-    """Importing every device module loads neither an export's libraries nor ONNX Runtime."""
+    """Importing every device module loads neither an export's libraries nor ONNX Runtime or TensorRT."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in sources(*DEVICE_PACKAGES)
     ]
-    heavy = sorted((FORBIDDEN_ON_DEVICE - {"exporter"}) | {"onnxruntime"})
+    heavy = sorted((FORBIDDEN_ON_DEVICE - {"exporter"}) | {"onnxruntime", "tensorrt", "tensorrt_rtx"})
     script = (
         f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
@@ -192,6 +192,17 @@ def test_importing_the_whole_device_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_tensorrt_stays_in_its_one_file() -> None:
+    """TensorRT and TensorRT-RTX are imported in one file, by the device and by the exporter through it."""
+    importers = {
+        name_of(path)
+        for path in sources(*PACKAGES)
+        for module, _, _ in imported(ast.parse(path.read_text("utf-8")))
+        if module.split(".")[0] in {"tensorrt", "tensorrt_rtx"}
+    }
+    assert importers == {"edge_agent/runtime/tensorrt.py"}
 
 
 def test_device_code_runs_on_python_310() -> None:

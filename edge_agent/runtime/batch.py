@@ -15,9 +15,10 @@ from typing import Final, Literal
 
 from edge_agent.errors import RequestError
 from edge_agent.memory import available_bytes
-from edge_agent.runtime.decoder import CHUNK_TOKENS, Decoder, chunks
+from edge_agent.runtime.cache import KvCache
 from edge_agent.runtime.guess import Guesser
 from edge_agent.runtime.prefix_cache import PrefixCache
+from edge_agent.runtime.row_decoder import CHUNK_TOKENS, RowDecoder, chunks
 from edge_agent.runtime.run_cost import RunCost
 from edge_agent.runtime.sampling import Logits, greedy
 
@@ -80,9 +81,10 @@ class Generated:
 class Batch:
     """At most `decoder.rows` answers at once; more wait for a row."""
 
-    def __init__(self, decoder: Decoder, prefixes: PrefixCache, cost: RunCost) -> None:
+    def __init__(self, decoder: RowDecoder, prefixes: PrefixCache, cost: RunCost) -> None:
         self.cost = cost
         self._decoder = decoder
+        self._host = decoder.cache if isinstance(decoder.cache, KvCache) else None  # else nothing copies from rows
         self._prefixes = prefixes
         self._waiting: collections.deque[Generated] = collections.deque()
         self._feeding: collections.deque[Generated] = collections.deque()  # in turns
@@ -175,7 +177,7 @@ class Batch:
             self._decoder.reset(answer.row)
             self._decoder.make_room(len(answer.ids), answer.row)
             known = answer.ids[: max(len(answer.ids) - _LEAST_FED, 0)]
-            answer.cached = self._prefixes.load(known, self._decoder.cache, answer.row)
+            answer.cached = 0 if self._host is None else self._prefixes.load(known, self._host, answer.row)
             self._feeding.append(answer)
 
     def _feed(self, answer: Generated) -> None:
@@ -189,7 +191,7 @@ class Batch:
             self.cost.ran(1e3 * (time.perf_counter() - started), len(chunk))
         self._feeding.rotate(-1)
         fed = len(answer.ids) - len(left) + len(chunk)
-        self._prefixes.store(answer.ids[:fed], self._decoder.cache, answer.row)
+        self._keep(answer.ids[:fed], answer.row)
         if len(chunk) == len(left):
             self._join(answer)
             self._choose(answer, logits)
@@ -245,19 +247,27 @@ class Batch:
     def _leave(self, answer: Generated) -> None:
         """What was said stays known; the last row closes the gap."""
         held = [*answer.ids, *answer.tokens][: self._length(answer)]
-        self._prefixes.store(held, self._decoder.cache, answer.row)
+        self._keep(held, answer.row)
         self._decoder.reset(answer.row)
         last = self._writing.pop()
         if last is not answer:
             self._writing[answer.row] = last
-            self._decoder.cache.swap(last.row, answer.row)
+            self._swap(last.row, answer.row)
             last.row = answer.row
 
     def _place(self, answer: Generated, row: int) -> None:
         if answer.row == row:
             return
         other = next((one for one in self._feeding if one.row == row), None)
-        self._decoder.cache.swap(answer.row, row)
+        self._swap(answer.row, row)
         if other is not None:
             other.row = answer.row
         answer.row = row
+
+    def _keep(self, ids: Sequence[int], row: int) -> None:
+        if self._host is not None:
+            self._prefixes.store(ids, self._host, row)
+
+    def _swap(self, one: int, other: int) -> None:
+        assert self._host is not None, "a decoder whose caches lie elsewhere has one row"
+        self._host.swap(one, other)

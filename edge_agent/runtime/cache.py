@@ -23,39 +23,23 @@ FIRST_POSITIONS: Final = 256
 Block = NDArray[np.generic]  # keys and values of some tokens in a row: (2 * layers, kv_heads, tokens, head_dim)
 
 
-class KvCache:
-    """`rows` sequences. Layer by layer, keys then values, lie in arrays of shape (rows, kv_heads, capacity, head_dim).
+class Positions:
+    """How many positions each of `rows` sequences has, and may have. Where the keys and values lie is not said here.
 
-    `lengths` int32 (rows,) says how many positions of each row are in use. The arrays are replaced when the cache
-    grows; `reserve` says when.
+    `lengths` int32 (rows,) says how many positions of each row are in use, `capacity` for how many there is room now:
+    here for all.
     """
 
-    def __init__(self, layout: CacheLayout, context: int, rows: int = 1) -> None:
+    def __init__(self, context: int, rows: int, bytes_per_token: int) -> None:
         if context < 1:
             raise ValueError(f"a context of {context} holds nothing")
         if rows < 1:
             raise ValueError(f"{rows} rows hold nothing")
-        self._layout = layout
         self.context = context
         self.rows = rows
+        self.bytes_per_token = bytes_per_token
         self.lengths = np.zeros(rows, np.int32)
-        self.capacity = min(FIRST_POSITIONS, context)
-        self._all = self._allocate(self.capacity)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes reserved, used or not."""
-        return self._all.nbytes
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of one position of one row."""
-        return self._all.nbytes // (self.rows * self.capacity)
-
-    def arrays(self, first: int, last: int) -> dict[str, NDArray[np.generic]]:
-        """Rows `first` to `last` (exclusive) by `{layer}.key` and `{layer}.value`: views of contiguous memory."""
-        names = (f"{layer}.{half}" for layer in range(self._layout.layers) for half in ("key", "value"))
-        return {name: self._all[number, first:last] for number, name in enumerate(names)}
+        self.capacity = context
 
     def require(self, prompt_tokens: int, max_tokens: int) -> None:
         """Raise ContextOverflow unless a prompt and an answer of these lengths fit into the context."""
@@ -74,6 +58,32 @@ class KvCache:
             capacity *= 2
         self._grow(min(capacity, self.context))
         return True
+
+    def _grow(self, capacity: int) -> None:
+        raise AssertionError(f"there was room for {self.capacity} positions from the start")
+
+
+class KvCache(Positions):
+    """Layer by layer, keys then values, in arrays of shape (rows, kv_heads, capacity, head_dim) of the host's memory.
+
+    The arrays are replaced when the cache grows; `reserve` says when.
+    """
+
+    def __init__(self, layout: CacheLayout, context: int, rows: int = 1) -> None:
+        super().__init__(context, rows, layout.bytes_per_position)
+        self._layout = layout
+        self.capacity = min(FIRST_POSITIONS, context)
+        self._all = self._allocate(self.capacity)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes reserved, used or not."""
+        return self._all.nbytes
+
+    def arrays(self, first: int, last: int) -> dict[str, NDArray[np.generic]]:
+        """Rows `first` to `last` (exclusive) by `{layer}.key` and `{layer}.value`: views of contiguous memory."""
+        names = (f"{layer}.{half}" for layer in range(self._layout.layers) for half in ("key", "value"))
+        return {name: self._all[number, first:last] for number, name in enumerate(names)}
 
     def read(self, row: int, first: int, last: int) -> Block:
         """A copy of positions `first` to `last` (exclusive) of `row`."""

@@ -8,10 +8,9 @@ questions or sampling: token ids in, logits out. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 from edge_agent.manifest import Graph
 from edge_agent.runtime.cache import KvCache
 from edge_agent.runtime.contract import decoder_contract
+from edge_agent.runtime.row_decoder import RowDecoder, chunks
 from edge_agent.runtime.sampling import Logits
 from edge_agent.runtime.session import default_threads, open_session
 
-CHUNK_TOKENS: Final = 512  # attention over a chunk needs heads x chunk x total floats: bounded, and cancellable
 
-
-class Decoder:
+class Decoder(RowDecoder):
     """A decoder graph and `rows` sequences in it. Methods that name no row work on the first.
 
     Logits that a method returns are a view into a buffer, valid until the row's next run.
@@ -38,10 +36,11 @@ class Decoder:
 
         Raises BundleError if the graph is not what the manifest says, RuntimeUnavailable without a runtime.
         """
+        self.runtime = "cpu"
         self.threads = threads if threads is not None else default_threads()
         self._session = open_session(model_path, threads=self.threads)
         layout, self.vocabulary = decoder_contract(model_path, self._session, graph)
-        self.cache = KvCache(layout, context, rows)
+        self.cache: KvCache = KvCache(layout, context, rows)
         self._seqlens = np.zeros((1,), np.int32)
         self._ids = np.zeros((rows, 1), np.int64)
         self._keep_last = np.zeros((1,), np.int64)
@@ -49,45 +48,9 @@ class Decoder:
         self._steps: dict[int, _Binding] = {}  # by the number of rows that advance together
 
     @property
-    def context(self) -> int:
-        """The most positions that a sequence may have."""
-        return self.cache.context
-
-    @property
-    def rows(self) -> int:
-        """How many sequences there may be."""
-        return self.cache.rows
-
-    @property
-    def length(self) -> int:
-        """Positions of the first sequence."""
-        return int(self.cache.lengths[0])
-
-    @property
     def cache_bytes(self) -> int:
         """Bytes that the caches hold now."""
         return self.cache.bytes
-
-    def reset(self, row: int = 0) -> None:
-        """Forget the sequence; the cache keeps its room."""
-        self.rewind(0, row)
-
-    def rewind(self, length: int, row: int = 0) -> None:
-        """Forget what lies behind the first `length` positions."""
-        self.cache.lengths[row] = length
-
-    def prefill(self, ids: Sequence[int]) -> Logits:
-        """Start over with `ids`; logits (vocabulary,) for the next token. Raises ContextOverflow."""
-        *_, logits = self.feed(ids)
-        return logits
-
-    def feed(self, ids: Sequence[int]) -> Iterator[Logits]:
-        """Like `prefill`, but in chunks of bounded work: logits (vocabulary,) after each."""
-        self.reset()
-        self.cache.require(len(ids), 0)
-        self.make_room(len(ids), 0)
-        for chunk in chunks(ids):
-            yield self.extend(chunk)
 
     def extend(self, ids: Sequence[int], row: int = 0) -> Logits:
         """Append `ids` to the sequence in one run; logits (vocabulary,). Raises ContextOverflow."""
@@ -102,11 +65,6 @@ class Decoder:
         """Append `ids` in one run; logits (len(ids), vocabulary) after each of them. Raises ContextOverflow."""
         logits: Logits = np.empty((len(ids), self.vocabulary), np.float32)
         self._run_row(ids, row, np.arange(len(ids), dtype=np.int64), logits[np.newaxis])
-        return logits
-
-    def step(self, token_id: int) -> Logits:
-        """Append one token; logits (vocabulary,) for the next. Raises ContextOverflow."""
-        logits: Logits = self.step_rows((token_id,))[0]
         return logits
 
     def step_rows(self, token_ids: Sequence[int]) -> Logits:
@@ -141,34 +99,6 @@ class Decoder:
             self._run_row(chunk, 0, np.arange(len(chunk), dtype=np.int64), part)
         return result
 
-    def generate(
-        self,
-        ids: Sequence[int],
-        *,
-        choose: Callable[[Logits], int],
-        max_tokens: int,
-        stop_ids: Collection[int],
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[int]:
-        """Yield the tokens that follow `ids`, up to `max_tokens`; a stop token is yielded and is the last.
-
-        `should_stop` is asked before each run and ends the sequence early. Raises ContextOverflow before the
-        first token if prompt and answer do not fit.
-        """
-        self.cache.require(len(ids), max_tokens)
-        if should_stop():
-            return
-        for after_chunk in self.feed(ids):
-            if should_stop():
-                return
-            logits = after_chunk
-        for left in range(max_tokens, 0, -1):
-            token_id = choose(logits)
-            yield token_id
-            if token_id in stop_ids or left == 1 or should_stop():
-                return
-            logits = self.step(token_id)
-
     def close(self) -> None:
         """Release the session and the cache; the decoder cannot be used afterwards."""
         del self._steps, self._session, self.cache, self._logits
@@ -184,11 +114,6 @@ class Decoder:
         self._seqlens[0] = self.cache.lengths[row] + len(ids) - 1
         self._session.run_with_iobinding(self._bind(ids_row, self._seqlens, keep, logits, row, row + 1).io)
         self.cache.lengths[row] += len(ids)
-
-    def _check_ids(self, least: int, most: int) -> None:
-        if least < 0 or most >= self.vocabulary:
-            wrong = least if least < 0 else most
-            raise ValueError(f"token id {wrong} is outside the vocabulary of {self.vocabulary}")
 
     def _bind(
         self,
@@ -232,19 +157,3 @@ class _Binding:
     def _bind_output(self, name: str, value: Any) -> None:
         self._held.append(value)
         self.io.bind_ortvalue_output(name, value)
-
-
-def chunks(ids: Sequence[int], most: int = CHUNK_TOKENS) -> Iterator[Sequence[int]]:
-    """`ids` in even parts of at most `most` tokens.
-
-    Even, because a last part of one token would run through other kernels than the rest of the prompt.
-
-    >>> [len(part) for part in chunks(range(1025))]
-    [341, 342, 342]
-    """
-    if len(ids) == 0:
-        raise ValueError("no tokens: a sequence needs at least one")
-    parts = -(-len(ids) // most)
-    bounds = [len(ids) * part // parts for part in range(parts + 1)]
-    for first, last in pairwise(bounds):
-        yield ids[first:last]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.manifest import Graph
 from edge_agent.runtime.contract import encoder_contract
-from edge_agent.runtime.session import default_threads, open_session
+from edge_agent.runtime.session import CPU_PROVIDER, CUDA_PROVIDER, default_threads, open_session
 
 PADDING_ID: Final = 0  # any id will do: behind every token and masked, it changes nothing (encoder_parity.py asks)
 
@@ -24,13 +24,17 @@ Numbers = NDArray[np.float32]
 class Encoder:
     """An encoder graph, open."""
 
-    def __init__(self, model_path: Path, graph: Graph, *, threads: int | None = None) -> None:
+    def __init__(
+        self, model_path: Path, graph: Graph, *, threads: int | None = None, runtime: Literal["cpu", "cuda"] = "cpu"
+    ) -> None:
         """Load the graph; `threads` work on one operator (default: one for each physical core).
 
         Raises BundleError if the graph is not what the manifest says, RuntimeUnavailable without a runtime.
         """
         self.threads = threads if threads is not None else default_threads()
-        self._session = open_session(model_path, threads=self.threads)
+        self.runtime = runtime
+        provider = CUDA_PROVIDER if runtime == "cuda" else CPU_PROVIDER
+        self._session = open_session(model_path, threads=self.threads, provider=provider)
         self.is_per_token = encoder_contract(model_path, self._session, graph)
         self.outputs = graph.outputs
         self._knows_types = "token_type_ids" in graph.inputs

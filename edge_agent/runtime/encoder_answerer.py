@@ -42,7 +42,7 @@ class EncoderAnswerer:
             fixed_ms=self._fixed_ms,
             prefill_ms_per_token=self._ms_per_token,
             decode_ms_per_token=0.0,
-            runtime="cpu",
+            runtime=self._engine.encoder.runtime,
         )
 
     def warm_up(self) -> None:

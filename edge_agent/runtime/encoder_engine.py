@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -203,7 +203,9 @@ def open_encoder(bundle: Path, *, threads: int | None = None) -> EncoderEngine:
     return encoder_engine(open_bundle(bundle), threads=threads)
 
 
-def encoder_engine(opened: Bundle, *, threads: int | None = None) -> EncoderEngine:
+def encoder_engine(
+    opened: Bundle, *, threads: int | None = None, runtime: Literal["cpu", "cuda"] = "cpu"
+) -> EncoderEngine:
     """The engine of a bundle that is verified already; raises like `open_encoder`."""
     manifest = opened.manifest
     info = manifest.encoder
@@ -213,7 +215,7 @@ def encoder_engine(opened: Bundle, *, threads: int | None = None) -> EncoderEngi
     if graph.outputs != _TASK_OUTPUTS[manifest.task]:
         raise BundleError(f"{opened.path}: a graph that gives {', '.join(graph.outputs)} does not do {manifest.task}")
     text = TextEncoder(opened.file(manifest.tokenizer.path), info.max_tokens)
-    encoder = Encoder(opened.file(graph.path), graph, threads=threads)
+    encoder = Encoder(opened.file(graph.path), graph, threads=threads, runtime=runtime)
     engine = EncoderEngine(opened, encoder, text, info)
     _try(engine)
     return engine

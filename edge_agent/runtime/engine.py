@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from edge_agent.errors import BundleError, InputError, RequestError, RuntimeUnav
 from edge_agent.manifest import Graph, Manifest
 from edge_agent.onnx_file import read_onnx
 from edge_agent.runtime.batch import Batch, Generated
+from edge_agent.runtime.cuda_decoder import CudaDecoder
 from edge_agent.runtime.decoder import Decoder
 from edge_agent.runtime.generation import Generation
 from edge_agent.runtime.prefix_cache import PrefixCache
+from edge_agent.runtime.row_decoder import RowDecoder
 from edge_agent.runtime.run_cost import RunCost
 from edge_agent.runtime.sampling import Logits, chooser
 from edge_agent.runtime.step_cost import StepCost, measure_steps, probe_step
@@ -74,8 +76,8 @@ class Writing:
 class Engine:
     """An open bundle that answers; satisfies `Answerer`. Made by `open_engine`."""
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, decoder: Decoder, *, prefix_bytes: int = 0) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, decoder: RowDecoder, *, prefix_bytes: int = 0) -> None:
+        self.bundle = bundle
         self.tokenizer = tokenizer
         self.decoder = decoder
         self._stop_ids = frozenset(bundle.manifest.generation.stop_ids)
@@ -91,7 +93,7 @@ class Engine:
     @property
     def manifest(self) -> Manifest:
         """The manifest of the bundle."""
-        return self._bundle.manifest
+        return self.bundle.manifest
 
     @property
     def served(self) -> wire.ServedBundle:
@@ -105,7 +107,7 @@ class Engine:
             fixed_ms=cost.fixed_ms,
             prefill_ms_per_token=cost.prefill_ms_per_token,
             decode_ms_per_token=cost.decode_ms_per_token,
-            runtime="cpu",
+            runtime=self.decoder.runtime,
         )
 
     @property
@@ -120,7 +122,11 @@ class Engine:
         prefers whoever has not answered yet. It also spares the first question the first run of every shape.
         Raises RequestError for a graph that gives no numbers.
         """
-        self._batch.cost = RunCost(measure_steps(self.decoder))
+        self.priced(measure_steps(self.decoder))
+
+    def priced(self, cost: StepCost) -> None:
+        """What answers cost here was measured."""
+        self._batch.cost = RunCost(cost)
 
     def tend(self) -> None:
         """Notice, in a few steps, a machine that has become slower or faster while nothing was asked."""
@@ -250,23 +256,43 @@ def open_engine(
 
 
 def engine_of(
-    opened: Bundle, *, context: int | None = None, threads: int | None = None, parallel: int = 1, prefix_bytes: int = 0
+    opened: Bundle,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    parallel: int = 1,
+    prefix_bytes: int = 0,
+    runtime: Literal["cpu", "cuda"] = "cpu",
 ) -> Engine:
-    """The engine of a bundle that is verified already.
+    """The engine of a bundle that is verified already, on ONNX Runtime.
 
+    `cuda` writes one answer at a time, whatever `parallel` says, and keeps nothing of what was seen.
     `context` is the most positions of prompt and answer together (default: the model's, at most 4,096), `threads`
     work on one operator (default: one for each physical core), `parallel` answers are written at once, and
     `prefix_bytes` of keys and values of what was seen are kept. Raises BundleError,
     RuntimeUnavailable where the bundle cannot run here, InputError for a context that the model does not have.
     """
-    manifest = opened.manifest
     graph = decoder_graph(opened)
+    path, context = opened.file(graph.path), served_context(opened.manifest, context)
+    decoder: RowDecoder
+    if runtime == "cuda":
+        decoder = CudaDecoder(path, graph, context=context)
+    else:
+        decoder = Decoder(path, graph, context=context, threads=threads, rows=parallel)
+    return engine_with(opened, decoder, prefix_bytes=prefix_bytes)
+
+
+def served_context(manifest: Manifest, context: int | None) -> int:
+    """How many positions are served; raises InputError for more than the model has."""
     longest = manifest.model.context_length
     if context is not None and not 1 < context <= longest:
         raise InputError(f"a context of {context} does not fit {manifest.model.name}: choose 2 to {longest}")
+    return context or min(longest, DEFAULT_CONTEXT)
+
+
+def engine_with(opened: Bundle, decoder: RowDecoder, *, prefix_bytes: int = 0) -> Engine:
+    """The engine of a bundle around an open decoder. Raises BundleError where its tokenizer does not fit."""
     tokenizer = open_tokenizer(opened)
-    context = context or min(longest, DEFAULT_CONTEXT)
-    decoder = Decoder(opened.file(graph.path), graph, context=context, threads=threads, rows=parallel)
     if tokenizer.size > decoder.vocabulary:
         raise BundleError(
             f"{opened.path}: the tokenizer has ids up to {tokenizer.size - 1}, the graph takes {decoder.vocabulary}"

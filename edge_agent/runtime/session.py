@@ -13,6 +13,7 @@ from typing import Any, Final
 from edge_agent.errors import BundleError, RuntimeUnavailable
 
 CPU_PROVIDER: Final = "CPUExecutionProvider"
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 _TOPOLOGY: Final = Path("/sys/devices/system/cpu")
 
 
@@ -28,6 +29,11 @@ def open_session(model_path: Path, *, threads: int | None = None, provider: str 
         raise RuntimeUnavailable(
             f"ONNX Runtime cannot be imported ({error}): install edgefleet[agent] or edgefleet[agent-gpu]"
         ) from None
+    if provider not in onnxruntime.get_available_providers():  # before weights are read for nothing
+        raise RuntimeUnavailable(
+            f"this ONNX Runtime was built without {provider}: on a PC install edgefleet[agent-gpu] and not "
+            "edgefleet[agent], on a Jetson NVIDIA's own onnxruntime-gpu"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads if threads is not None else default_threads()
     options.inter_op_num_threads = 1
@@ -40,7 +46,8 @@ def open_session(model_path: Path, *, threads: int | None = None, provider: str 
     used = session.get_providers()
     if not used or used[0] != provider:
         raise RuntimeUnavailable(
-            f"{provider} is not available, ONNX Runtime would use {used}: choose another --runtime"
+            f"{provider} cannot be used, ONNX Runtime would fall back to {', '.join(used)}: "
+            "install the CUDA and cuDNN libraries that it was built for, or choose another --runtime"
         )
     return session
 

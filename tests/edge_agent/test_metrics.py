@@ -39,6 +39,26 @@ def test_questions_tokens_and_time_are_counted() -> None:
     assert told["edge_stage_seconds_bucket", "b", "0.025", "queue"] == 2
 
 
+def test_the_runtime_is_told_at_each_scrape() -> None:
+    """With the reason why nothing better, and the progress of an engine only while there is one."""
+
+    def of(runtime: str, why: str, progress: float | None) -> tuple[wire.ServedBundle, ...]:
+        return (
+            wire.ServedBundle(
+                bundle="b", model="m", task="t", context=1, fixed_ms=1, prefill_ms_per_token=1, decode_ms_per_token=1,
+                runtime=runtime, why=why, progress=progress,
+            ),
+        )  # fmt: skip
+
+    states = iter([of("cpu", 'tensorrt: "no"\nroom', 0.25), of("tensorrt", "", None)])
+    metrics = Metrics(lambda: wire.NodeState(epoch=1, status="ready", bundles=tuple(next(states))), lambda: (0, 0))
+    first, second = samples(metrics), samples(metrics)
+    assert first["edge_runtime_info", "b", "cpu", 'tensorrt: "no"\nroom'] == 1
+    assert first["edge_engine_progress_ratio", "b"] == 0.25
+    assert second["edge_runtime_info", "b", "tensorrt", ""] == 1
+    assert ("edge_engine_progress_ratio", "b") not in second
+
+
 def test_the_machine_is_read_at_each_scrape() -> None:
     """What it does not tell has no line."""
     served = wire.ServedBundle(
@@ -58,7 +78,7 @@ def test_the_machine_is_read_at_each_scrape() -> None:
     assert (first["edge_throttled",], second["edge_throttled",]) == (0, 1)
     assert (first["edge_records_waiting",], second["edge_records_waiting",]) == (7, 0)
     assert second["edge_records_lost_total",] == 2
-    assert first["edge_runtime", "b", "cpu", "cuda: not installed"] == 1
+    assert first["edge_runtime_info", "b", "cpu", "cuda: not installed"] == 1
     assert first["edge_first_token_seconds",] == 0.04
     assert ("edge_temperature_celsius",) not in first
     assert second["edge_temperature_celsius",] == 61.5

@@ -23,6 +23,7 @@ from tests.edge_agent.encoder_bundles import encoder_bundle
         (["--bundle", "{tmp}", "--node", "n", "--context", "1"], 2, "--context"),
         (["--bundle", "{tmp}", "--node", "n", "--listen", "0.0.0.0:0"], 1, "--api-key-file"),
         (["--bundle", "{tmp}", "--node", "n", "--listen", "http"], 1, "'http'"),
+        (["--bundle", "{tmp}", "--node", "n", "--runtime", "gpu"], 2, "'gpu'"),
         (["--bundle", "{tmp}", "--node", "n", "--api-key-file", "{tmp}/keys"], 2, "--listen"),
         (["--bundle", "{tmp}", "--node", "n", "--records", "{tmp}/r.db"], 2, "--records does nothing without --listen"),
         (["--bundle", "{tmp}", "--node", "n", "--remote-margin-ms", "5"], 2, "--remote-margin-ms does nothing"),
@@ -38,6 +39,19 @@ def test_refused(bin_folder: Path, tmp_path: Path, options: list[str], code: int
     assert done.returncode == code
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx", "cuda"])
+def test_a_runtime_that_cannot_be_had_is_one_line(bin_folder: Path, tiny_bundle: Path, runtime: str) -> None:
+    """Named, it is no wish: exit code 1, why, and what to do."""
+    done = subprocess.run(
+        [bin_folder / "edge-agent", "serve", "--bundle", tiny_bundle, "--node", "n", "--runtime", runtime],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"does not run on {runtime}: " in line
+    assert "export " in line
 
 
 def test_an_encoder_answers_over_http(

@@ -15,6 +15,7 @@ import pytest
 import device_profiles
 from device_profiles.jetpack import with_jetpack
 from edge_agent.manifest import Accuracy, Graph
+from edge_agent.recipe import Recipe
 from exporter.candidate import Built
 from exporter.convert import convert, describe
 from exporter.engine import engine_runtimes
@@ -156,3 +157,6 @@ def test_a_desktop_gpu_gets_an_engine(tmp_path: Path) -> None:
     assert made.engine.path == "engines/tensorrt-rtx-8.9.engine"
     written = chosen.directory / made.engine.path
     assert written.stat().st_size == made.engine.bytes
+    recipe = msgspec.convert(made.engine.recipe, Recipe)  # for a GPU of another capability
+    assert (recipe.runtime, recipe.dialect, recipe.strongly_typed) == ("tensorrt-rtx", "onnx", True)
+    assert [profile.name for profile in recipe.shapes.profiles] == ["both"]

@@ -61,7 +61,7 @@ def test_tensorrt_8_takes_flags_instead_of_types() -> None:
 @pytest.mark.parametrize(
     ("profile", "graph", "precision", "why"),
     [
-        ("desktop-rtx-4060", PLAIN, "int4", "desktop-rtx-4060 does not build TensorRT engines"),
+        ("desktop-cpu", PLAIN, "int4", "desktop-cpu does not build TensorRT engines"),
         ("jetson-orin", PLAIN, "fp8", "no engine for jetson-orin in fp8: SM 8.7 has no FP8"),
         ("jetson-orin", msgspec.structs.replace(PLAIN, dialect="ort"), "int4", "does not parse a graph of dialect ort"),
         ("jetson-orin", msgspec.structs.replace(PLAIN, dialect="onnx"), "int4", "TensorRT 10.3 does not parse"),
@@ -109,3 +109,11 @@ def test_model_that_does_not_fit_has_no_recipe() -> None:
 def test_precision_that_the_gpu_lacks_is_refused_with_the_reason(profile: str, precision: str, why: str | None) -> None:
     """The reason is the GPU's capability where that is what is missing, else what the profile runs."""
     assert precision_refusal(device_profiles.load(profile), precision) == why
+
+
+def test_a_desktop_gpu_has_a_recipe_for_tensorrt_rtx() -> None:
+    """Strongly typed as that knows nothing else, and of its own dialect."""
+    fused = msgspec.structs.replace(PLAIN, dialect="onnx")
+    found = recipe(device_profiles.load("desktop-rtx-4060"), fused)
+    assert (found.runtime, found.tensorrt_at_least, found.tensorrt_below) == ("tensorrt-rtx", "1.7", "2")
+    assert (found.strongly_typed, found.flags, found.decomposable_attention) == (True, (), True)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import BundleError, ContextOverflow
 from edge_agent.manifest import Graph
-from edge_agent.runtime.decoder import CHUNK_TOKENS, Decoder, chunks
+from edge_agent.runtime.decoder import Decoder
+from edge_agent.runtime.row_decoder import CHUNK_TOKENS, chunks
 from edge_agent.runtime.sampling import greedy
 
 VOCABULARY = 384

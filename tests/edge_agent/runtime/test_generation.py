@@ -14,7 +14,7 @@ from hub import wire
 def test_the_engine_answers_like_any_answerer() -> None:
     """Engine and protocols agree on names, parameters and defaults."""
     assert inspect.signature(Engine.answer) == inspect.signature(SingleAnswerer.answer)
-    for name in ("begin", "advance", "abandon"):
+    for name in ("begin", "advance", "abandon", "tend"):
         assert list(inspect.signature(getattr(Engine, name)).parameters) == list(
             inspect.signature(getattr(Answerer, name)).parameters
         )

@@ -22,8 +22,20 @@ def test_a_session_has_the_threads_and_the_provider(tiny_graph: tuple[Path, Grap
 
 
 def test_a_provider_that_is_not_there_is_no_other(tiny_graph: tuple[Path, Graph]) -> None:
-    """ONNX Runtime would fall back to the CPU silently; that is refused."""
-    with pytest.warns(UserWarning, match="not in available"), pytest.raises(RuntimeUnavailable, match="would use"):
+    """One that was not compiled in is refused before the graph is read, and what to install is said."""
+    with pytest.raises(RuntimeUnavailable, match=r"built without CUDAExecutionProvider: .*edgefleet\[agent-gpu\]"):
+        open_session(tiny_graph[0].with_name("not there"), provider="CUDAExecutionProvider")
+
+
+def test_a_session_that_fell_back_is_refused(tiny_graph: tuple[Path, Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled in is not usable: ONNX Runtime falls back to the CPU without an error, which the session tells."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU_PROVIDER])
+    with (
+        pytest.warns(UserWarning, match="not in available"),
+        pytest.raises(RuntimeUnavailable, match="would fall back to CPUExecutionProvider"),
+    ):
         open_session(tiny_graph[0], provider="CUDAExecutionProvider")
 
 

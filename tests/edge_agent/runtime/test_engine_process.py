@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from edge_agent.runtime.engine_process import Event, Order
 from exporter.engine import engine_runtimes
-from exporter.engine_process import Event, Order
 from tests.exporter.test_engine import ROOT, SHAPES, matmul_file
 
 pytestmark = pytest.mark.skipif(not engine_runtimes(), reason="TensorRT-RTX is not installed (x86-64 Linux only)")
@@ -21,7 +22,7 @@ def told(order: Order, library: Path | None = None) -> list[Event]:
     """What the process says; every line of its stdout must be an event. `library` goes before the real one."""
     search = [str(library)] if library else []
     done = subprocess.run(
-        [sys.executable, "-m", "exporter.engine_process"],
+        [sys.executable, "-m", "edge_agent.runtime.engine_process"],
         input=msgspec.json.encode(order), capture_output=True, cwd=ROOT, check=True, timeout=60,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*search, str(ROOT)])},
     )  # fmt: skip
@@ -55,3 +56,32 @@ def test_progress_ends_with_the_memory_that_it_took(tmp_path: Path) -> None:
     assert fractions == sorted(fractions, key=lambda fraction: fraction or 0)
     assert last.fraction == 1.0
     assert (last.peak_rss_bytes or 0) > output.stat().st_size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_node_that_is_killed_leaves_no_builder(tmp_path: Path, eventually: Callable[..., None]) -> None:
+    """Whatever way the parent goes, its builder goes with it."""
+    (tmp_path / "tensorrt_rtx.py").write_text(
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    script = (
+        "from edge_agent.runtime import engine_process as one\nfrom pathlib import Path\nimport sys\n"
+        f"one._ROOT = Path({str(tmp_path)!r})\n"
+        "list(one.BuildProcess(one.Order(graph_path='g.onnx')).events())\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), limit_s=20)
+    finally:
+        parent.kill()
+        parent.wait()
+    builder = Path("/proc") / (tmp_path / "pid").read_text()
+
+    def gone() -> bool:
+        try:
+            return "State:\tZ" in (builder / "status").read_text()  # dead, and nobody has asked for its exit status
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    eventually(gone, limit_s=10)
