@@ -110,12 +110,21 @@ def _whole(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def _in_process(make: Callable[..., None], *arguments: Any) -> None:
-    """Call `make` in a process of its own: nothing that it loads or starts stays here."""
-    process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
+    """Call `make` in a process of its own: nothing that it loads or starts stays here.
+
+    PyTorch's threads wait there without spinning, as under `edge-export`: beside another process they lose most of
+    their time to it.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_patiently, args=(make, *arguments))
     process.start()
     process.join()
     if process.exitcode != 0:
         raise SystemExit(f"{make.__name__.strip('_')} failed; the reason is above")
+
+
+def _patiently(make: Callable[..., None], *arguments: Any) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when the library is loaded
+    make(*arguments)
 
 
 def _quantize(source: Path, target: Path, kind: str) -> None:
