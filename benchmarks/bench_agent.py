@@ -195,6 +195,20 @@ def floor_ms(bundle: Path, bandwidth: float, prompts: Prompts, new_tokens: int) 
     return 1e3 * read_bytes / bandwidth
 
 
+def measure_encoders(paths: dict[str, Path], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """By encoder, its milliseconds in each round, and the cosine of its vector with the last one's, PyTorch's."""
+    jobs = {name: partial(encoders.job, encoders.ENCODERS[name], path, options.threads) for name, path in paths.items()}
+    samples = interleaved(jobs, options.rounds)
+    vectors = [rounds[0].vector for rounds in samples.values()]
+    return {
+        name: {
+            "p50_ms": [one.p50_ms for one in rounds],
+            "cosine": sum(a * b for a, b in zip(rounds[0].vector, vectors[-1], strict=True)),
+        }
+        for name, rounds in samples.items()
+    }
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make what is missing, then measure: starts, rounds, many at once, accuracy, encoders."""
     source = fetch(formats.MODELS)
@@ -206,11 +220,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     document: dict[str, Any] = {"unavailable": unavailable}
     if generators:
         document |= measure_text(source, generators, figures, options)
-    jobs = {
-        name: partial(encoders.job, encoders.ENCODERS[name], sentences[name], options.threads) for name in sentences
-    }
-    for name, rounds in interleaved(jobs, options.rounds).items():
-        figures[name] |= {"p50_ms": [one.p50_ms for one in rounds], "vector": rounds[0].vector[:4]}
+    for name, measured in measure_encoders(sentences, options).items():
+        figures[name] |= measured
     for name, path in paths.items():
         figures[name]["weights_bytes"] = formats.size_bytes(path)
     return document | {"figures": figures}

@@ -41,6 +41,7 @@ COLUMNS: Final = (
     Column("load ms", "load_ms", ".0f"),
     Column("peak MB", "peak_rss_bytes", ".0f", 1e-6),
     Column("sentence ms", "p50_ms", ".2f"),
+    Column("cosine", "cosine", ".4f"),
 )
 
 
@@ -64,10 +65,11 @@ def table(document: dict[str, Any]) -> list[str]:
 
 def goal_lines(rows: Sequence[Row]) -> list[str]:
     """The second table."""
-    lines = [f"{'measure':76}{'here':>10}{'peer':>10}{'ratio':>8}  {'goal':14}holds"]
+    wide = max((len(row.measure) for row in rows), default=0) + 2
+    lines = [f"{'measure':{wide}}{'here':>10}{'peer':>10}{'ratio':>8}  {'goal':14}holds"]
     for row in rows:
         peer, ratio = ("" if one is None else f"{one:.4g}" for one in (row.peer, row.ratio))
         lines.append(
-            f"{row.measure:76}{row.here:>10.4g}{peer:>10}{ratio:>8}  {row.goal:14}{'yes' if row.holds else 'NO'}"
+            f"{row.measure:{wide}}{row.here:>10.4g}{peer:>10}{ratio:>8}  {row.goal:14}{'yes' if row.holds else 'NO'}"
         )
     return lines
