@@ -7,14 +7,15 @@ BIN := .venv/bin
 OLDEST := onnxruntime==1.23.2
 MODELS := models/SmolLM2-135M-Instruct.Q4_1.gguf models/all-MiniLM-L6-v2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-export soak models clean
+.PHONY: help setup demo test check bench bench-agent bench-export soak models clean
 
 help:
 	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
 	@echo "make demo     from a checkpoint to an answer over MQTT, on the node that gives it soonest"
 	@echo "make test     all tests but those that need a GPU"
 	@echo "make check    ruff, mypy --strict, import-linter"
-	@echo "make bench    measure against llama.cpp, PyTorch and plain MQTT (compiles llama.cpp once: needs a C++ compiler)"
+	@echo "make bench    measure everything against its peers (compiles llama.cpp once: needs a C++ compiler)"
+	@echo "make bench-agent   of that, the agent alone: llama.cpp, onnxruntime-genai and PyTorch on the same weights"
 	@echo "make bench-export  measure every optimization of the exporter, and write the tables of docs/exporting.md"
 	@echo "make soak     ask one node 30,000 questions and watch its memory"
 	@echo "make models   fetch the models that demo, test and bench use"
@@ -58,6 +59,9 @@ check: setup
 
 bench: .venv/.bench models
 	$(BIN)/python benchmarks/run.py
+
+bench-agent: .venv/.bench models
+	$(BIN)/python benchmarks/bench_agent.py
 
 bench-export: setup models
 	$(BIN)/python benchmarks/exporting.py

@@ -163,7 +163,7 @@ def test_python_floor_is_that_of_jetpack_6(project: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "check", "bench", "models", "clean"])
+@pytest.mark.parametrize("target", ["setup", "demo", "test", "check", "bench", "bench-agent", "models", "clean"])
 def test_make_knows_the_target(target: str) -> None:
     """`make --dry-run TARGET` finds every rule and file that the target needs."""
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
