@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
@@ -275,11 +276,13 @@ def engine_of(
     graph = decoder_graph(opened)
     path, context = opened.file(graph.path), served_context(opened.manifest, context)
     decoder: RowDecoder
-    if runtime == "cuda":
-        decoder = CudaDecoder(path, graph, context=context)
-    else:
-        decoder = Decoder(path, graph, context=context, threads=threads, rows=parallel)
-    return engine_with(opened, decoder, prefix_bytes=prefix_bytes)
+    with ThreadPoolExecutor(1) as beside:  # a vocabulary takes as long to read as a small graph
+        tokenizer = beside.submit(open_tokenizer, opened)
+        if runtime == "cuda":
+            decoder = CudaDecoder(path, graph, context=context)
+        else:
+            decoder = Decoder(path, graph, context=context, threads=threads, rows=parallel)
+    return _fitting(opened, tokenizer.result(), decoder, prefix_bytes)
 
 
 def served_context(manifest: Manifest, context: int | None) -> int:
@@ -290,9 +293,12 @@ def served_context(manifest: Manifest, context: int | None) -> int:
     return context or min(longest, DEFAULT_CONTEXT)
 
 
-def engine_with(opened: Bundle, decoder: RowDecoder, *, prefix_bytes: int = 0) -> Engine:
+def engine_with(opened: Bundle, decoder: RowDecoder) -> Engine:
     """The engine of a bundle around an open decoder. Raises BundleError where its tokenizer does not fit."""
-    tokenizer = open_tokenizer(opened)
+    return _fitting(opened, open_tokenizer(opened), decoder, prefix_bytes=0)
+
+
+def _fitting(opened: Bundle, tokenizer: Tokenizer, decoder: RowDecoder, prefix_bytes: int) -> Engine:
     if tokenizer.size > decoder.vocabulary:
         raise BundleError(
             f"{opened.path}: the tokenizer has ids up to {tokenizer.size - 1}, the graph takes {decoder.vocabulary}"
