@@ -29,7 +29,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal
 
@@ -111,12 +112,13 @@ def build_engine(
         workspace_bytes=workspace_bytes,
     )
     try:
-        for event in _told(order):
-            if event.refused:
-                raise ConversionError(f"{graph_path.name}: TensorRT-RTX refuses {event.refused[0]}")
-            if event.fraction is not None and on_progress is not None:
-                on_progress(event.fraction)
-            peak_rss_bytes = event.peak_rss_bytes or peak_rss_bytes
+        with closing(_told(order)) as told:  # whatever ends this: the builder is gone before its file is
+            for event in told:
+                if event.refused:
+                    raise ConversionError(f"{graph_path.name}: TensorRT-RTX refuses {event.refused[0]}")
+                if event.fraction is not None and on_progress is not None:
+                    on_progress(event.fraction)
+                peak_rss_bytes = event.peak_rss_bytes or peak_rss_bytes
         header = read_engine_header(partial)
         if header.compute_capabilities != (compute_capability,):
             raise EngineError(
@@ -144,16 +146,17 @@ def parse_graph(graph_path: Path) -> list[str]:
     return [line for event in _told(Order(graph_path=str(graph_path.resolve()))) for line in event.refused or ()]
 
 
-def _told(order: Order) -> Iterator[Event]:
+def _told(order: Order) -> Generator[Event, None, None]:
     """Start the building process and give on what it says; it is gone when this ends, whatever the way."""
     if not engine_runtimes():
         raise EngineError(f"TensorRT-RTX is not installed: {_INSTALL}")
     name = Path(order.graph_path).name
-    for event in BuildProcess(order).events():
-        if event.unwritable is not None:
-            raise OutputError(event.unwritable)
-        if event.failed is not None:
-            raise EngineError(f"{name}: TensorRT-RTX cannot build it: {event.failed}")
-        if event.crashed is not None:
-            raise EngineError(f"{name}: TensorRT-RTX {event.crashed}")
-        yield event
+    with closing(BuildProcess(order).events()) as events:
+        for event in events:
+            if event.unwritable is not None:
+                raise OutputError(event.unwritable)
+            if event.failed is not None:
+                raise EngineError(f"{name}: TensorRT-RTX cannot build it: {event.failed}")
+            if event.crashed is not None:
+                raise EngineError(f"{name}: TensorRT-RTX {event.crashed}")
+            yield event

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -71,7 +71,7 @@ class BuildProcess:
         )
         self._order = order
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """What it says; it is gone when this ends, whatever the way."""
         process = self._process
         assert process.stdin is not None
