@@ -250,6 +250,7 @@ def test_interrupt_ends_the_build_and_leaves_no_file(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from exporter.engine import build_engine\n"
         "from tests.exporter.test_engine import SHAPES\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "build_engine(Path(sys.argv[1]), Path(sys.argv[2]), compute_capability='8.6', shapes=SHAPES,\n"
         "             on_progress=lambda part: os.kill(os.getpid(), signal.SIGINT))\n"
     )
