@@ -51,10 +51,7 @@ class Agent:
 
         self._engine = open_engine(path, context=CONTEXT, threads=threads)
         self._decoder = self._engine.decoder
-        cost = measure_steps(self._decoder)  # as a node does before it shows itself
-        self._cost = RunCost(
-            step_ms=cost.decode_ms_per_token, fixed_ms=cost.fixed_ms, ms_per_token=cost.prefill_ms_per_token
-        )
+        self._cost = RunCost(measure_steps(self._decoder))  # as a node does before it shows itself
         self._forget()
 
     def first(self, ids: Sequence[int], known: int = 0) -> int:
