@@ -94,7 +94,9 @@ class AgentService:
         self._work_topic = str(wire.Topic("work", name))
         self._control_topic = str(wire.Topic("control", name))
         self._report_topic = str(wire.Topic("report", name))
-        topics = [self._presence.topic, self._work_topic, self._control_topic, wire.Topic.all_of("hub_state")]
+        topics = [self._presence.topic, self._work_topic, self._control_topic]
+        if own is not None:  # what hubs offer, once a second, is for who asks here
+            topics.append(wire.Topic.all_of("hub_state"))
         self._link = Link(
             url,
             f"node-{name}",

@@ -15,6 +15,7 @@ from edge_agent import core
 from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.service import AgentService, Own
 from hub import events, wire
+from hub.ask import Asker
 from hub.service import HubService
 
 SERVED = wire.ServedBundle(
@@ -158,9 +159,7 @@ def test_a_node_that_leaves_ends_what_runs_and_hands_back_the_rest(
     broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
 ) -> None:
     """Its running question is answered by it, the next one by another node, and nobody waits for a deadline."""
-    from hub.ask import Asker
-
-    running(HubService(broker_url, "hub", None))
+    hub = running(HubService(broker_url, "hub", None))
     leaving = Teller("leaving", 600.0)
     first = running(AgentService(broker_url, "leaving", {"b": OneByOne(leaving)}))
     with Asker(broker_url, "d") as asker:
@@ -169,7 +168,7 @@ def test_a_node_that_leaves_ends_what_runs_and_hands_back_the_rest(
         eventually(lambda: leaving.begun == 1)
         running(AgentService(broker_url, "staying", {"b": OneByOne(Teller("staying", 700.0))}))
         eventually(lambda: first.service._core.backlog(time.monotonic()).questions == 2)
-        time.sleep(0.2)
+        eventually(lambda: "staying" in hub.service._core.fleet)
         first.service.stop()
         outcomes = [one.result(10) for one in asked]
     assert [one.reply.text for one in outcomes] == ["leaving", "staying"]
@@ -180,8 +179,6 @@ def test_a_lone_node_that_leaves_and_returns(
     broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
 ) -> None:
     """What it handed back waits for it, as there is nobody else."""
-    from hub.ask import Asker
-
     running(HubService(broker_url, "hub", None))
     before = Teller("before", 500.0)
     first = running(AgentService(broker_url, "n", {"b": OneByOne(before)}))
