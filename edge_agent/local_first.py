@@ -47,7 +47,7 @@ class LocalFirst:
     def __init__(self, node: str, margin_ms: float) -> None:
         self._node = node
         self._margin_ms = margin_ms
-        self._hubs: dict[str, tuple[wire.Offer, ...]] = {}
+        self._hubs: dict[str, tuple[wire.Offer, ...]] = {}  # replaced, never changed: other threads read it, too
 
     @property
     def hub(self) -> str | None:
@@ -62,13 +62,12 @@ class LocalFirst:
 
     def heard(self, hub: str, state: wire.HubState) -> None:
         """A hub has said how it is."""
-        self._hubs.pop(hub, None)
-        if state.status == "ready":
-            self._hubs[hub] = state.offers
+        others = {name: offers for name, offers in self._hubs.items() if name != hub}
+        self._hubs = {**others, hub: state.offers} if state.status == "ready" else others
 
     def lost_broker(self) -> None:
         """What hubs said is not true any more."""
-        self._hubs.clear()
+        self._hubs = {}
 
     def choose(self, need: Need, here: Terms | None, broker_ms: float | None) -> wire.Route:
         """Where the question goes. `here` is None where this node does not serve it."""
