@@ -42,7 +42,8 @@ class Tokenizer:
         self._bos_id = None if bos_token is None else self._backend.token_to_id(bos_token)
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)  # of its ids
+        # Ids are below this, unless the vocabulary has gaps; to list it for certainty takes as long as to read it.
+        self.size: int = max(self._backend.get_vocab_size(), 1 + max(added, default=-1))
 
     def encode_question(self, question: wire.Question) -> list[int]:
         """The prompt's token ids: `text` as it is, `question` and `messages` through the chat template.

@@ -153,6 +153,11 @@ class Engine:
         if question.size_chars > (most := _MOST_CHARS_PER_TOKEN * self.decoder.context):  # not worth tokenizing
             raise RequestError("too_large", f"{question.size_chars} characters, at most {most} are read: shorten it")
         ids = self.tokenizer.encode_question(question)
+        if (most_id := max(ids)) >= self.decoder.vocabulary:  # a vocabulary with gaps hides it when it is opened
+            raise RequestError(
+                "internal",
+                f"the bundle's tokenizer gives id {most_id}, its graph takes {self.decoder.vocabulary}: export it again",
+            )
         max_tokens = self._max_tokens(question, len(ids))
         self.decoder.cache.require(len(ids), max_tokens)
         stops = question.stop or ()

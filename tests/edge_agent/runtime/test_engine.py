@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -247,6 +248,22 @@ def test_a_tokenizer_with_more_ids_than_the_graph_is_refused(
 
     with pytest.raises(BundleError, match="ids up to 319, the graph takes 300"):
         open_engine(make_bundle(change))
+
+
+def test_an_id_behind_a_gap_of_the_vocabulary_fails_the_question(make_bundle: Callable[..., Path]) -> None:
+    """Opening does not see it: the vocabulary has no more entries than the graph has rows."""
+
+    def change(staging: Path) -> None:
+        path = staging / "tokenizer" / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        tokenizer["model"]["vocab"]["H"] = 5000
+        path.write_text(json.dumps(tokenizer))
+
+    engine = open_engine(make_bundle(change), threads=1)
+    with pytest.raises(RequestError, match="gives id 5000, its graph takes 384") as refusal:
+        ask(engine, "Hi")
+    assert refusal.value.code == "internal"
+    assert ask(engine, "xyz").token_ids
 
 
 def test_a_graph_that_computes_no_numbers_fails_the_question(
