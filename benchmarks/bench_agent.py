@@ -119,6 +119,11 @@ def distance_job(said: reference.Reference, name: str, path: Path, threads: int)
     return lambda: reference.distance(said, name, path, threads)
 
 
+def checked_job(said: reference.Reference, path: Path, threads: int) -> Callable[[], float]:
+    """How far a bundle is from the reference where it checks guesses, once."""
+    return lambda: reference.checked_kl(said, path, threads)
+
+
 # --- the run --------------------------------------------------------------------------------------------
 
 
@@ -251,6 +256,9 @@ def measure_text(
             figures[name]["roofline_fraction"] = [
                 1e-3 * floor * speed for speed in figures[name]["decode_tokens_per_s"]
             ]
+            figures[name]["checked_kl"] = alone(
+                f"KL of guesses of {name}", partial(checked_job, said, path, options.threads)
+            )
         if name != "pytorch_fp32":  # which is the reference
             figures[name] |= alone(f"KL of {name}", partial(distance_job, said, name, path, options.threads))._asdict()
     return {

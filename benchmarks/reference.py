@@ -2,7 +2,8 @@
 
 The text is sampled from the model itself, by another seed than the one by which the exporter calibrates and judges, so
 that nobody has seen it. A contender reads the beginning of each row at once and the rest token by token, as it decodes,
-because a quantized graph runs other kernels there than over a prompt. Made once and kept in bundles/.
+because a quantized graph runs other kernels there than over a prompt; the agent's bundles read it once more as guesses
+are checked, several tokens a run. Made once and kept in bundles/.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 SEED: Final = 20_261_125
 GIVEN_TOKENS: Final = 16  # of a row, read at once
+CHECKED_TOKENS: Final = 5  # of one run that checks a guess
 _TOKENS: Final = 1200  # at least so many are scored
 
 
@@ -71,6 +73,21 @@ def distance(reference: Reference, name: str, path: Path, threads: int) -> Dista
             yield contender.logits()
 
     return distance_of(reference, thinks)
+
+
+def checked_kl(reference: Reference, path: Path, threads: int) -> float:
+    """The KL divergence of the bundle in `path` where each run checks a guess that comes true."""
+    from edge_agent.runtime.engine import open_engine
+
+    decoder = open_engine(path, threads=threads).decoder
+
+    def thinks(row: list[int]) -> Iterator[Logits]:
+        decoder.reset()
+        yield decoder.extend(row[:GIVEN_TOKENS])
+        for at in range(GIVEN_TOKENS, len(row) - 1, CHECKED_TOKENS):
+            yield from decoder.check(row[at : min(at + CHECKED_TOKENS, len(row) - 1)])
+
+    return distance_of(reference, thinks).kl
 
 
 def distance_of(reference: Reference, thinks: Callable[[list[int]], Iterator[Logits]]) -> Distance:

@@ -31,6 +31,7 @@ COLUMNS: Final = (
     Column("decode tok/s", "decode_tokens_per_s", ".1f"),
     Column("of floor", "roofline_fraction", ".2f"),
     Column("KL", "kl", ".4f"),
+    Column("checked KL", "checked_kl", ".4f"),
     Column("same top %", "same_top_percent", ".1f"),
     Column("first ms", "ttft_ms", ".0f"),
     Column("cold ms", "cold_ms", ".0f"),
