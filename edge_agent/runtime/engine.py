@@ -156,7 +156,7 @@ class Engine:
         if (most_id := max(ids)) >= self.decoder.vocabulary:  # a vocabulary with gaps hides it when it is opened
             raise RequestError(
                 "internal",
-                f"the bundle's tokenizer gives id {most_id}, its graph takes {self.decoder.vocabulary}: export it again",
+                f"the bundle's tokenizer gives id {most_id}, its graph takes {self.decoder.vocabulary}: export again",
             )
         max_tokens = self._max_tokens(question, len(ids))
         self.decoder.cache.require(len(ids), max_tokens)
