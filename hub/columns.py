@@ -35,10 +35,14 @@ _ROW: Final = np.dtype(
         ("end_s", np.float64),
         ("end_by_s", np.float64),
         ("said_end_s", np.float64),
+        ("measured_s", np.float64),  # when the network was measured last
+        ("log_bias", np.float64),
+        ("log_variance", np.float64),
+        ("in_flight", np.int64),  # questions that this hub has sent to the node
     ]
 )
 _WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER)
+_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0)
 
 
 class Fleet:
@@ -146,7 +150,10 @@ class Fleet:
     def _write(self, node: Node) -> None:
         queue = waiting(node)
         network_ms = float("nan") if node.network_ms is None else node.network_ms
-        tail = (queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s)
+        tail = (
+            *(queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s),
+            *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load)),
+        )
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):
             size = self.prompt_size(bundle.bundle)
             self._table[row] = (

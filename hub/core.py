@@ -34,7 +34,7 @@ from hub.columns import Fleet
 from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.errors import WireError
-from hub.fleet import Key, Node, Standing, freed, loaded, taught
+from hub.fleet import Key, Node, Standing, freed, loaded, surprised, taught
 from hub.intake import Ask, Refusal, other_id, read_ask
 from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
@@ -396,7 +396,9 @@ class Core:
             assert question.current is not None
             decision = msgspec.structs.replace(decision, attempt=question.current.number)
         else:
-            question.attempts.append(Attempt(question.next_number, node.name, node.epoch, terms.bundle))
+            question.attempts.append(
+                Attempt(question.next_number, node.name, node.epoch, terms.bundle, now, terms.delay_ms)
+            )
             question.decisions.append(decision)
             question.next_number += 1
             question.tries += 1
@@ -456,10 +458,11 @@ class Core:
         """The device has its answer, be it from an attempt that this hub (before a restart) does not remember."""
         if attempt is None:
             self.counters["answered_unasked"] += 1
-            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256])
+            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256], now, 0.0)
         else:
             chars = question.ask.question.size_chars
-            self.fleet.put(taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms))
+            after = taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms)
+            self.fleet.put(surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000))
             if question.ask.question.session is None:  # else the prompt holds turns that were not sent
                 self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
             if done.tokens.completion:

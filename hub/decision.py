@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+from typing import Final
+
 import msgspec
+
+_NORMAL: Final = NormalDist()
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """The terms of the predicted delay of one question on one node, milliseconds.
 
     `delay = network + max(wait - network / 2, 0) + fixed + prefill + decode`
-    (`prefill` and `decode` here are already multiplied by their tokens).
+    (`prefill` and `decode` here are already multiplied by their tokens). What the node's delays were beside their
+    predictions makes it a distribution: `ln(actual / delay)` is normal with mean `log_bias` and deviation `log_spread`.
     """
 
     node: str
@@ -21,6 +28,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     decode_ms: float
     prompt_tokens: float
     completion_tokens: float
+    log_bias: float = 0.0
+    log_spread: float = 0.0
 
     @property
     def visible_wait_ms(self) -> float:
@@ -36,6 +45,30 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         86.0
         """
         return self.network_ms + self.visible_wait_ms + self.fixed_ms + self.prefill_ms + self.decode_ms
+
+    def chance_within(self, budget_ms: float) -> float:
+        """How likely the answer is there within `budget_ms`, 0 to 1.
+
+        >>> terms = Terms(node="n", bundle="b", network_ms=0, wait_ms=0, fixed_ms=99, prefill_ms=0, decode_ms=0,
+        ...               prompt_tokens=1, completion_tokens=1, log_spread=0.5)
+        >>> [round(terms.chance_within(budget), 2) for budget in (0, 50, 99, 200, 1000)]
+        [0.0, 0.09, 0.5, 0.92, 1.0]
+        """
+        off = math.log((max(budget_ms, 0.0) + 1.0) / (self.delay_ms + 1.0)) - self.log_bias
+        if self.log_spread <= 0.0:
+            return float(off >= 0.0)
+        return _NORMAL.cdf(off / self.log_spread)
+
+    def within_ms(self, chance: float) -> float:
+        """The milliseconds within which the answer is there with this `chance`, between 0 and 1.
+
+        >>> terms = Terms(node="n", bundle="b", network_ms=0, wait_ms=0, fixed_ms=99, prefill_ms=0, decode_ms=0,
+        ...               prompt_tokens=1, completion_tokens=1, log_spread=0.5)
+        >>> [round(terms.within_ms(chance)) for chance in (0.5, 0.95)]
+        [99, 227]
+        """
+        off = self.log_bias + self.log_spread * _NORMAL.inv_cdf(chance)
+        return (self.delay_ms + 1.0) * math.exp(off) - 1.0
 
 
 class Rejected(msgspec.Struct, frozen=True):

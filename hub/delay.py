@@ -28,6 +28,10 @@ _PULL: Final = 0.005  # weight of the anchor against one observation of typical 
 _ANCHOR_STEP: Final = 0.05  # of the way from the anchor to each new fit
 _KEEP_COST: Final = 0.7  # of an observation's weight after the next one: five answers outweigh the past 5 to 1
 _KEEP_PROMPT: Final = 0.97
+_KEEP_SPREAD: Final = 0.95
+_SPREAD_PRIOR: Final = 4.0  # answers that lay off by a factor of e ** _SPREAD_PRIOR_LOG, before any was seen
+_SPREAD_PRIOR_LOG: Final = 0.5
+_MOST_LOG: Final = 3.0  # of one answer: twenty times as long is as bad as a hundred times
 _TYPICAL_TOKENS: Final = 64.0
 _TYPICAL_CHARS: Final = 200.0
 _LENGTH_MEMORY: Final = 20  # answers that a mean length reaches back
@@ -170,6 +174,31 @@ def fit_cost(cost: Cost, tokens: wire.Tokens, timing: wire.Timing) -> Cost:
     decode = cost.decode_ms_per_token
     decode += (timing.decode / tokens.completion - decode) * weight / total
     return msgspec.structs.replace(cost, prefill=prefill, decode_ms_per_token=decode, decode_weight=total)
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """How far actual delays lie from predicted ones on one node: decayed moments of `ln(actual / predicted)`."""
+
+    weight: float = _SPREAD_PRIOR
+    mean: float = 0.0
+    variance: float = _SPREAD_PRIOR_LOG**2
+
+
+def fit_spread(spread: Spread, predicted_ms: float, actual_ms: float) -> Spread:
+    """The spread after one more answer: exponentially weighted mean and variance (West, 1979).
+
+    >>> spread = Spread()
+    >>> for actual in (190, 210, 195, 205) * 20: spread = fit_spread(spread, 100, actual)
+    >>> round(math.exp(spread.mean), 1), round(math.sqrt(spread.variance), 1)
+    (2.0, 0.0)
+    """
+    off = math.log((max(actual_ms, 0.0) + 1.0) / (max(predicted_ms, 0.0) + 1.0))
+    off = min(max(off, -_MOST_LOG), _MOST_LOG)
+    weight = _KEEP_SPREAD * spread.weight + 1.0
+    step = off - spread.mean
+    mean = spread.mean + step / weight
+    variance = (1.0 - 1.0 / weight) * (spread.variance + step * step / weight)
+    return Spread(weight=weight, mean=mean, variance=variance)
 
 
 def seed_prompt_size() -> Line:

@@ -20,7 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from hub import wire
-from hub.delay import Cost, fit_cost, peak_ewma, seed_cost
+from hub.delay import Cost, Spread, fit_cost, fit_spread, peak_ewma, seed_cost
 
 Key = tuple[str, str]  # device and question id
 Verdict = Literal["stale", "new", "restarted", "offline", "back", "same"]
@@ -64,6 +64,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 1
     network_ms: float | None = None
     network_at_s: float = NEVER
+    spread: Spread = Spread()
     load: tuple[Load, ...] = ()
     reported_questions: int = 0
     reported_end_s: float = NEVER  # when the backlog that the node reported is worked off
@@ -222,6 +223,11 @@ def taught(node: Node, bundle: str, tokens: wire.Tokens, timing: wire.Timing) ->
         for served, cost in zip(node.bundles, node.costs, strict=True)
     )
     return msgspec.structs.replace(node, costs=costs)
+
+
+def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:
+    """The node after an answer came, as late as it came."""
+    return msgspec.structs.replace(node, spread=fit_spread(node.spread, predicted_ms, actual_ms))
 
 
 def doubted(node: Node) -> Node:

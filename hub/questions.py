@@ -25,6 +25,8 @@ class Attempt(msgspec.Struct, frozen=True):
     node: str
     epoch: int
     bundle: str
+    sent_s: float
+    predicted_ms: float
 
 
 class InFlight:

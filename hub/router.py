@@ -14,6 +14,7 @@ is taken as cached.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from hub.fleet import Standing, served_models
 
 UNMEASURED_MS: Final = 100.0
 NAMED: Final = 16  # candidates, and rejected ones, that a decision names
+STALE_S: Final = 60.0  # since the last pong: then a node's delay is known to a factor of e, no better
 SURE_SHARE: Final = 0.75  # of the rough prompt estimate: a question is refused only if even this does not fit
 
 _LAST_USABLE: Final = int(Standing.LOST)
@@ -78,7 +80,9 @@ def choose(
     parts = _parts(question, table[rows], prompt_tokens[rows], fleet, now)
     delay_ms = parts[0] + np.maximum(parts[1] - parts[0] / 2, 0.0) + parts[2] + parts[3] + parts[4]
     best = _best(delay_ms, rows, fleet)
-    named = [_terms(fleet.label(int(rows[i])), parts, i, prompt_tokens[rows[i]], question) for i in best]
+    named = [
+        _terms(fleet.label(int(rows[i])), parts, i, prompt_tokens[rows[i]], question, table[rows[i]], now) for i in best
+    ]
     rejected = _rejected(question, fleet, table["used"] & ~candidates, exclude, tier)
     return _decision(question, named, len(rows) - len(named), *rejected)
 
@@ -183,7 +187,10 @@ def _terms(
     place: int,
     prompt_tokens: float,
     question: Features,
+    row: Any,
+    now: float,
 ) -> Terms:
+    stale = min(max(now - float(row["measured_s"]), 0.0) / STALE_S, 1.0)
     network, wait, fixed, prefill, decode = (float(part[place]) for part in parts)
     return Terms(
         node=label[0],
@@ -195,6 +202,8 @@ def _terms(
         decode_ms=decode,
         prompt_tokens=float(prompt_tokens),
         completion_tokens=question.expected_tokens,
+        log_bias=float(row["log_bias"]),
+        log_spread=math.sqrt(float(row["log_variance"]) + stale * stale),
     )
 
 

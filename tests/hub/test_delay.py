@@ -14,9 +14,11 @@ from hub.delay import (
     Cost,
     Lengths,
     Line,
+    Spread,
     fit_cost,
     fit_line,
     fit_prompt_size,
+    fit_spread,
     peak_ewma,
     seed_cost,
     seed_prompt_size,
@@ -182,3 +184,23 @@ def test_lengths_are_bounded() -> None:
     assert len(lengths._tasks) <= 64
     lengths.learn("x", "y", 2**53)
     assert lengths.expected("x", "y", None) == EXPECTED_TOKENS
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), max_size=50))
+def test_spread_is_a_number_whatever_came(answers: list[tuple[float, float]]) -> None:
+    """Never negative, never more than what one answer is let say."""
+    spread = Spread()
+    for predicted_ms, actual_ms in answers:
+        spread = fit_spread(spread, predicted_ms, actual_ms)
+        assert 0.0 <= spread.variance <= 36.0
+        assert -3.0 <= spread.mean <= 3.0
+
+
+def test_spread_learns_how_sure_a_prediction_is() -> None:
+    """Answers as predicted make it narrow, answers all over the place make it wide."""
+    sure, unsure = Spread(), Spread()
+    for actual_ms in (95, 105, 100, 98) * 10:
+        sure = fit_spread(sure, 100, actual_ms)
+    for actual_ms in (20, 500, 80, 200) * 10:
+        unsure = fit_spread(unsure, 100, actual_ms)
+    assert sure.variance < 0.02 < 0.5 < unsure.variance
