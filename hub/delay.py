@@ -190,7 +190,7 @@ def fit_spread(spread: Spread, predicted_ms: float, actual_ms: float) -> Spread:
     >>> spread = Spread()
     >>> for actual in (190, 210, 195, 205) * 20: spread = fit_spread(spread, 100, actual)
     >>> round(math.exp(spread.mean), 1), round(math.sqrt(spread.variance), 1)
-    (2.0, 0.0)
+    (2.0, 0.1)
     """
     off = math.log((max(actual_ms, 0.0) + 1.0) / (max(predicted_ms, 0.0) + 1.0))
     off = min(max(off, -_MOST_LOG), _MOST_LOG)
