@@ -40,7 +40,7 @@ from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
 from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, own_record, record_of, work_for
 from hub.recent import Recent
-from hub.router import choose, least_wait_ms, refusal
+from hub.router import Features, Ranking, choose, least_delay, least_wait_ms, refusal
 from hub.timers import Timers
 from hub.watch import Watch
 
@@ -72,6 +72,7 @@ class Core:
         new_id: Callable[[], str],
         settle_s: float = 2.0,
         lost_s: float = 30.0,
+        rank: Ranking = least_delay,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
     ) -> None:
         self.hub = hub
@@ -79,6 +80,7 @@ class Core:
         self.fleet = Fleet()
         self._new_id = new_id
         self._settle_s = settle_s
+        self._rank = rank
         self._limits = limits
         self._timers = Timers()
         self._watch = Watch(hub, self.fleet, self._timers, self.counters, lost_s=lost_s, limits=limits)
@@ -340,7 +342,7 @@ class Core:
         """Send a question without an attempt to the best node; without any, let it wait or fail it."""
         features = question.features(self._lengths)
         worth_waiting = question.deadline_s - now > WORTH_WAITING_S
-        decision = choose(features, self.fleet, now, question.failed_on, last_resort=self._settled)
+        decision = self._choose(question, features, now, last_resort=self._settled)
         if decision.chosen is None and not self._settled:
             self._mark_adrift(question, now)
         elif decision.chosen is None:
@@ -352,6 +354,9 @@ class Core:
             self._fail(question, "no_node", "the nodes that could answer have just gone offline", now)
         else:
             self._dispatch(question, decision, now)
+
+    def _choose(self, question: InFlight, features: Features, now: float, *, last_resort: bool = False) -> Decision:
+        return choose(features, self.fleet, now, question.failed_on, last_resort=last_resort, rank=self._rank)
 
     def _strand(self, keys: tuple[Key, ...], name: str, now: float) -> None:
         """These questions' node cannot be counted on: move those that it still has to a ready node, if there is one."""
@@ -378,7 +383,7 @@ class Core:
 
     def _move(self, question: InFlight, now: float) -> bool:
         """Whether the question has found a ready node, or its end because it has lost too many."""
-        decision = choose(question.features(self._lengths), self.fleet, now, question.failed_on)
+        decision = self._choose(question, question.features(self._lengths), now)
         if decision.chosen is None:
             return False
         if question.tries >= self._limits.attempts and not self._has(question, decision.chosen):

@@ -15,8 +15,8 @@ is taken as cached.
 from __future__ import annotations
 
 import math
-from collections.abc import Set
-from typing import Any, Final
+from collections.abc import Callable, Set
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -36,6 +36,46 @@ _LAST_USABLE: Final = int(Standing.LOST)
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Series = NDArray[np.float64]
+
+
+class Parts(NamedTuple):
+    """The terms of the delay, each of all candidates, in milliseconds."""
+
+    network: Series
+    wait: Series
+    fixed: Series
+    prefill: Series
+    decode: Series
+
+    @property
+    def delay(self) -> Series:
+        """Their sum; of the wait what is left of it when the question arrives."""
+        arrived: Series = self.network + np.maximum(self.wait - self.network / 2, 0.0)
+        return arrived + self.compute
+
+    @property
+    def compute(self) -> Series:
+        """What the node is busy with this question for."""
+        return self.fixed + self.prefill + self.decode
+
+
+class Candidates(NamedTuple):
+    """What a ranking may look at: one question, and every row of the fleet that could take it."""
+
+    question: Features
+    fleet: Fleet
+    rows: Rows
+    parts: Parts
+    now: float
+
+
+Ranking = Callable[[Candidates], Series]  # the least is chosen
+
+
+def least_delay(candidates: Candidates) -> Series:
+    """The asker's own delay and nothing else."""
+    return candidates.parts.delay
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +99,9 @@ def choose(
     exclude: Set[str] = frozenset(),
     *,
     last_resort: bool = False,
+    rank: Ranking = least_delay,
 ) -> Decision:
-    """The node and bundle with the least delay; ties go to the lesser (node, bundle).
+    """The node and bundle that `rank` puts lowest; ties go to the lesser (node, bundle).
 
     `exclude` are nodes that failed this question. Without `last_resort` only ready nodes are candidates.
     """
@@ -78,8 +119,7 @@ def choose(
     candidates = usable & (standing == tier)
     rows = np.flatnonzero(candidates)
     parts = _parts(question, table[rows], prompt_tokens[rows], fleet, now)
-    delay_ms = parts[0] + np.maximum(parts[1] - parts[0] / 2, 0.0) + parts[2] + parts[3] + parts[4]
-    best = _best(delay_ms, rows, fleet)
+    best = _best(rank(Candidates(question, fleet, rows, parts, now)), rows, fleet)
     named = [
         _terms(fleet.label(int(rows[i])), parts, i, prompt_tokens[rows[i]], question, table[rows[i]], now) for i in best
     ]
@@ -133,11 +173,8 @@ def least_wait_ms(fleet: Fleet, now: float) -> float:
 # --- the formula, over rows -----------------------------------------------------------------------------
 
 
-def _parts(
-    question: Features, rows: NDArray[Any], prompt_tokens: NDArray[np.float64], fleet: Fleet, now: float
-) -> tuple[NDArray[np.float64], ...]:
-    """network, wait, fixed, prefill and decode of each row, in milliseconds."""
-    return (
+def _parts(question: Features, rows: NDArray[Any], prompt_tokens: Series, fleet: Fleet, now: float) -> Parts:
+    return Parts(
         *terms_of(rows, fleet, now),
         rows["fixed_ms"],
         rows["prefill_ms"] * prompt_tokens,
@@ -168,7 +205,7 @@ def _fitting(question: Features, table: NDArray[Any], prompt_tokens: NDArray[np.
     return mask
 
 
-def _best(delay_ms: NDArray[np.float64], rows: Rows, fleet: Fleet) -> list[int]:
+def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
     """Places of the least delays, least first, ties by (node, bundle)."""
     near = np.arange(len(rows))
     if len(rows) > NAMED:
@@ -183,7 +220,7 @@ def _best(delay_ms: NDArray[np.float64], rows: Rows, fleet: Fleet) -> list[int]:
 
 def _terms(
     label: tuple[str, str],
-    parts: tuple[NDArray[np.float64], ...],
+    parts: Parts,
     place: int,
     prompt_tokens: float,
     question: Features,
