@@ -468,6 +468,7 @@ class Core:
             chars = question.ask.question.size_chars
             after = taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms)
             self.fleet.put(surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000))
+            self.fleet.took((now - question.received_s) * 1000)
             if question.ask.question.session is None:  # else the prompt holds turns that were not sent
                 self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
             if done.tokens.completion:
