@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import click
 
 from hub.errors import HubError, StoreError
+from hub.simulate_cli import simulate
 
 _DURATION_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -31,6 +32,9 @@ def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float |
 @click.version_option(package_name="edgefleet")
 def main() -> None:
     """The hub: sends each question to the node with the least network plus compute delay."""
+
+
+main.add_command(simulate)
 
 
 @main.command(epilog="Example: edge-hub report --store fleet.sqlite --since 1h")
@@ -93,7 +97,16 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 )
 @click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
 @click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
-def serve(broker: str | None, embedded: str | None, name: str, store: str | None) -> None:
+@click.option(
+    "--objective",
+    type=click.Choice(["question", "fleet"]),
+    default="fleet",
+    show_default=True,
+    help="The least delay of each question, or of all together.",
+)
+def serve(
+    broker: str | None, embedded: str | None, name: str, store: str | None, objective: Literal["question", "fleet"]
+) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
     from hub.serve import serve as run
     from hub.wire import is_name
@@ -103,7 +116,7 @@ def serve(broker: str | None, embedded: str | None, name: str, store: str | None
     if not is_name(name):
         raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
     try:
-        run(name, broker=broker or "", embedded=embedded, store=store)
+        run(name, broker=broker or "", embedded=embedded, store=store, objective=objective)
     except HubError as error:
         _end(error)
 

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable
 
 from hub.broker import EmbeddedBroker, parse_listen
+from hub.objective import Objective
 from hub.records import Records
 from hub.service import HubService
 
 
-def serve(name: str, *, broker: str, embedded: str | None, store: str | None) -> None:
+def serve(name: str, *, broker: str, embedded: str | None, store: str | None, objective: Objective) -> None:
     """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here, and `broker` is not used.
 
     Raises HubError (of `hub.errors`).
@@ -26,7 +27,7 @@ def serve(name: str, *, broker: str, embedded: str | None, store: str | None) ->
         if store is not None:
             records = Records(store)
             stack.callback(records.close)
-        service = HubService(broker, name, records)
+        service = HubService(broker, name, records, objective)
         stop_on_signals(service.stop)
         service.run()
 
