@@ -23,7 +23,7 @@ POLICY_NAMES = (
 
 
 @click.command(
-    epilog="Example: edge-hub simulate --trace short --fleet benchmarks/fleets/unlike-40.toml --load 0.7 --questions 4000"
+    epilog="Example: edge-hub simulate --trace short --fleet benchmarks/fleets/unlike-40.toml --load 0.7"
 )
 @click.option(
     "--trace",
@@ -34,7 +34,7 @@ POLICY_NAMES = (
 @click.option("--rtt", type=click.Path(path_type=Path), metavar="F.txt", help="Square matrix of round trips, ms.")
 @click.option("--fleet", required=True, type=click.Path(path_type=Path), metavar="F.toml", help="See docs/routing.md.")
 @click.option("--load", "loads", multiple=True, required=True, type=click.FloatRange(0, 10, min_open=True),
-              metavar="X", help="Of what the fleet could answer if all worked all the time; more than once.")  # fmt: skip
+              metavar="X", help="Share of what the fleet can answer; more than once.")  # fmt: skip
 @click.option("--policy", "policies", multiple=True, type=click.Choice(POLICY_NAMES), metavar="P",
               help="More than once; default: all.")  # fmt: skip
 @click.option("--objective", type=click.Choice(["question", "fleet"]), default="fleet", show_default=True,

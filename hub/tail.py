@@ -59,7 +59,8 @@ def _whole(counts: Series, sums: Series) -> Series:
     """`E[ratio | ratio > edge]` for the lower edge of each bin."""
     more, sum_of_more = np.cumsum(counts[::-1])[::-1], np.cumsum(sums[::-1])[::-1]
     whole: Series = sum_of_more / np.maximum(more, 1e-300)
-    return np.maximum(whole, _EDGES)
+    floored: Series = np.maximum(whole, _EDGES)
+    return floored
 
 
 def _normal_cdf(values: Series) -> Series:

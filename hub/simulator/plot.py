@@ -14,6 +14,10 @@ from hub.simulator.simulate import CURVE_POINTS, LoadResult
 
 _HEIGHT: Final = 420
 _WIDTH: Final = 900
+_COLORS: Final = (
+    *("#0072b2", "#56b4e9", "#003f66", "#999999", "#c49a00", "#009e73", "#cc79a7", "#b22222", "#e69f00", "#7a4fb5"),
+    "#000000",
+)
 
 
 def write_plot(results: Sequence[LoadResult], path: Path) -> None:
@@ -32,27 +36,56 @@ def write_plot(results: Sequence[LoadResult], path: Path) -> None:
 
 
 def _over_load(pygal: Any, results: Sequence[LoadResult]) -> Any:
-    chart = pygal.XY(
-        **_common(), title="p99 over load", x_title="load", y_title="p99 (ms), logarithmic", logarithmic=True
-    )
+    chart = pygal.Line(**_common(), title="99th percentile (ms)", x_title="load")
+    chart.x_labels = [f"{one.load:g}" for one in results]
     for policy in results[0].policies:
-        points = [(one.load, one.policies[policy].p99_ms) for one in results]
-        chart.add(policy, [point for point in points if point[1]])
+        chart.add(policy, [one.policies[policy].p99_ms for one in results], stroke_style=_stroke(policy))
     return chart
 
 
 def _curves(pygal: Any, result: LoadResult) -> Any:
-    title = f"delays at load {result.load:g}"
-    chart = pygal.XY(
-        **_common(), title=title, x_title="share of answers", y_title="delay (ms), logarithmic", logarithmic=True
+    chart = pygal.Line(
+        **_common(),
+        title=f"delay (ms) below which that share of the answers lies, at load {result.load:g}",
+        show_minor_x_labels=False,
     )
+    chart.x_labels = [f"{place}%" for place in range(CURVE_POINTS + 1)]
+    chart.x_labels_major = [f"{place}%" for place in range(0, CURVE_POINTS + 1, 10)]
     for policy, curve in result.curves.items():
-        chart.add(policy, [(place / CURVE_POINTS, value) for place, value in enumerate(curve) if value > 0])
+        chart.add(policy, [value or None for value in curve], stroke_style=_stroke(policy))
     return chart
 
 
 def _common() -> dict[str, Any]:
-    return {"width": _WIDTH, "height": _HEIGHT, "show_dots": False, "js": [], "disable_xml_declaration": True}
+    from pygal.style import Style  # type: ignore[import-untyped]
+
+    style = Style(
+        background="white",
+        plot_background="white",
+        colors=_COLORS,
+        font_family="sans-serif",
+        title_font_size=15,
+        legend_font_size=12,
+        label_font_size=11,
+        major_label_font_size=11,
+    )
+    return {
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "style": style,
+        "logarithmic": True,
+        "show_dots": False,
+        "truncate_legend": -1,
+        "js": [],
+        "disable_xml_declaration": True,
+    }
+
+
+def _stroke(policy: str) -> dict[str, Any]:
+    """Ours are thick, the oracle's is dashed."""
+    if policy == "oracle":
+        return {"width": 2, "dasharray": "6, 4"}
+    return {"width": 3 if policy.startswith("least-delay") else 1.3}
 
 
 def _stacked(charts: Sequence[str]) -> str:
