@@ -39,10 +39,13 @@ _ROW: Final = np.dtype(
         ("log_bias", np.float64),
         ("log_variance", np.float64),
         ("in_flight", np.int64),  # questions that this hub has sent to the node
+        ("spread_weight", np.float64),
+        ("failure_rate", np.float64),  # as it was at `failed_s`: time forgets it
+        ("failed_s", np.float64),
     ]
 )
 _WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0)
+_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
 
 
 class Fleet:
@@ -153,6 +156,7 @@ class Fleet:
         tail = (
             *(queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s),
             *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load)),
+            *(node.spread.weight, node.failing.rate, node.failing.at_s),
         )
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):
             size = self.prompt_size(bundle.bundle)

@@ -21,6 +21,7 @@ import msgspec
 
 from hub import wire
 from hub.delay import Cost, Spread, fit_cost, fit_spread, peak_ewma, seed_cost
+from hub.failing import Failing, after_answer, after_failure
 
 Key = tuple[str, str]  # device and question id
 Verdict = Literal["stale", "new", "restarted", "offline", "back", "same"]
@@ -65,10 +66,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     network_ms: float | None = None
     network_at_s: float = NEVER
     spread: Spread = Spread()
+    failing: Failing = Failing()
     load: tuple[Load, ...] = ()
     reported_questions: int = 0
     reported_end_s: float = NEVER  # when the backlog that the node reported is worked off
     reported_since_s: float = NEVER  # what was sent after this is not in that backlog
+    ended_s: float = NEVER  # when it last said that it had ended a question, whosever
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -228,6 +231,16 @@ def taught(node: Node, bundle: str, tokens: wire.Tokens, timing: wire.Timing) ->
 def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:
     """The node after an answer came, as late as it came."""
     return msgspec.structs.replace(node, spread=fit_spread(node.spread, predicted_ms, actual_ms))
+
+
+def failed(node: Node, now: float) -> Node:
+    """The node after it failed a question by no fault of the question's."""
+    return msgspec.structs.replace(node, failing=after_failure(node.failing, now))
+
+
+def succeeded(node: Node, now: float) -> Node:
+    """The node after it answered one."""
+    return msgspec.structs.replace(node, failing=after_answer(node.failing, now))
 
 
 def doubted(node: Node) -> Node:

@@ -123,7 +123,8 @@ class Watch:
         if node is None:
             self._counters["stray_done"] += 1
             return False
-        self._fleet.put(told(node, done.backlog, _before_travel(node, now), now))
+        after = told(node, done.backlog, _before_travel(node, now), now)
+        self._fleet.put(msgspec.structs.replace(after, ended_s=now))
         return True
 
     # --- silence ----------------------------------------------------------------------------------------
@@ -150,13 +151,15 @@ class Watch:
         self._fleet.put(given_up(node))
         return keys_of(node)
 
-    def notice_stall(self, now: float) -> None:
+    def notice_stall(self, now: float) -> bool:
         """An alarm that is long overdue shows that this process was held up: pongs under way measure nothing."""
         due_s = self._timers.next_s()
         if due_s is not None and now - due_s > STALL_S:
             self._counters["stalls"] += 1
             for beat in self._beats.values():
                 beat.distrust()
+            return True
+        return False
 
     # --- the link ---------------------------------------------------------------------------------------
 

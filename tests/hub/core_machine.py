@@ -203,9 +203,9 @@ class CoreMachine(RuleBasedStateMachine):
         assert len(core.fleet) <= LIMITS.nodes
         assert len(core._ended) <= LIMITS.ended
         assert core._outbox.waiting <= LIMITS.unaccepted + LIMITS.in_flight
-        assert len(core._timers) <= 2 * LIMITS.in_flight + 2 * LIMITS.nodes + 1
-        assert core._in_flight_bytes == sum(each.ask.payload_bytes for each in core._in_flight.values())
-        assert core._in_flight_bytes <= LIMITS.in_flight_bytes
+        assert len(core._timers) <= 3 * LIMITS.in_flight + 2 * LIMITS.nodes + 1
+        assert core._room.shares.size_bytes == sum(each.ask.payload_bytes for each in core._in_flight.values())
+        assert core._room.shares.size_bytes <= LIMITS.in_flight_bytes
 
     @invariant()
     def nothing_leaks(self) -> None:

@@ -166,7 +166,7 @@ def test_newer_schema_is_refused(store: str) -> None:
     with sqlite3.connect(store) as connection:
         connection.execute("UPDATE edgefleet_schema SET version = 99")
     for use in (Records, read_rows):
-        with pytest.raises(StoreError, match="schema 99, this edgefleet knows 1"):
+        with pytest.raises(StoreError, match="schema 99, this edgefleet knows 2"):
             use(store)
 
 
