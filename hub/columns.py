@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.delay import Line, fit_prompt_size, seed_prompt_size
+from hub.delay import Flow, Line, fit_prompt_size, seed_prompt_size
 from hub.fleet import NEVER, Node, Standing, waiting
 from hub.recent import Recent
 
@@ -39,13 +39,20 @@ _ROW: Final = np.dtype(
         ("log_bias", np.float64),
         ("log_variance", np.float64),
         ("in_flight", np.int64),  # questions that this hub has sent to the node
+        ("parallel", np.float64),
+        ("flow_since_s", np.float64),
+        ("flow_at_s", np.float64),
+        ("flow_answers", np.float64),
+        ("flow_compute_ms", np.float64),
         ("spread_weight", np.float64),
         ("failure_rate", np.float64),  # as it was at `failed_s`: time forgets it
         ("failed_s", np.float64),
     ]
 )
+_USUAL_STEP: Final = 0.01  # of the way to each new delay
+_NO_FLOW: Final = Flow(since_s=0.0, at_s=0.0)
 _WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
+_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0, 1.0, *(0.0,) * 7)
 
 
 class Fleet:
@@ -61,6 +68,7 @@ class Fleet:
         self._labels: dict[int, tuple[str, str]] = {}
         self._rank: NDArray[np.int64] | None = None
         self._changed: set[str] = set()
+        self.usual_ms: float | None = None  # delay of an answer; None before the first
 
     # --- nodes ------------------------------------------------------------------------------------------
 
@@ -100,6 +108,11 @@ class Fleet:
         del self._nodes[name]
         self._changed.discard(name)
         self._drop_rows(name)
+
+    def took(self, delay_ms: float) -> None:
+        """An answer took so long from the hub's receipt of its question."""
+        before_ms = delay_ms if self.usual_ms is None else self.usual_ms
+        self.usual_ms = before_ms + _USUAL_STEP * (delay_ms - before_ms)
 
     # --- prompt sizes: a bundle's tokenizer is the same on every node -------------------------------------
 
@@ -152,10 +165,12 @@ class Fleet:
 
     def _write(self, node: Node) -> None:
         queue = waiting(node)
+        flow = node.flow or _NO_FLOW
         network_ms = float("nan") if node.network_ms is None else node.network_ms
         tail = (
             *(queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s),
-            *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load)),
+            *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load), node.parallel),
+            *(flow.since_s, flow.at_s, flow.answers, flow.compute_ms),
             *(node.spread.weight, node.failing.rate, node.failing.at_s),
         )
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):

@@ -85,6 +85,7 @@ class Core:
     """One hub. `new_id` draws an id for a question that came without one.
 
     `device_rate` bounds what each device may ask, `fair_shares` what it may have in flight when the hub is crowded.
+    Without `minds_deadlines` a question goes where `rank` says, to one node, however late: to compare rankings.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Core:
         device_rate: Rate | None = None,
         fair_shares: bool = False,
         hedge_share: float = HEDGE_SHARE,
+        minds_deadlines: bool = True,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
     ) -> None:
         self.hub = hub
@@ -115,6 +117,7 @@ class Core:
             device_rate=device_rate,
             fair_shares=fair_shares,
         )
+        self._minds_deadlines = minds_deadlines
         self._refusals = Refusals(limits.devices + limits.nodes)
         self._hedges = Allowance(hedge_share, HEDGE_BURST, 0.0)
         self._retries = Allowance(RETRY_SHARE, RETRY_BURST, RETRY_BURST)
@@ -392,7 +395,8 @@ class Core:
             self._dispatch(question, decision, now)
 
     def _choose(self, features: Features, now: float, exclude: Set[str], *, last_resort: bool = False) -> Decision:
-        return surer(choose(features, self.fleet, now, exclude, last_resort=last_resort, rank=self._rank))
+        decision = choose(features, self.fleet, now, exclude, last_resort=last_resort, rank=self._rank)
+        return surer(decision) if self._minds_deadlines else decision
 
     def _refuse(self, question: InFlight, decision: Decision, problem: wire.Problem, now: float) -> None:
         decision = msgspec.structs.replace(decision, cause=f"refused: {problem.code}")
@@ -403,7 +407,7 @@ class Core:
     def _too_late(self, decision: Decision, now: float) -> wire.Problem | None:
         """Why nobody will answer a new question in time; None also where it is to be tried all the same."""
         chosen = decision.chosen
-        if chosen is None or self._node(chosen.node).standing != Standing.READY:
+        if chosen is None or not self._minds_deadlines or self._node(chosen.node).standing != Standing.READY:
             return None
         problem = problem_of(decision, self._node, now)
         if problem is None or problem.code != "deadline":
@@ -485,7 +489,8 @@ class Core:
         if node.standing == Standing.READY:
             self._adrift.pop(question.key, None)
             self._timers.cancel(("hopeless", *question.key))
-            self._look_later(question, None if question.second else doubt_of(question.ask, terms, load, now))
+            once = self._minds_deadlines and not question.second
+            self._look_later(question, doubt_of(question.ask, terms, load, now) if once else None)
         else:
             self._mark_adrift(question, now)
 
@@ -606,6 +611,7 @@ class Core:
             for other in question.attempts:
                 if other is not attempt:
                     self._note_lateness(other, now)
+            self.fleet.took((now - question.received_s) * 1000)
             if question.ask.question.session is None:  # else the prompt holds turns that were not sent
                 self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
             if done.tokens.completion:

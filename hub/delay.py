@@ -22,6 +22,7 @@ from hub import wire
 from hub.recent import Recent
 
 NETWORK_TAU_S: Final = 10.0
+FLOW_TAU_S: Final = 60.0
 EXPECTED_TOKENS: Final = 64.0  # before any answer was seen: a paragraph
 
 _PULL: Final = 0.005  # weight of the anchor against one observation of typical size
@@ -174,6 +175,26 @@ def fit_cost(cost: Cost, tokens: wire.Tokens, timing: wire.Timing) -> Cost:
     decode = cost.decode_ms_per_token
     decode += (timing.decode / tokens.completion - decode) * weight / total
     return msgspec.structs.replace(cost, prefill=prefill, decode_ms_per_token=decode, decode_weight=total)
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has answered lately, for whichever hub: sums that decay with FLOW_TAU_S."""
+
+    since_s: float
+    at_s: float
+    answers: float = 0.0
+    compute_ms: float = 0.0
+
+
+def fit_flow(flow: Flow, compute_ms: float, now: float) -> Flow:
+    """The flow after one more answer."""
+    keep = math.exp(-max(now - flow.at_s, 0.0) / FLOW_TAU_S)
+    return msgspec.structs.replace(
+        flow,
+        at_s=now,
+        answers=keep * flow.answers + 1.0,
+        compute_ms=keep * flow.compute_ms + min(compute_ms, _SANE_MS),
+    )
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── LinkError             the broker cannot be reached, refused us, or took us over
 ├── BrokerError           the embedded broker did not start
 ├── NodeError             a node is not there, or does not do what it was told
-└── StoreError            the records cannot be opened or read
+├── StoreError            the records cannot be opened or read
+└── SimulationError       a trace, a fleet file or a matrix of round trips cannot be used
 """
 
 from __future__ import annotations
@@ -37,3 +38,7 @@ class NodeError(HubError):
 
 class StoreError(HubError):
     """The record store cannot be opened, written or read."""
+
+
+class SimulationError(HubError):
+    """A trace, a fleet file or a matrix of round trips cannot be used."""

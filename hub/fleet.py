@@ -20,7 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from hub import wire
-from hub.delay import Cost, Spread, fit_cost, fit_spread, peak_ewma, seed_cost
+from hub.delay import Cost, Flow, Spread, fit_cost, fit_flow, fit_spread, peak_ewma, seed_cost
 from hub.failing import Failing, after_answer, after_failure
 
 Key = tuple[str, str]  # device and question id
@@ -66,6 +66,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     network_ms: float | None = None
     network_at_s: float = NEVER
     spread: Spread = Spread()
+    flow: Flow | None = None  # None before its first answer
     failing: Failing = Failing()
     load: tuple[Load, ...] = ()
     reported_questions: int = 0
@@ -226,6 +227,12 @@ def taught(node: Node, bundle: str, tokens: wire.Tokens, timing: wire.Timing) ->
         for served, cost in zip(node.bundles, node.costs, strict=True)
     )
     return msgspec.structs.replace(node, costs=costs)
+
+
+def answered(node: Node, compute_ms: float, now: float) -> Node:
+    """The node after it has answered somebody, be it for another hub."""
+    flow = node.flow or Flow(since_s=now, at_s=now)
+    return msgspec.structs.replace(node, flow=fit_flow(flow, compute_ms, now))
 
 
 def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:

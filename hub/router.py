@@ -49,12 +49,18 @@ class Parts(NamedTuple):
     fixed: Series
     prefill: Series
     decode: Series
+    risk: Series  # no part of the delay, see `_risk_ms`
 
     @property
     def delay(self) -> Series:
         """Their sum; of the wait what is left of it when the question arrives."""
         arrived: Series = self.network + np.maximum(self.wait - self.network / 2, 0.0)
         return arrived + self.compute
+
+    @property
+    def cost(self) -> Series:
+        """The delay, and what the node's failures cost."""
+        return self.delay + self.risk
 
     @property
     def compute(self) -> Series:
@@ -76,8 +82,8 @@ Ranking = Callable[[Candidates], Series]  # the least is chosen
 
 
 def least_delay(candidates: Candidates) -> Series:
-    """The asker's own delay and nothing else."""
-    return candidates.parts.delay
+    """The asker's own delay, failures included, and nothing else."""
+    return candidates.parts.cost
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,13 +131,12 @@ def choose(
     candidates = usable & (standing == tier)
     rows = np.flatnonzero(candidates)
     parts = _parts(question, table[rows], prompt_tokens[rows], fleet, now)
-    scores = rank(Candidates(question, fleet, rows, parts, now)) + _risk_ms(question, table[rows], now)
 
     def said(place: int) -> Terms:
         row = int(rows[place])
         return _terms(fleet.label(row), parts, place, prompt_tokens[row], question, table[row], now)
 
-    best = _best(scores, rows, fleet)
+    best = _best(rank(Candidates(question, fleet, rows, parts, now)), rows, fleet)
     named = [said(place) for place in best]
     budget_ms = question.budget_ms
     if budget_ms is not None and len(rows) > NAMED and named[0].chance_within(budget_ms) < NEAR_CHANCE:
@@ -194,6 +199,7 @@ def _parts(question: Features, rows: NDArray[Any], prompt_tokens: Series, fleet:
         rows["fixed_ms"],
         rows["prefill_ms"] * prompt_tokens,
         rows["decode_ms"] * question.expected_tokens,
+        _risk_ms(question, rows, now),
     )
 
 
@@ -257,7 +263,7 @@ def _terms(
     now: float,
 ) -> Terms:
     stale = min(max(now - float(row["measured_s"]), 0.0) / STALE_S, 1.0)
-    network, wait, fixed, prefill, decode = (float(part[place]) for part in parts)
+    network, wait, fixed, prefill, decode, risk = (float(part[place]) for part in parts)
     return Terms(
         node=label[0],
         bundle=label[1],
@@ -271,7 +277,7 @@ def _terms(
         log_bias=float(row["log_bias"]),
         log_spread=math.sqrt(float(row["log_variance"]) + stale * stale),
         spread_weight=float(row["spread_weight"]),
-        risk_ms=float(_risk_ms(question, row, now)),
+        risk_ms=risk,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from hub import events, wire
 from hub.columns import Fleet
-from hub.fleet import Key, Node, Standing, announced, doubted, given_up, judge, ponged, told
+from hub.fleet import Key, Node, Standing, announced, answered, doubted, given_up, judge, ponged, told
 from hub.heartbeat import PING_EVERY_S, Heartbeat
 from hub.timers import Timers
 
@@ -123,6 +123,8 @@ class Watch:
         if node is None:
             self._counters["stray_done"] += 1
             return False
+        if done.outcome == "answered":
+            node = answered(node, done.timing_ms.compute, now)
         after = told(node, done.backlog, _before_travel(node, now), now)
         self._fleet.put(msgspec.structs.replace(after, ended_s=now))
         return True

@@ -126,6 +126,14 @@ def test_a_suspect_fleet_refuses_nobody() -> None:
     assert failures(hub.ask(id="q", deadline_ms=20)) == []
 
 
+def test_rankings_are_compared_without_it() -> None:
+    """Where deadlines are not minded, nobody is refused and no second node is asked."""
+    hub = proven("a", "b", hedge_share=1.0, minds_deadlines=False)
+    assert works(hub.ask(id="q", deadline_ms=20)) == [("a", 1)]
+    hub.accept(hub.ask(id="2", deadline_ms=3000))
+    assert works(hub.wait_ponging(2.9, "a", "b")) == []
+
+
 # --- rates and shares -----------------------------------------------------------------------------------
 
 
