@@ -56,10 +56,10 @@ def why_lost(decision: Decision, terms: Terms) -> str:
     if chosen is None or terms == chosen:
         return ""
     later_ms = terms.delay_ms - chosen.delay_ms
+    if later_ms <= 0 and terms.risk_ms - chosen.risk_ms > -later_ms:
+        return f"{-later_ms:.1f} ms sooner, but it fails too often: {terms.risk_ms:.1f} ms for the risk"
     if later_ms <= 0 and (surer := _surer_by(decision, terms)) is not None:
         return f"{-later_ms:.1f} ms sooner, but in time with {surer[1]:.0%}, not {surer[0]:.0%}"
-    if later_ms <= 0 and terms.risk_ms > chosen.risk_ms:
-        return f"{-later_ms:.1f} ms sooner, but it fails too often: {terms.risk_ms:.1f} ms for the risk"
     if later_ms <= 0:
         return "as soon; ties go to the lesser name"
     ours, theirs = _addends(terms), _addends(chosen)

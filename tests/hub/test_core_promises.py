@@ -100,6 +100,18 @@ def test_a_refusal_that_is_wrong_does_not_last() -> None:
     assert hub.core.counters["tried_against_the_odds"] == 1
 
 
+def test_as_long_as_answers_come_a_refusal_is_well_founded() -> None:
+    """What a device and a node have just shown is not tried again at the cost of a late failure."""
+    hub = proven("a")
+    assert failures(hub.ask(id="1", deadline_ms=20)) == ["deadline"]
+    hub.wait_ponging(8.0, "a")
+    hub.ask(id="2")
+    hub.wait_ponging(0.1, "a")
+    hub.done("a", id="2")
+    hub.wait_ponging(3.0, "a")
+    assert failures(hub.ask(id="3", deadline_ms=20)) == ["deadline"]
+
+
 def test_near_a_deadline_the_surer_node() -> None:
     """A node that is quicker in the mean and often late loses against a steady one, where the deadline is near."""
     hub = Driver()
