@@ -238,6 +238,8 @@ def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
 
 def _risk_ms(question: Features, rows: NDArray[Any], now: float) -> Series:
     """What the failures of each node cost: a failed question has lost its budget, however fast it failed."""
+    if not np.any(rows["failure_rate"]):
+        return np.zeros(len(rows))
     forgotten = np.exp(-np.maximum(now - rows["failed_s"], 0.0) / FORGET_S)
     risk_ms: Series = rows["failure_rate"] * forgotten * (question.budget_ms or 0.0)
     return risk_ms
