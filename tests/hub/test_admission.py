@@ -9,10 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub import wire
+from hub import events, wire
 from hub.admission import LEAST_CHANCE, Refusals, chance, least_wait_ms, problem_of, surer
 from hub.decision import Decision, Terms
 from hub.fleet import Load, Node, Standing, loaded, told, wait_ms, waiting
+from tests.hub.core_driver import (
+    ANSWER_S,
+    Driver,
+    bundle,
+    failure,
+    failures,
+    proven,
+    records,
+    teach,
+    works,
+)
 
 NOW = 100.0
 
@@ -208,3 +219,107 @@ def test_the_chance_is_never_worse_for_it(budget_ms: float, candidates: list[Ter
     assert before.chosen is not None
     assert after.chosen is not None
     assert chance(after.chosen, budget_ms) >= chance(before.chosen, budget_ms)
+
+
+# --- in the core ---------------------------------------------------------------------------------------
+
+
+def test_impossible_deadline_fails_at_once() -> None:
+    """Not at the deadline; it is a record with a decision that names the candidates, and nothing is sent."""
+    hub = proven("a", "b")
+    effects = hub.ask(id="q", deadline_ms=20, receipt=9)
+    problem = failure(effects)
+    assert (problem.code, problem.retry_after_ms) == ("deadline", None)
+    assert works(effects) == []
+    (record,) = records(effects)
+    assert (record.outcome, record.attempts, record.predicted_ms) == ("deadline", 0, None)
+    assert {terms.node for terms in record.decisions[0].candidates} == {"a", "b"}
+    assert record.decisions[0].cause == "refused: deadline"
+    assert hub.accept(effects) == [events.AcknowledgeAsk(9)]
+    assert hub.core.in_flight == 0
+
+
+def test_long_queue_is_overloaded_and_the_time_it_names_is_enough() -> None:
+    """Who asks again after `retry_after_ms` is taken, as the nodes go on answering."""
+    hub = proven("a")
+    for number in range(30):
+        assert works(hub.ask(id=str(number))) != []
+    effects = hub.ask(id="q", deadline_ms=500)
+    problem = failure(effects)
+    assert problem.code == "overloaded"
+    assert problem.retry_after_ms is not None
+    assert 500 < problem.retry_after_ms < 30 * 1000 * ANSWER_S
+    end, number = hub.now + problem.retry_after_ms / 1000, 0
+    while hub.now + ANSWER_S < end:
+        hub.now += ANSWER_S
+        hub.done("a", id=str(number))
+        number += 1
+    hub.now = end
+    assert works(hub.ask(id="again", deadline_ms=500)) == [("a", 1)]
+
+
+def test_unknown_node_is_tried() -> None:
+    """What a node says of itself when it starts may be wrong: nobody is refused for it."""
+    hub = Driver()
+    hub.node("a", bundle(decode_ms_per_token=1000.0))
+    assert works(hub.ask(deadline_ms=20)) == [("a", 1)]
+
+
+def test_a_refusal_that_is_wrong_does_not_last() -> None:
+    """A node that was throttled, and is well again, is found out by a question that would have been refused."""
+    slow = wire.Timing(prefill=2000.0, decode=2000.0, compute=4000.0)
+    hub = Driver()
+    hub.node("a")
+    teach(hub, "a", after_s=4.0, timing_ms=slow)
+    assert failures(hub.ask(id="1", deadline_ms=500)) == ["deadline"]
+    hub.wait_ponging(9.0, "a")
+    assert failures(hub.ask(id="2", deadline_ms=500)) == ["deadline"]
+    hub.wait_ponging(2.0, "a")
+    assert works(hub.ask(id="3", deadline_ms=500)) == [("a", 1)]
+    assert hub.core.counters["tried_against_the_odds"] == 1
+
+
+def test_as_long_as_answers_come_a_refusal_is_well_founded() -> None:
+    """What a device and a node have just shown is not tried again at the cost of a late failure."""
+    hub = proven("a")
+    assert failures(hub.ask(id="1", deadline_ms=20)) == ["deadline"]
+    hub.wait_ponging(8.0, "a")
+    hub.ask(id="2")
+    hub.wait_ponging(0.1, "a")
+    hub.done("a", id="2")
+    hub.wait_ponging(3.0, "a")
+    assert failures(hub.ask(id="3", deadline_ms=20)) == ["deadline"]
+
+
+def test_near_a_deadline_the_surer_node() -> None:
+    """A node that is quicker in the mean and often late loses against a steady one, where the deadline is near."""
+    hub = Driver()
+    hub.node("wild", network_ms=1.0)
+    for number in range(40):
+        hub.ask(id=str(number), device="teacher")
+        hub.now += 0.01 if number % 2 else 0.5
+        hub.done("wild", id=str(number), device="teacher")
+        hub.pong("wild")
+    hub.state("wild", status="draining")
+    hub.node("steady", network_ms=30.0)
+    teach(hub, "steady", after_s=0.12)
+    hub.state("wild")
+    hub.pong("wild")
+    assert works(hub.ask(id="far", deadline_ms=20_000)) == [("wild", 1)]
+    hub.done("wild", id="far")
+    assert works(hub.ask(id="near", deadline_ms=200)) == [("steady", 1)]
+
+
+def test_a_suspect_fleet_refuses_nobody() -> None:
+    """When no node is ready, its delay is not what decides: the question waits for one."""
+    hub = proven("a")
+    hub.wait(5.0)
+    assert failures(hub.ask(id="q", deadline_ms=20)) == []
+
+
+def test_rankings_are_compared_without_it() -> None:
+    """Where deadlines are not minded, nobody is refused and no second node is asked."""
+    hub = proven("a", "b", hedge_share=1.0, minds_deadlines=False)
+    assert works(hub.ask(id="q", deadline_ms=20)) == [("a", 1)]
+    hub.accept(hub.ask(id="2", deadline_ms=3000))
+    assert works(hub.wait_ponging(2.9, "a", "b")) == []

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hub.core import Limits
 from hub.shares import Rate, Rates, Room, Shares
+from tests.hub.core_driver import (
+    Driver,
+    failure,
+    failures,
+    records,
+    works,
+)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.5/s", "-1", "5/d", "5 /s", "x", "1e3", "inf", "5/"])
@@ -90,3 +98,54 @@ def test_room() -> None:
     assert said[:6] == [""] * 6
     assert "flood has more than its share" in said[7]
     assert problem(fair, "kitchen") == ""
+
+
+# --- in the core ---------------------------------------------------------------------------------------
+
+
+def test_device_rate() -> None:
+    """Beyond its rate a device is told to the millisecond when to come again; others go on."""
+    hub = Driver(device_rate=Rate(2, 1.0))
+    hub.node("a")
+    for number in range(2):
+        assert works(hub.ask(id=str(number))) != []
+    effects = hub.ask(id="3")
+    problem = failure(effects)
+    assert (problem.code, problem.retry_after_ms) == ("overloaded", 500.0)
+    assert works(hub.ask(id="1", device="library")) != []
+    hub.now += 0.499
+    assert failures(hub.ask(id="4")) == ["overloaded"]
+    hub.now += 0.001
+    assert works(hub.ask(id="5")) != []
+
+
+def test_repeats_are_no_questions_to_the_rate() -> None:
+    """Whoever repeats a question that is in flight pays for it once."""
+    hub = Driver(device_rate=Rate(1, 1000.0))
+    hub.node("a")
+    effects = hub.ask(id="q")
+    for _ in range(5):
+        assert failures(hub.ask(id="q")) == []
+    hub.accept(effects)
+    assert len(records(hub.done("a"))) == 1
+
+
+def test_a_flood_starves_nobody() -> None:
+    """With fair shares the flooding device is refused while another one finds room; without, both are refused."""
+    for fair in (True, False):
+        hub = Driver(limits=Limits(in_flight=16), fair_shares=fair)
+        hub.node("a")
+        refused = sum(len(failures(hub.ask(id=str(number), device="flood"))) for number in range(50))
+        assert refused == 50 - (12 if fair else 16)
+        assert failures(hub.ask(id="q")) == ([] if fair else ["overloaded"])
+
+
+def test_shares_end_with_their_questions() -> None:
+    """When all have ended, nobody has anything in flight."""
+    hub = Driver(limits=Limits(in_flight=16), fair_shares=True)
+    hub.node("a")
+    for number in range(20):
+        hub.ask(id=str(number))
+    for number in range(20):
+        hub.done("a", id=str(number))
+    assert hub.core.in_flight == len(hub.core._room.shares) == hub.core._room.shares.size_bytes == 0
