@@ -16,7 +16,7 @@ import msgspec
 
 from hub import wire
 from hub.decision import Decision, Terms
-from hub.fleet import Load, Node, waiting
+from hub.fleet import Load, Node
 from hub.recent import Recent
 from hub.router import NEAR_CHANCE
 
@@ -79,19 +79,19 @@ def least_wait_ms(node: Node, device: str, now: float) -> float:
     What is late is as good as done, and devices take turns: of every other device no more questions come before it
     than its own device has there already, and one.
     """
+    if len(node.load) + node.others < node.parallel:
+        return 0.0
     heads, queued = node.load[: node.parallel], node.load[node.parallel :]
     own = sum(load.key[0] == device for load in queued)
     seen: Counter[str] = Counter()
-    before_ms = after_ms = 0.0
+    before_ms = 0.0
     for load in queued:
         seen[load.key[0]] += 1
         if load.key[0] == device or seen[load.key[0]] <= own + 1:
             before_ms += load.work_ms
-        else:
-            after_ms += load.work_ms
-    running_ms = min(_left_ms(load, now) for load in heads) if len(heads) == node.parallel else 0.0
-    said_ms = (waiting(node).said_end_s - now) * 1000 - after_ms / node.parallel
-    return max(running_ms + before_ms / node.parallel, said_ms, 0.0)
+    running_ms = min((_left_ms(load, now) for load in heads), default=0.0)
+    others_ms = max(node.others_end_s - now, 0.0) * 1000
+    return running_ms + before_ms / node.parallel + others_ms
 
 
 class Refusals:

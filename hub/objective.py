@@ -16,8 +16,8 @@ from hub.router import Candidates, Ranking, Series, least_delay
 
 Objective = Literal["question", "fleet"]
 MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
-DREADED: Final = 4 / 3  # of a usual delay
-DREAD: Final = 8.0
+DREADED: Final = 1.25  # of a usual delay
+DREAD: Final = 10.0
 
 
 def fleet_delay(candidates: Candidates) -> Series:

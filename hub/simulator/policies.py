@@ -8,7 +8,6 @@ how a fleet is simulated, but for the oracle, which is told everything.
 from __future__ import annotations
 
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -73,11 +72,11 @@ class Ours(Deaf):
 class Random(Deaf):
     """Any."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
 
     def __call__(self, candidates: Candidates) -> Series:
-        return _only(self._draw.randrange(len(candidates.rows)), candidates)
+        return _only(int(self._draw.integers(len(candidates.rows))), candidates)
 
 
 class RoundRobin(Deaf):
@@ -97,7 +96,7 @@ class RoundRobin(Deaf):
 class LeastInFlight(Deaf):
     """The one with the fewest questions."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
 
     def __call__(self, candidates: Candidates) -> Series:
@@ -107,13 +106,13 @@ class LeastInFlight(Deaf):
 class PowerOfTwo(Deaf):
     """Of two at random the one with fewer questions (Mitzenmacher, 2001)."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
 
     def __call__(self, candidates: Candidates) -> Series:
         count = len(candidates.rows)
-        pair = self._draw.sample(range(count), min(2, count))
-        return _only(min(pair, key=lambda place: float(_in_flight(candidates)[place])), candidates)
+        pair = self._draw.choice(count, min(2, count), replace=False)
+        return _only(int(pair[_in_flight(candidates)[pair].argmin()]), candidates)
 
 
 class EwmaLatency(Deaf):
@@ -121,7 +120,7 @@ class EwmaLatency(Deaf):
 
     _REMEMBERED: Final = 10
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
         self._means: dict[str, float] = {}
 
@@ -145,7 +144,7 @@ class PeakEwma(Deaf):
     _TAU_S: Final = 10.0
     _PENALTY: Final = 1e12  # of a node that was asked and has not answered yet
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
         self._costs: dict[str, tuple[float, float]] = {}
 
@@ -183,7 +182,7 @@ class Prequal(Deaf):
     _MOST_AGE_S: Final = 1.0
     _HOT: Final = 0.84
 
-    def __init__(self, draw: random.Random, nodes: Sequence[str]) -> None:
+    def __init__(self, draw: np.random.Generator, nodes: Sequence[str]) -> None:
         self._draw = draw
         self._nodes = list(nodes)
         self._pool: deque[_Look] = deque(maxlen=self._POOL)
@@ -193,7 +192,7 @@ class Prequal(Deaf):
         places = {candidates.fleet.label(int(row))[0]: place for place, row in enumerate(candidates.rows)}
         fresh = [look for look in self._pool if candidates.now - look.at_s <= self._MOST_AGE_S and look.node in places]
         if not fresh:
-            return _only(self._draw.randrange(len(places)), candidates)
+            return _only(int(self._draw.integers(len(places))), candidates)
         hot = float(np.quantile(self._seen, self._HOT))
         cold = [look for look in fresh if look.in_flight <= hot]
         best = min(cold, key=lambda look: look.latency_ms) if cold else min(fresh, key=lambda look: look.in_flight)
@@ -202,7 +201,8 @@ class Prequal(Deaf):
 
     def wants_probed(self) -> Sequence[str]:
         """Three at random."""
-        return self._draw.sample(self._nodes, min(self._PROBES, len(self._nodes)))
+        chosen = self._draw.choice(len(self._nodes), min(self._PROBES, len(self._nodes)), replace=False)
+        return [self._nodes[number] for number in chosen]
 
     def probed(self, node: str, in_flight: int, latency_ms: float, now: float) -> None:
         """Into the pool, the oldest out."""
@@ -223,7 +223,7 @@ class Oracle(Deaf):
         return delays[numbers]
 
 
-def open_policy(name: str, draw: random.Random, truth: Truth, nodes: Sequence[str], default: str) -> Policy:
+def open_policy(name: str, draw: np.random.Generator, truth: Truth, nodes: Sequence[str], default: str) -> Policy:
     """The policy of one run; `default` is the objective that `least-delay` stands for."""
     if name == "least-delay":
         name = f"least-delay-{default}"
@@ -252,5 +252,5 @@ def _in_flight(candidates: Candidates) -> Series:
     return candidates.fleet.table["in_flight"][candidates.rows].astype(np.float64)
 
 
-def _ties(draw: random.Random, count: int) -> Series:
-    return np.random.default_rng(draw.getrandbits(32)).random(count) * 1e-6
+def _ties(draw: np.random.Generator, count: int) -> Series:
+    return draw.random(count) * 1e-6

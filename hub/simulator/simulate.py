@@ -6,7 +6,6 @@ The same questions, the same nodes, the same luck for every policy and load; all
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -97,7 +96,7 @@ def run(plan: Plan, load: float, policy: str) -> tuple[float, Outcomes]:
         plan.fleet,
         truth,
         plan.trace,
-        open_policy(policy, random.Random(plan.seed), truth, [name for name, _ in nodes], plan.objective),
+        open_policy(policy, np.random.default_rng(plan.seed + 1), truth, [name for name, _ in nodes], plan.objective),
         arrivals_s=np.cumsum(plan.trace.gaps) / rate,
         deadline_ms=plan.deadline_ms,
         lengths_known=plan.lengths_known,

@@ -279,7 +279,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert set(core._adrift) <= set(core._in_flight)
         for node in core.fleet.values():
             assert {load.key for load in node.load} <= set(core._in_flight), node
-            assert wait_ms(waiting(node), self.now) >= 0
+            assert wait_ms(waiting(node), self.now, self.core.fleet.tail) >= 0
             assert least_wait_ms(node, "kitchen", self.now) >= 0
         for alarm in core._timers._at:
             assert alarm[0] not in ("deadline", "hopeless", "second") or alarm[1:] in core._in_flight

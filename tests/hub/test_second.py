@@ -42,7 +42,9 @@ def ask(*, hurried: bool = True, **fields: Any) -> Ask:
 
 
 def load(longest_ms: float = math.inf, deadline_s: float = 15.0) -> Load:
-    return Load(key=("d", "q"), sent_s=10, start_s=10, work_ms=99, longest_ms=longest_ms, deadline_s=deadline_s)
+    return Load(
+        key=("d", "q"), sent_s=10, start_s=10, before_ms=99, decode_ms=0, longest_ms=longest_ms, deadline_s=deadline_s
+    )
 
 
 def test_times_are_the_predicted_percentiles() -> None:
