@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import click
 
 from hub.errors import HubError, StoreError
 from hub.shares import Rate
+from hub.simulate_cli import simulate
 
 _DURATION_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -39,6 +40,9 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> Rate | Non
 @click.version_option(package_name="edgefleet")
 def main() -> None:
     """The hub: sends each question to the node with the least network plus compute delay."""
+
+
+main.add_command(simulate)
 
 
 @main.command(epilog="Example: edge-hub report --store fleet.sqlite --since 1h")
@@ -102,6 +106,13 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 @click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
 @click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
 @click.option(
+    "--objective",
+    type=click.Choice(["question", "fleet"]),
+    default="fleet",
+    show_default=True,
+    help="The least delay of each question, or of all together.",
+)
+@click.option(
     "--device-rate",
     callback=_rate,
     metavar="N[/s|/m|/h]",
@@ -113,7 +124,13 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     help="When the hub is crowded, refuse first whoever has more than its share in flight.",
 )
 def serve(
-    broker: str | None, embedded: str | None, name: str, store: str | None, device_rate: Rate | None, fair_shares: bool
+    broker: str | None,
+    embedded: str | None,
+    name: str,
+    store: str | None,
+    objective: Literal["question", "fleet"],
+    device_rate: Rate | None,
+    fair_shares: bool,
 ) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
     from hub.serve import serve as run
@@ -129,6 +146,7 @@ def serve(
             broker=broker or "",
             embedded=embedded,
             store=store,
+            objective=objective,
             device_rate=device_rate,
             fair_shares=fair_shares,
         )

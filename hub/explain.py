@@ -16,6 +16,7 @@ from hub.events import Row
 from hub.router import NEAR_CHANCE
 
 _LOSERS_ON_A_LINE: Final = 4
+_TIE_MS: Final = 0.05
 
 
 def decision_line(decision: Decision) -> str:
@@ -60,6 +61,8 @@ def why_lost(decision: Decision, terms: Terms) -> str:
         return f"{-later_ms:.1f} ms sooner, but it fails too often: {terms.risk_ms:.1f} ms for the risk"
     if later_ms <= 0 and (surer := _surer_by(decision, terms)) is not None:
         return f"{-later_ms:.1f} ms sooner, but in time with {surer[1]:.0%}, not {surer[0]:.0%}"
+    if later_ms < -_TIE_MS:
+        return f"{-later_ms:.1f} ms sooner, at a higher price for the questions after it"
     if later_ms <= 0:
         return "as soon; ties go to the lesser name"
     ours, theirs = _addends(terms), _addends(chosen)

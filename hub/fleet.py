@@ -106,7 +106,7 @@ def wait_ms(waiting: Waiting, now: float, tail: Tail) -> float:
     >>> busy = Waiting(rest_ms=50.0, busy=1.0, head_start_s=10.0, head_before_ms=20.0, head_decode_ms=80.0,
     ...                head_end_by_s=12.0)
     >>> [round(wait_ms(busy, now, Tail())) for now in (9.9, 10.0, 10.1, 11.95, 20.0)]
-    [250, 150, 111, 50, 50]
+    [250, 150, 106, 50, 50]
     """
     one = [np.array([value]) for value in msgspec.structs.astuple(waiting)]
     return float(waits_ms(*one, now=now, tail=tail)[0])

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from hub.broker import EmbeddedBroker, parse_listen
+from hub.objective import Objective
 from hub.records import Records
 from hub.service import HubService
 from hub.shares import Rate
@@ -20,6 +21,7 @@ def serve(
     broker: str,
     embedded: str | None,
     store: str | None,
+    objective: Objective,
     device_rate: Rate | None = None,
     fair_shares: bool = False,
 ) -> None:
@@ -35,7 +37,7 @@ def serve(
         if store is not None:
             records = Records(store)
             stack.callback(records.close)
-        service = HubService(broker, name, records, device_rate=device_rate, fair_shares=fair_shares)
+        service = HubService(broker, name, records, objective, device_rate=device_rate, fair_shares=fair_shares)
         stop_on_signals(service.stop)
         service.run()
 

@@ -18,6 +18,7 @@ from hub.core import Core
 from hub.errors import WireError
 from hub.explain import decision_line
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.objective import Objective, ranking
 from hub.presence import Presence
 from hub.shares import Rate
 
@@ -44,6 +45,7 @@ class HubService:
         broker: str,
         name: str,
         records: RecordSink | None,
+        objective: Objective = "fleet",
         *,
         device_rate: Rate | None = None,
         fair_shares: bool = False,
@@ -51,7 +53,13 @@ class HubService:
         url = BrokerUrl.parse(broker)
         self.name = name
         self._records = records
-        self._core = Core(name, new_id=lambda: uuid.uuid4().hex, device_rate=device_rate, fair_shares=fair_shares)
+        self._core = Core(
+            name,
+            new_id=lambda: uuid.uuid4().hex,
+            rank=ranking(objective),
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+        )
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's

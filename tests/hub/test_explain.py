@@ -127,3 +127,9 @@ def test_refused_question_says_what_for() -> None:
     assert decision_line(made).startswith("question kitchen/7 attempt 1 (refused: deadline) -> no node: a 103.0 ms")
     assert "in time with 0%" in decision_line(made)
     assert "refused: deadline" in printed(explain_table(made))
+
+
+def test_a_sooner_node_may_be_dear_for_others() -> None:
+    """Where the fleet's delay is what counts, that is why it lost; it is no tie."""
+    quick, spare = terms("quick"), terms("spare", network_ms=12.0)
+    assert why_lost(decision(spare, quick), quick) == "10.0 ms sooner, at a higher price for the questions after it"
