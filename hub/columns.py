@@ -42,6 +42,9 @@ _ROW: Final = np.dtype(
         ("flow_at_s", np.float64),
         ("flow_answers", np.float64),
         ("flow_compute_ms", np.float64),
+        ("spread_weight", np.float64),
+        ("failure_rate", np.float64),  # as it was at `failed_s`: time forgets it
+        ("failed_s", np.float64),
     ]
 )
 _USUAL_STEP: Final = 0.01  # of the way to each new delay
@@ -60,10 +63,7 @@ _EMPTY: Final = (
     0.0,
     0,
     1.0,
-    0.0,
-    0.0,
-    0.0,
-    0.0,
+    *(0.0,) * 7,
 )
 
 
@@ -184,6 +184,7 @@ class Fleet:
             *msgspec.structs.astuple(queue),
             *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load), node.parallel),
             *(flow.since_s, flow.at_s, flow.answers, flow.compute_ms),
+            *(node.spread.weight, node.failing.rate, node.failing.at_s),
         )
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):
             size = self.prompt_size(bundle.bundle)

@@ -31,7 +31,7 @@ def fleet_delay(candidates: Candidates) -> Series:
     the usual delay.
     """
     parts, usual_ms = candidates.parts, candidates.fleet.usual_ms
-    delay = parts.delay
+    delay = parts.cost  # a failure is a long delay
     price = price_ms(candidates)
     if usual_ms is None:
         return delay + price

@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
+from hub.failing import FORGET_S
 from hub.fleet import Standing, Waiting, served_models, waits_ms
 
 UNMEASURED_MS: Final = 100.0
 NAMED: Final = 16  # candidates, and rejected ones, that a decision names
 STALE_S: Final = 60.0  # since the last pong: then a node's delay is known to a factor of e, no better
+NEAR_CHANCE: Final = 0.95  # of the chosen node to be in time; below it the deadline is near, the surest is named, too
 SURE_SHARE: Final = 0.75  # of the rough prompt estimate: a question is refused only if even this does not fit
 
 _LAST_USABLE: Final = int(Standing.LOST)
@@ -47,12 +49,18 @@ class Parts(NamedTuple):
     fixed: Series
     prefill: Series
     decode: Series
+    risk: Series  # no part of the delay, see `_risk_ms`
 
     @property
     def delay(self) -> Series:
         """Their sum; of the wait what is left of it when the question arrives."""
         arrived: Series = self.network + np.maximum(self.wait - self.network / 2, 0.0)
         return arrived + self.compute
+
+    @property
+    def cost(self) -> Series:
+        """The delay, and what the node's failures cost."""
+        return self.delay + self.risk
 
     @property
     def compute(self) -> Series:
@@ -74,12 +82,15 @@ Ranking = Callable[[Candidates], Series]  # the least is chosen
 
 
 def least_delay(candidates: Candidates) -> Series:
-    """The asker's own delay and nothing else."""
-    return candidates.parts.delay
+    """The asker's own delay, failures included, and nothing else."""
+    return candidates.parts.cost
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a question its delay depends on. `larger_than` is a context that turned out too small."""
+    """What of a question its delay depends on. `larger_than` is a context that turned out too small.
+
+    `budget_ms` is what is left until its deadline; None where that does not matter.
+    """
 
     device: str
     id: str
@@ -90,6 +101,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None
     expected_tokens: float
     larger_than: int = -1
+    budget_ms: float | None = None
 
 
 def choose(
@@ -119,10 +131,18 @@ def choose(
     candidates = usable & (standing == tier)
     rows = np.flatnonzero(candidates)
     parts = _parts(question, table[rows], prompt_tokens[rows], fleet, now)
+
+    def said(place: int) -> Terms:
+        row = int(rows[place])
+        return _terms(fleet.label(row), parts, place, prompt_tokens[row], question, table[row], now)
+
     best = _best(rank(Candidates(question, fleet, rows, parts, now)), rows, fleet)
-    named = [
-        _terms(fleet.label(int(rows[i])), parts, i, prompt_tokens[rows[i]], question, table[rows[i]], now) for i in best
-    ]
+    named = [said(place) for place in best]
+    budget_ms = question.budget_ms
+    if budget_ms is not None and len(rows) > NAMED and named[0].chance_within(budget_ms) < NEAR_CHANCE:
+        surest = _surest(budget_ms, parts.delay, table[rows], now)
+        if surest not in best:
+            named[-1] = said(surest)
     rejected = _rejected(question, fleet, table["used"] & ~candidates, exclude, tier)
     return _decision(question, named, len(rows) - len(named), *rejected)
 
@@ -179,6 +199,7 @@ def _parts(question: Features, rows: NDArray[Any], prompt_tokens: Series, fleet:
         rows["fixed_ms"],
         rows["prefill_ms"] * prompt_tokens,
         rows["decode_ms"] * question.expected_tokens,
+        _risk_ms(question, rows, now),
     )
 
 
@@ -210,6 +231,22 @@ def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
     return [int(place) for place in near[order[:NAMED]]]
 
 
+def _risk_ms(question: Features, rows: NDArray[Any], now: float) -> Series:
+    """What the failures of each node cost: a failed question has lost its budget, however fast it failed."""
+    if not np.any(rows["failure_rate"]):
+        return np.zeros(len(rows))
+    forgotten = np.exp(-np.maximum(now - rows["failed_s"], 0.0) / FORGET_S)
+    risk_ms: Series = rows["failure_rate"] * forgotten * (question.budget_ms or 0.0)
+    return risk_ms
+
+
+def _surest(budget_ms: float, delay_ms: Series, rows: NDArray[Any], now: float) -> int:
+    """The place with the best `Terms.chance_within`: the most deviations between its delay and the budget."""
+    stale = np.clip((now - rows["measured_s"]) / STALE_S, 0.0, 1.0)
+    spread = np.sqrt(rows["log_variance"] + stale * stale)
+    return int(np.argmax((np.log((budget_ms + 1.0) / (delay_ms + 1.0)) - rows["log_bias"]) / np.maximum(spread, 1e-9)))
+
+
 # --- saying it ------------------------------------------------------------------------------------------
 
 
@@ -223,7 +260,7 @@ def _terms(
     now: float,
 ) -> Terms:
     stale = min(max(now - float(row["measured_s"]), 0.0) / STALE_S, 1.0)
-    network, wait, fixed, prefill, decode = (float(part[place]) for part in parts)
+    network, wait, fixed, prefill, decode, risk = (float(part[place]) for part in parts)
     return Terms(
         node=label[0],
         bundle=label[1],
@@ -236,6 +273,8 @@ def _terms(
         completion_tokens=question.expected_tokens,
         log_bias=float(row["log_bias"]),
         log_spread=math.sqrt(float(row["log_variance"]) + stale * stale),
+        spread_weight=float(row["spread_weight"]),
+        risk_ms=risk,
     )
 
 
@@ -287,4 +326,5 @@ def _decision(
         rejected=rejected,
         more_candidates=more,
         more_rejected=more_rejected,
+        budget_ms=question.budget_ms,
     )

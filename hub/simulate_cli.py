@@ -22,9 +22,7 @@ POLICY_NAMES = (
 )
 
 
-@click.command(
-    epilog="Example: edge-hub simulate --trace short --fleet benchmarks/fleets/unlike-40.toml --load 0.7"
-)
+@click.command(epilog="Example: edge-hub simulate --trace short --fleet benchmarks/fleets/unlike-40.toml --load 0.7")
 @click.option(
     "--trace",
     required=True,
