@@ -99,16 +99,16 @@ def test_text_of_a_question_without_a_choice() -> None:
 
 def test_near_a_deadline_the_line_says_how_sure_each_is() -> None:
     """A sooner node that lost for its chance is told apart from one that ties; far from a deadline nothing is said."""
-    quick, steady = terms("quick", log_spread=1.0), terms("steady", network_ms=40.0, log_spread=0.1)
+    quick, steady = terms("quick", log_spread=1.0, log_bias=1.0), terms("steady", network_ms=40.0, log_spread=0.1)
     near = decision(quick, steady, chosen=steady, budget_ms=180.0, cause="hedge")
     line = decision_line(near)
     assert line.startswith("question kitchen/7 attempt 1 (hedge) -> steady: ")
     assert "in time with 99%" in line
-    assert "38.0 ms sooner, but in time with 71%, not 99%" in line
+    assert "38.0 ms sooner, but in time with 33%, not 99%" in line
     assert "in time" not in decision_line(decision(quick, steady, budget_ms=60_000.0))
     (document,) = explain_document(row(decisions=(near,), hedged=True))
     assert (document["cause"], document["budget_ms"], document["hedged"]) == ("hedge", 180.0, True)
-    assert [round(each["chance"], 2) for each in document["candidates"]] == [0.71, 0.99]
+    assert [round(each["chance"], 2) for each in document["candidates"]] == [0.33, 0.99]
     assert "99%" in printed(explain_table(near))
 
 
