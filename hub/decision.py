@@ -33,6 +33,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     log_bias: float = 0.0
     log_spread: float = 0.0
     spread_weight: float = 0.0  # of the answers that bias and spread come from
+    price_ms: float = 0.0  # no part of the delay: what others will wait for it, where the objective counts that
     risk_ms: float = 0.0  # no part of the delay: the budget, by the share of questions that the node fails
 
     @property
