@@ -58,7 +58,7 @@ def test_the_fleet_waits_rather_than_holds_what_others_need() -> None:
     """A slow node that others need is left to them where a fast one is free a little later."""
     slow = flowing(node_of("slow", bundle(decode_ms_per_token=20.0), network_ms=1), 900.0, 1.2)
     held = Load(
-        key=("d", "1"), sent_s=NOW, start_s=NOW, before_ms=0.0, decode_ms=1000.0, longest_ms=1000.0, deadline_s=NOW + 99
+        key=("d", "1"), sent_s=NOW, start_s=NOW, before_ms=0.0, decode_ms=200.0, longest_ms=1000.0, deadline_s=NOW + 99
     )
     fast = loaded(node_of("fast", bundle(decode_ms_per_token=5.0), network_ms=1), held)
     fleet = fleet_of(slow, fast)
@@ -68,12 +68,12 @@ def test_the_fleet_waits_rather_than_holds_what_others_need() -> None:
 
 def test_long_delays_are_dreaded() -> None:
     """The price does not make anybody wait for many times as long as is usual."""
-    near = flowing(node_of("near", bundle(decode_ms_per_token=10.0), network_ms=1), 500.0, 0.7)
-    far = node_of("far", bundle(decode_ms_per_token=10.0), network_ms=1500)
+    near = flowing(node_of("near", bundle(decode_ms_per_token=10.0), network_ms=1), 500.0, 0.55)
+    far = node_of("far", bundle(decode_ms_per_token=10.0), network_ms=150)
     fleet = fleet_of(near, far)
     fleet.usual_ms = 100_000.0
     assert chosen(fleet, "fleet") == "far"
-    fleet.usual_ms = 800.0
+    fleet.usual_ms = 110.0
     assert chosen(fleet, "fleet") == "near"
 
 
@@ -94,3 +94,12 @@ def test_what_is_priced_is_told() -> None:
     assert terms.price_ms > 0
     (plain,) = choose(question(), fleet, NOW).candidates
     assert plain == msgspec.structs.replace(terms, price_ms=pytest.approx(0.0))
+
+
+def test_lateness_counts_as_a_failure() -> None:
+    """Where the node with the lower price would be too late, the one in time is taken."""
+    busy = flowing(node_of("busy", bundle(decode_ms_per_token=10.0), network_ms=1), 500.0, 0.55)
+    spare = node_of("spare", bundle(decode_ms_per_token=10.0), network_ms=150)
+    fleet = fleet_of(busy, spare)
+    assert chosen(fleet, "fleet", question(budget_ms=30_000.0)) == "spare"
+    assert chosen(fleet, "fleet", question(budget_ms=200.0)) == "busy"
