@@ -1,0 +1,163 @@
+"""Is every question answered, or failed for a reason, whatever dies on the way? Faults by a seeded schedule.
+
+    python benchmarks/chaos.py [--seconds 1800] [--questions 10000] [--faults 150] [--seed N]
+
+Real hubs, a real Mosquitto that keeps its state on disk, five nodes, and devices that ask whether or not they are
+answered. Brokers, hubs and nodes are killed and stopped, links cut, held, deafened and slowed, messages replayed late
+and out of order. Then a checker reads what was asked and what came back; docs/reliability.md says what it proves.
+Prints tables, the story of each violation, and one line of JSON; exit code 1 if a promise was broken. Everything is on
+loopback. A kept history is judged again with `--check FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from faults import history, processes, questions, schedule
+from faults.checker import Verdict, check
+from faults.crowd import Crowd
+from faults.gate import Gate, Gates
+from faults.overhear import Overhearer
+from faults.processes import Broker, Linked, Program
+from faults.report import SHOWN, document, story, tables
+from faults.strike import Striker
+from rich.console import Console
+
+ASKERS: Final = 10
+PLAIN: Final = 4
+FASTEST_MS, SLOWEST_MS = 5.0, 80.0  # what an answer takes a no-op node
+QUIET_S: Final = 6.0  # after the last fault, so that its recovery shows
+START_S: Final = 60.0
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=1800.0, help="how long is asked")
+    parser.add_argument("--questions", type=int, default=10_000)
+    parser.add_argument("--faults", type=int, default=150)
+    parser.add_argument("--hubs", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=5)
+    parser.add_argument("--seed", type=int, help="of questions, schedule and replays; drawn if not given")
+    parser.add_argument("--bundle", type=Path, help="serve this bundle on real nodes, instead of no-op ones")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="keep what happened here")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="judge a history that was kept; nothing is run")
+    return parser.parse_args()
+
+
+def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
+    """One run: start everybody, ask and strike, wait for the last outcome, end everybody."""
+    log = history.Log()
+    gates = Gates()
+    broker = Broker(folder)
+    hubs = [f"hub-{number}" for number in range(1, chosen.hubs + 1)]
+    nodes = [f"node-{number}" for number in range(1, chosen.nodes + 1)]
+    plain = [f"plain-{number}" for number in range(1, PLAIN + 1)]
+    devices = [*(f"device-{number}" for number in range(1, ASKERS + 1)), *plain]
+    pace = random.Random(f"nodes {seed}")
+    linked: dict[str, Linked] = {name: processes.hub(name, folder, gates, broker, seed) for name in hubs}
+    for name in nodes:
+        answer_ms = pace.uniform(FASTEST_MS, SLOWEST_MS)
+        linked[name] = processes.node(name, folder, gates, broker, seed, bundle=chosen.bundle, answer_ms=answer_ms)
+    device_gates = {name: Gate(gates, broker.port, f"{seed} {name}") for name in devices}
+    programs: dict[str, Program] = {"broker": broker, **linked}
+    crowd = Crowd(log, device_gates, plain, repeats=chosen.bundle is None)
+    overhearer = Overhearer(log, broker.url, seed)
+    link_gates = {**{name: party.gate for name, party in linked.items()}, **device_gates}
+    striker = Striker(log, programs, link_gates, overhearer)
+    faults = schedule.draw(
+        seed, seconds=chosen.seconds - QUIET_S, faults=chosen.faults, hubs=hubs, nodes=nodes, devices=devices
+    )
+    asks = questions.draw(seed, seconds=chosen.seconds, questions=chosen.questions, devices=devices)
+    try:
+        for program in programs.values():
+            program.start()
+        crowd.start()
+        overhearer.start()
+        wait_until_answered(folder, crowd, overhearer, hubs, nodes)
+        start_s = time.monotonic()
+        striking = striker.run(faults, start_s)
+        crowd.ask_all(asks, start_s)
+        for thread in striking:
+            thread.join()
+        wait_for_outcomes(log, len(asks), max(questions.DEADLINES_S) + 5.0)
+        end_s = time.monotonic()
+    finally:
+        striker.end()
+        crowd.close()
+        overhearer.close()
+        for program in reversed(programs.values()):
+            program.end()
+        gates.close()
+    return log.history(seed=seed, start_s=start_s, end_s=end_s, hubs=hubs, nodes=nodes)
+
+
+def wait_until_answered(folder: Path, crowd: Crowd, overhearer: Overhearer, hubs: list[str], nodes: list[str]) -> None:
+    """Until everybody has a connection, hubs take questions and nodes are there."""
+
+    def ready() -> bool:
+        said = [
+            *("takes questions" in (folder / f"{name}.log").read_text() for name in hubs),
+            *("is at" in (folder / f"{name}.log").read_text() for name in nodes),
+        ]
+        return all(said) and crowd.is_open and overhearer.is_open
+
+    wait(ready, START_S, "not everybody came up")
+
+
+def wait_for_outcomes(log: history.Log, asked: int, limit_s: float) -> None:
+    """Until each question has its outcome, or none is to be expected any more: what is missing is a violation."""
+    end = time.monotonic() + limit_s
+    while log.ended < asked and time.monotonic() < end:
+        threading.Event().wait(0.05)
+
+
+def wait(condition: object, limit_s: float, otherwise: str) -> None:
+    assert callable(condition)
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"{otherwise} within {limit_s:.0f} s")
+        threading.Event().wait(0.05)
+
+
+def show(happened: history.History) -> Verdict:
+    """Tables, stories, and the line of JSON."""
+    verdict = check(happened)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for table in tables(happened, verdict):
+        console.print(table)
+    for violation in verdict.violations[:SHOWN]:
+        print("\n".join(story(happened, violation)))
+    print(json.dumps(document(happened, verdict)))
+    return verdict
+
+
+def main() -> int:
+    chosen = options()
+    if chosen.check is not None:
+        return 1 if show(history.read(chosen.check)).violations else 0
+    seed = random.SystemRandom().randrange(10**6) if chosen.seed is None else chosen.seed
+    folder = Path(tempfile.mkdtemp(prefix="edgefleet-chaos-"))
+    print(f"seed {seed}, logs in {folder}", file=sys.stderr, flush=True)
+    logging.basicConfig(filename=folder / "chaos.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    happened = run(chosen, seed, folder)
+    history.write(happened, chosen.history or folder / "history.json")
+    if show(happened).violations:
+        print(f"seed {seed}: logs and history.json are kept in {folder}", file=sys.stderr)
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
