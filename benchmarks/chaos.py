@@ -35,7 +35,7 @@ from rich.console import Console
 
 ASKERS: Final = 10
 PLAIN: Final = 4
-FASTEST_MS, SLOWEST_MS = 5.0, 80.0  # what an answer takes a no-op node
+FASTEST_MS, SLOWEST_MS = 50.0, 500.0  # what an answer takes the no-op nodes, evenly spread
 QUIET_S: Final = 6.0  # after the last fault, so that its recovery shows
 START_S: Final = 60.0
 
@@ -63,10 +63,11 @@ def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
     nodes = [f"node-{number}" for number in range(1, chosen.nodes + 1)]
     plain = [f"plain-{number}" for number in range(1, PLAIN + 1)]
     devices = [*(f"device-{number}" for number in range(1, ASKERS + 1)), *plain]
-    pace = random.Random(f"nodes {seed}")
+    step_ms = (SLOWEST_MS - FASTEST_MS) / max(len(nodes) - 1, 1)
+    paces_ms = [FASTEST_MS + step_ms * number for number in range(len(nodes))]
+    random.Random(f"nodes {seed}").shuffle(paces_ms)
     linked: dict[str, Linked] = {name: processes.hub(name, folder, gates, broker, seed) for name in hubs}
-    for name in nodes:
-        answer_ms = pace.uniform(FASTEST_MS, SLOWEST_MS)
+    for name, answer_ms in zip(nodes, paces_ms, strict=True):
         linked[name] = processes.node(name, folder, gates, broker, seed, bundle=chosen.bundle, answer_ms=answer_ms)
     device_gates = {name: Gate(gates, broker.port, f"{seed} {name}") for name in devices}
     programs: dict[str, Program] = {"broker": broker, **linked}

@@ -33,16 +33,15 @@ class Noop:
     def __init__(self, answer_ms: float = 0.0, *, repeat: bool = False) -> None:
         self._answer_ms = answer_ms
         self._repeat = repeat
-
-    served = wire.ServedBundle(
-        bundle=BUNDLE,
-        model="noop",
-        task="text-generation",
-        context=4096,
-        fixed_ms=0.01,
-        prefill_ms_per_token=0.0,
-        decode_ms_per_token=0.0,
-    )
+        self.served = wire.ServedBundle(
+            bundle=BUNDLE,
+            model="noop",
+            task="text-generation",
+            context=4096,
+            fixed_ms=max(answer_ms, 0.01),
+            prefill_ms_per_token=0.0,
+            decode_ms_per_token=0.0,
+        )
 
     def tend(self) -> None:
         """It costs nothing, ever."""
@@ -65,7 +64,7 @@ class Noop:
             finish="cancelled" if stopped else "stop",
             tokens=wire.Tokens(prompt=len(question.turns()[0]) // 4, completion=len(words)),
             prefill_ms=0.0,
-            decode_ms=self._answer_ms,
+            decode_ms=0.0,
             compute_ms=self._answer_ms,
         )
 

@@ -2,8 +2,8 @@
 
 `NodeCore.handle(event, now)` returns what is to be done; it reads no clock and touches no socket or thread.
 As many questions run at once as their bundle takes, devices in turns; `now` is monotonic seconds. Work is a repeat
-when device, id and question are the same: a device that uses an id again for another question gets an answer to that
-one. Failures are reported to the hub, which decides whether to try elsewhere; only an answer goes to the device.
+when device, id, question and bundle are the same: a device that uses an id again for another question gets an answer to
+that one. Failures are reported to the hub, which decides whether to try elsewhere; only an answer goes to the device.
 
 A question's life here:
 
@@ -310,7 +310,8 @@ class NodeCore:
     def _take(self, work: wire.Work, now: float) -> list[Effect]:
         job = _Job(work, now)
         known = self._find(job.key)
-        if known is not None and known.unwanted is None and known.work.question == work.question:
+        same = known is not None and (known.work.question, known.work.bundle) == (work.question, work.bundle)
+        if known is not None and known.unwanted is None and same:
             # A repeat: the newest sender and attempt get the answer, the place in the queue is kept.
             known.work = work
             known.deadline_at = job.deadline_at

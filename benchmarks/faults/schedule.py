@@ -36,14 +36,14 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 REPLAYER: Final = "replayer"
 KINDS: Final[dict[str, Kind]] = {
     # Processes
-    "kill-broker": Kind(weight=1.2, strikes=("broker",), shortest_s=0.1, longest_s=4.0),
-    "stop-broker": Kind(weight=0.8, strikes=("broker",), shortest_s=0.3, longest_s=5.0),
-    "kill-hub": Kind(weight=1.5, strikes=("hub",), shortest_s=0.0, longest_s=3.0),
-    "stop-hub": Kind(weight=1.0, strikes=("hub",), shortest_s=0.3, longest_s=5.0),
+    "kill-broker": Kind(weight=1.2, strikes=("broker",), shortest_s=0.1, longest_s=12.0),
+    "stop-broker": Kind(weight=0.8, strikes=("broker",), shortest_s=0.3, longest_s=9.0),
+    "kill-hub": Kind(weight=1.5, strikes=("hub",), shortest_s=0.0, longest_s=8.0),
+    "stop-hub": Kind(weight=1.0, strikes=("hub",), shortest_s=0.3, longest_s=9.0),
     "kill-node": Kind(weight=2.5, strikes=("node",), shortest_s=0.0, longest_s=8.0),
     "stop-node": Kind(weight=2.0, strikes=("node",), shortest_s=0.3, longest_s=12.0),
     # Links
-    "cut-link": Kind(weight=2.0, strikes=("hub", "node", "device"), shortest_s=0.0, longest_s=4.0),
+    "cut-link": Kind(weight=2.0, strikes=("hub", "node", "device"), shortest_s=0.0, longest_s=10.0),
     "hold-link": Kind(weight=1.2, strikes=("hub", "node", "device"), shortest_s=0.5, longest_s=6.0),
     "lose-link": Kind(weight=1.2, strikes=("hub", "node", "device"), shortest_s=0.5, longest_s=9.0),
     "deafen-link": Kind(weight=2.0, strikes=("hub", "node", "device"), shortest_s=0.05, longest_s=2.0),
@@ -52,6 +52,7 @@ KINDS: Final[dict[str, Kind]] = {
     "replay": Kind(weight=1.5, strikes=("replayer",), shortest_s=1.0, longest_s=4.0),
 }
 SLOWEST_MS: Final = 300.0
+ALL_NODES: Final = 0.12  # of the faults of a node's process strike all nodes at once
 BY_CHANCE_TOGETHER: Final = 0.1  # of all faults strike at the same time as the one before
 
 
@@ -77,11 +78,14 @@ def draw(
         at_s = (number + rng.random()) * slot_s
         if found and rng.random() < BY_CHANCE_TOGETHER:
             at_s = found[-1].at_s
-        party = rng.choice(parties[rng.choice(kind.strikes)])
-        at_s = max(at_s, free_at_s.get(party, 0.0))
-        share = rng.random() ** 2  # short ones are as common as in life
-        duration_s = kind.shortest_s + share * (kind.longest_s - kind.shortest_s)
-        delay_ms = rng.uniform(20.0, SLOWEST_MS) if name == "slow-link" else 0.0
-        free_at_s[party] = at_s + duration_s + 1.0
-        found.append(Fault(at_s=at_s, kind=name, party=party, duration_s=duration_s, delay_ms=delay_ms))
-    return sorted(found, key=lambda fault: fault.at_s)
+        struck = [rng.choice(parties[rng.choice(kind.strikes)])]
+        if name in ("kill-node", "stop-node") and rng.random() < ALL_NODES:
+            struck = list(nodes)
+        for party in struck:
+            share = rng.random() ** 2  # short ones are as common as in life
+            duration_s = kind.shortest_s + share * (kind.longest_s - kind.shortest_s)
+            party_at_s = max(at_s, free_at_s.get(party, 0.0))
+            free_at_s[party] = party_at_s + duration_s + 1.0
+            delay_ms = rng.uniform(20.0, SLOWEST_MS) if name == "slow-link" else 0.0
+            found.append(Fault(at_s=party_at_s, kind=name, party=party, duration_s=duration_s, delay_ms=delay_ms))
+    return sorted(found[:faults], key=lambda fault: fault.at_s)

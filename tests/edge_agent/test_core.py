@@ -248,6 +248,15 @@ def test_failures_go_to_the_hub_only() -> None:
     assert isinstance(agent.handle(core.WorkReceived(work(attempt=2)), 0.2)[0], core.StartWork)
 
 
+def test_a_repeat_for_another_bundle_is_none() -> None:
+    """Work under a known id for a bundle that is not served is refused; what runs goes on and is answered."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    assert dones(agent.handle(core.WorkReceived(work(bundle="other", attempt=2)), 0.1)) == [("1", "unsupported", 2)]
+    assert agent.backlog(0.2).questions == 1
+    assert answers(agent.handle(core.WorkFinished(KEY, generation()), 0.3))[0].bundle == "b"
+
+
 def test_unknown_bundle_and_full_queue() -> None:
     """What is not served here, or does not fit the queue, is refused by name."""
     agent = node(queue_limit=1)
