@@ -35,7 +35,7 @@ from rich.console import Console
 
 ASKERS: Final = 10
 PLAIN: Final = 4
-FASTEST_MS, SLOWEST_MS = 50.0, 500.0  # what an answer takes the no-op nodes, evenly spread
+FASTEST_MS, SLOWEST_MS = 20.0, 300.0  # what an answer takes the no-op nodes, evenly spread
 QUIET_S: Final = 6.0  # after the last fault, so that its recovery shows
 START_S: Final = 60.0
 

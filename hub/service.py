@@ -17,7 +17,7 @@ from hub import events, wire
 from hub.core import Core
 from hub.errors import WireError
 from hub.explain import decision_line
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received, Will
 from hub.presence import Presence
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,7 @@ class HubService:
             wire.encode(effect.work),
             qos=1,
             expiry_s=max(math.ceil(effect.work.budget_ms / 1000), 1),
+            until=WITH_THE_CONNECTION,  # the core sends anew what is still wanted, with the budget that is left
         )
         self._core_ticket[ticket] = effect.ticket
 
@@ -195,7 +196,12 @@ class HubService:
         else:
             payload, marks = wire.encode(effect.failure), []
         ticket = self._link.publish(
-            effect.reply_to, payload, qos=1, correlation=effect.correlation, user_properties=marks
+            effect.reply_to,
+            payload,
+            qos=1,
+            correlation=effect.correlation,
+            user_properties=marks,
+            until=WITH_THE_CONNECTION,
         )
         self._core_ticket[ticket] = effect.ticket
 

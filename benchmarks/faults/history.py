@@ -46,6 +46,7 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     at_s: float
     code: str
+    node: str | None = None  # of an answer, where it says so
     replayed: bool = False
 
 

@@ -79,13 +79,14 @@ class Overhearer:
         topic = wire.Topic.parse(message.topic)
         found = outcome_of(message)
         if topic is not None and found is not None:
-            question_id, code = found
+            question_id, code, node = found
             self._log.add(
                 Heard(
                     device=topic.name,
                     id=question_id,
                     at_s=time.monotonic(),
                     code=code,
+                    node=node,
                     replayed=MARK in message.user_properties,
                 )
             )
@@ -115,16 +116,18 @@ class Overhearer:
         )
 
 
-def outcome_of(message: Received) -> tuple[str, str] | None:
-    """The question's id and `answered` or the failure's code; None for a piece of an answer."""
+def outcome_of(message: Received) -> tuple[str, str, str | None] | None:
+    """The question's id, `answered` or the failure's code, and the node; None for a piece of an answer."""
     try:
         reply = wire.decode_reply(message.payload)
     except WireError:  # plain text
         code = dict(message.user_properties).get(wire.ERROR_PROPERTY, "answered")
-        return (message.correlation or b"").decode(errors="replace"), code
+        return (message.correlation or b"").decode(errors="replace"), code, None
     if isinstance(reply, wire.Chunk):
         return None
-    return reply.id, reply.error.code if isinstance(reply, wire.Failure) else "answered"
+    if isinstance(reply, wire.Failure):
+        return reply.id, reply.error.code, None
+    return reply.id, "answered", reply.node
 
 
 def about(topic: wire.Topic, message: Received) -> tuple[str, str] | None:
