@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import ItemsView, ValuesView
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.delay import Line, fit_prompt_size, seed_prompt_size
-from hub.fleet import NEVER, Node, Standing, waiting
+from hub.delay import Flow, Line, fit_prompt_size, seed_prompt_size
+from hub.fleet import NEVER, Node, Standing, Waiting, waiting
 from hub.recent import Recent
+from hub.tail import Tail
 
 _ROW: Final = np.dtype(
     [
@@ -30,19 +32,39 @@ _ROW: Final = np.dtype(
         ("context", np.float64),
         ("prompt_offset", np.float64),
         ("prompt_slope", np.float64),
-        ("rest_ms", np.float64),
-        ("busy", np.float64),
-        ("end_s", np.float64),
-        ("end_by_s", np.float64),
-        ("said_end_s", np.float64),
+        *((name, np.float64) for name in Waiting.__struct_fields__),
         ("measured_s", np.float64),  # when the network was measured last
         ("log_bias", np.float64),
         ("log_variance", np.float64),
         ("in_flight", np.int64),  # questions that this hub has sent to the node
+        ("parallel", np.float64),
+        ("flow_since_s", np.float64),
+        ("flow_at_s", np.float64),
+        ("flow_answers", np.float64),
+        ("flow_compute_ms", np.float64),
     ]
 )
+_USUAL_STEP: Final = 0.01  # of the way to each new delay
+_NO_FLOW: Final = Flow(since_s=0.0, at_s=0.0)
 _WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0)
+_EMPTY: Final = (
+    False,
+    int(Standing.GONE),
+    -1,
+    -1,
+    -1,
+    *(0.0,) * 7,
+    *msgspec.structs.astuple(Waiting()),
+    NEVER,
+    0.0,
+    0.0,
+    0,
+    1.0,
+    0.0,
+    0.0,
+    0.0,
+    0.0,
+)
 
 
 class Fleet:
@@ -58,6 +80,8 @@ class Fleet:
         self._labels: dict[int, tuple[str, str]] = {}
         self._rank: NDArray[np.int64] | None = None
         self._changed: set[str] = set()
+        self.tail = Tail()  # of answers beside their expected lengths
+        self.usual_ms: float | None = None  # delay of an answer; None before the first
 
     # --- nodes ------------------------------------------------------------------------------------------
 
@@ -97,6 +121,11 @@ class Fleet:
         del self._nodes[name]
         self._changed.discard(name)
         self._drop_rows(name)
+
+    def took(self, delay_ms: float) -> None:
+        """An answer took so long from the hub's receipt of its question."""
+        before_ms = delay_ms if self.usual_ms is None else self.usual_ms
+        self.usual_ms = before_ms + _USUAL_STEP * (delay_ms - before_ms)
 
     # --- prompt sizes: a bundle's tokenizer is the same on every node -------------------------------------
 
@@ -149,10 +178,12 @@ class Fleet:
 
     def _write(self, node: Node) -> None:
         queue = waiting(node)
+        flow = node.flow or _NO_FLOW
         network_ms = float("nan") if node.network_ms is None else node.network_ms
         tail = (
-            *(queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s),
-            *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load)),
+            *msgspec.structs.astuple(queue),
+            *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load), node.parallel),
+            *(flow.since_s, flow.at_s, flow.answers, flow.compute_ms),
         )
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):
             size = self.prompt_size(bundle.bundle)

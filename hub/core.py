@@ -402,7 +402,15 @@ class Core:
             decision = msgspec.structs.replace(decision, attempt=question.current.number)
         else:
             question.attempts.append(
-                Attempt(question.next_number, node.name, node.epoch, terms.bundle, now, terms.delay_ms)
+                Attempt(
+                    question.next_number,
+                    node.name,
+                    node.epoch,
+                    terms.bundle,
+                    now,
+                    terms.delay_ms,
+                    terms.completion_tokens,
+                )
             )
             question.decisions.append(decision)
             question.next_number += 1
@@ -463,15 +471,18 @@ class Core:
         """The device has its answer, be it from an attempt that this hub (before a restart) does not remember."""
         if attempt is None:
             self.counters["answered_unasked"] += 1
-            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256], now, 0.0)
+            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256], now, 0.0, 0.0)
         else:
             chars = question.ask.question.size_chars
             after = taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms)
             self.fleet.put(surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000))
+            self.fleet.took((now - question.received_s) * 1000)
             if question.ask.question.session is None:  # else the prompt holds turns that were not sent
                 self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
-            if done.tokens.completion:
-                self._lengths.learn(question.key[0], question.ask.task, done.tokens.completion)
+            if (tokens := done.tokens.completion) > 0:
+                if attempt.expected_tokens > 0:
+                    self.fleet.tail.learn(tokens / attempt.expected_tokens)
+                self._lengths.learn(question.key[0], question.ask.task, tokens, question.ask.question.max_tokens)
         self.counters["answered"] += 1
         self._end(question, "answered", None, done, attempt, now)
 

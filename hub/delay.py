@@ -22,6 +22,7 @@ from hub import wire
 from hub.recent import Recent
 
 NETWORK_TAU_S: Final = 10.0
+FLOW_TAU_S: Final = 60.0
 EXPECTED_TOKENS: Final = 64.0  # before any answer was seen: a paragraph
 
 _PULL: Final = 0.005  # weight of the anchor against one observation of typical size
@@ -176,6 +177,26 @@ def fit_cost(cost: Cost, tokens: wire.Tokens, timing: wire.Timing) -> Cost:
     return msgspec.structs.replace(cost, prefill=prefill, decode_ms_per_token=decode, decode_weight=total)
 
 
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has answered lately, for whichever hub: sums that decay with FLOW_TAU_S."""
+
+    since_s: float
+    at_s: float
+    answers: float = 0.0
+    compute_ms: float = 0.0
+
+
+def fit_flow(flow: Flow, compute_ms: float, now: float) -> Flow:
+    """The flow after one more answer."""
+    keep = math.exp(-max(now - flow.at_s, 0.0) / FLOW_TAU_S)
+    return msgspec.structs.replace(
+        flow,
+        at_s=now,
+        answers=keep * flow.answers + 1.0,
+        compute_ms=keep * flow.compute_ms + min(compute_ms, _SANE_MS),
+    )
+
+
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """How far actual delays lie from predicted ones on one node: decayed moments of `ln(actual / predicted)`."""
 
@@ -217,26 +238,34 @@ class Lengths:
     """Expected answer tokens per (device, task): a mean that starts at the task's, which starts at a paragraph.
 
     The start counts as answers that were seen (`_DEVICE_PRIOR`, `_TASK_PRIOR`), so that one device's first short
-    answer does not make another's long one look short.
+    answer does not make another's long one look short. Beside it stands how often the device's answers are as long as
+    they may be: a limit cuts some devices' answers, and is never reached by others'.
     """
 
     def __init__(self, max_devices: int) -> None:
         self._devices: Recent[tuple[str, str], tuple[float, int]] = Recent(max_devices)
         self._tasks: Recent[str, tuple[float, int]] = Recent(64)
+        self._full: Recent[tuple[str, str], tuple[float, int]] = Recent(max_devices)
 
     def expected(self, device: str, task: str, max_tokens: int | None) -> float:
         """Answer tokens to expect, at most `max_tokens`."""
         known = self._devices.get((device, task)) or self._tasks.get(task) or (EXPECTED_TOKENS, 0)
-        return known[0] if max_tokens is None else min(known[0], float(max_tokens))
+        if max_tokens is None:
+            return known[0]
+        full, _ = self._full.get((device, task)) or (0.0, 0)
+        return full * max_tokens + (1.0 - full) * min(known[0], float(max_tokens))
 
-    def learn(self, device: str, task: str, completion_tokens: int) -> None:
-        """One answer had this many tokens."""
+    def learn(self, device: str, task: str, completion_tokens: int, max_tokens: int | None = None) -> None:
+        """One answer had this many tokens, of as many that it might have had."""
         if completion_tokens > _SANE_TOKENS:
             return
         of_task = self._tasks.get(task) or (EXPECTED_TOKENS, _TASK_PRIOR)
         of_device = self._devices.get((device, task)) or (of_task[0], _DEVICE_PRIOR)
         self._tasks.put(task, _mean_after(of_task, completion_tokens))
         self._devices.put((device, task), _mean_after(of_device, completion_tokens))
+        if max_tokens is not None:
+            of_full = self._full.get((device, task)) or (0.0, _DEVICE_PRIOR)
+            self._full.put((device, task), _mean_after(of_full, float(completion_tokens >= max_tokens)))
 
 
 def _mean_after(mean: tuple[float, int], value: float) -> tuple[float, int]:

@@ -4,7 +4,8 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── WireError             a payload that is not the message it should be; carries the failure code to send back
 ├── LinkError             the broker cannot be reached, refused us, or took us over
 ├── BrokerError           the embedded broker did not start
-└── StoreError            the records cannot be opened or read
+├── StoreError            the records cannot be opened or read
+└── SimulationError       a trace, a fleet file or a matrix of round trips cannot be used
 """
 
 from __future__ import annotations
@@ -32,3 +33,7 @@ class BrokerError(HubError):
 
 class StoreError(HubError):
     """The record store cannot be opened, written or read."""
+
+
+class SimulationError(HubError):
+    """A trace, a fleet file or a matrix of round trips cannot be used."""

@@ -27,6 +27,7 @@ class Attempt(msgspec.Struct, frozen=True):
     bundle: str
     sent_s: float
     predicted_ms: float
+    expected_tokens: float
 
 
 class InFlight:
@@ -120,7 +121,8 @@ def load_of(question: InFlight, terms: Terms, now: float) -> Load:
         key=question.key,
         sent_s=now,
         start_s=now + terms.network_ms / 2000,
-        work_ms=before_decode_ms + terms.decode_ms,
+        before_ms=before_decode_ms,
+        decode_ms=terms.decode_ms,
         longest_ms=longest_ms,
         deadline_s=question.deadline_s,
     )

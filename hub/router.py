@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
-from hub.fleet import Standing, served_models
+from hub.fleet import Standing, Waiting, served_models, waits_ms
 
 UNMEASURED_MS: Final = 100.0
 NAMED: Final = 16  # candidates, and rejected ones, that a decision names
@@ -161,13 +161,13 @@ def terms_of(rows: NDArray[Any], fleet: Fleet, now: float) -> tuple[NDArray[np.f
         known = fleet.table["network_ms"][fleet.table["used"]]
         largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
         network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
-    return network_ms, _waits(rows, now)
+    return network_ms, _waits(rows, fleet, now)
 
 
 def least_wait_ms(fleet: Fleet, now: float) -> float:
     """The shortest queue of all ready nodes, 0 where there is none."""
     ready = fleet.table[fleet.table["standing"] == int(Standing.READY)]
-    return float(_waits(ready, now).min()) if len(ready) else 0.0
+    return float(_waits(ready, fleet, now).min()) if len(ready) else 0.0
 
 
 # --- the formula, over rows -----------------------------------------------------------------------------
@@ -182,13 +182,8 @@ def _parts(question: Features, rows: NDArray[Any], prompt_tokens: Series, fleet:
     )
 
 
-def _waits(rows: NDArray[Any], now: float) -> NDArray[np.float64]:
-    """`fleet.wait_ms` for many rows."""
-    running_s = np.minimum(np.abs(rows["end_s"] - now), np.maximum(rows["end_by_s"] - now, 0.0))
-    ours_ms = rows["rest_ms"] + rows["busy"] * running_s * 1000.0
-    said_ms = np.maximum((rows["said_end_s"] - now) * 1000.0, 0.0)
-    longest: NDArray[np.float64] = np.maximum(ours_ms, said_ms)
-    return longest
+def _waits(rows: NDArray[Any], fleet: Fleet, now: float) -> Series:
+    return waits_ms(*(rows[name] for name in Waiting.__struct_fields__), now=now, tail=fleet.tail)
 
 
 def _matching(question: Features, fleet: Fleet, table: NDArray[Any]) -> Mask:

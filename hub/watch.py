@@ -13,7 +13,7 @@ import msgspec
 
 from hub import events, wire
 from hub.columns import Fleet
-from hub.fleet import Key, Node, Standing, announced, doubted, given_up, judge, ponged, told
+from hub.fleet import Key, Node, Standing, announced, answered, doubted, given_up, judge, ponged, told
 from hub.heartbeat import PING_EVERY_S, Heartbeat
 from hub.timers import Timers
 
@@ -102,14 +102,14 @@ class Watch:
             self._counters["stray_pong"] += 1
             return NOTHING
         if pong.hub != self._hub:
-            self._fleet.put(told(node, pong.backlog, _before_travel(node, now), now))
+            self._fleet.put(told(node, pong.backlog, now))
             return NOTHING
         measured = beat.pong(pong.seq, pong.hold_ms, now) if beat is not None else None
         if measured is None:
             self._counters["stray_pong"] += 1
             return NOTHING
         sent_s, round_trip_ms = measured
-        after = ponged(node, pong.backlog, round_trip_ms, sent_s, now)
+        after = ponged(node, pong.backlog, round_trip_ms, now)
         self._fleet.put(after)
         self._timers.cancel(("lost", name))
         missing: tuple[Key, ...] = ()
@@ -123,7 +123,9 @@ class Watch:
         if node is None:
             self._counters["stray_done"] += 1
             return False
-        self._fleet.put(told(node, done.backlog, _before_travel(node, now), now))
+        if done.outcome == "answered":
+            node = answered(node, done.timing_ms.compute, now)
+        self._fleet.put(told(node, done.backlog, now, ended=(done.device, done.id)))
         return True
 
     # --- silence ----------------------------------------------------------------------------------------
@@ -229,8 +231,3 @@ def _became_usable(before: Node | None, after: Node) -> bool:
     if after.standing != Standing.READY or before is None:
         return False
     return before.standing != Standing.READY or before.bundles != after.bundles
-
-
-def _before_travel(node: Node, now: float) -> float:
-    """What was sent to the node after this had not reached it when it spoke."""
-    return now - (node.network_ms or 0.0) / 1000

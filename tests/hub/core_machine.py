@@ -213,7 +213,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert set(core._adrift) <= set(core._in_flight)
         for node in core.fleet.values():
             assert {load.key for load in node.load} <= set(core._in_flight), node
-            assert wait_ms(waiting(node), self.now) >= 0
+            assert wait_ms(waiting(node), self.now, self.core.fleet.tail) >= 0
         for question in core._in_flight.values():
             assert question.current is not None or question.key in core._adrift
             assert question.deadline_s > core._timers.next_s() or question.deadline_s >= self.now - 50

@@ -50,10 +50,10 @@ def test_row_shows_its_node() -> None:
     assert np.isnan(shown(fleet)["a", "smol-int4"]["network_ms"])
     node = fleet.get("a")
     assert node is not None
-    fleet.put(doubted(ponged(node, wire.Backlog(questions=1, ms=500), 12.0, 0.0, 1.0)))
+    fleet.put(doubted(ponged(node, wire.Backlog(questions=1, ms=500), 12.0, 1.0)))
     row = shown(fleet)["a", "smol-int4"]
     assert (row["standing"], row["network_ms"], row["decode_ms"]) == (int(Standing.SUSPECT), 12.0, 7.0)
-    assert row["said_end_s"] == 1.494
+    assert row["others_end_s"] == 1.494
 
 
 def test_prompt_sizes_are_shared_by_a_bundle() -> None:

@@ -83,7 +83,9 @@ def test_record_of_an_answer_after_a_lost_node() -> None:
         tokens=TOKENS,
         timing_ms=TIMING,
     )
-    record = record_of(question, "hub", "answered", fleet, done, Attempt(2, "b", 1, BUNDLE.bundle, 10.0, 100.0), 11.0)
+    record = record_of(
+        question, "hub", "answered", fleet, done, Attempt(2, "b", 1, BUNDLE.bundle, 10.0, 100.0, 64.0), 11.0
+    )
     assert (record.node, record.model, record.attempts, record.total_ms) == ("b", "smol", 2, 1000.0)
     assert record.network_ms == pytest.approx(1000 - 1 - 80)
     assert record.predicted_ms == decision(1).chosen.delay_ms  # type: ignore[union-attr]

@@ -1,0 +1,67 @@
+"""Which of two nodes is the better one: for the asker alone, or for all who ask?
+
+Rankings of the router's candidates; the least is chosen. Each question taking its own least delay is not the fleet's
+least delay: who takes a node keeps it from those who come after. Pure; knows nothing of how terms are learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hub.delay import FLOW_TAU_S
+from hub.router import Candidates, Ranking, Series, least_delay
+
+Objective = Literal["question", "fleet"]
+MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
+DREADED: Final = 1.25  # of a usual delay
+DREAD: Final = 10.0
+
+
+def fleet_delay(candidates: Candidates) -> Series:
+    """The asker's delay and that of others because of it.
+
+    The price of `x` ms of work put behind `u` ms on a node that gets `rate` questions a ms and is busy `busy` of its
+    time is what an M/G/1 queue's mean waits grow by, `rate / (1 - busy) * (u * x + x * x / 2)`: one step of policy
+    improvement (Krishnan, 1987; Hyytiä, Penttinen and Aalto, 2012) on the fleet as it is used. Alone it lowers the
+    mean and lets some wait long, so what is minimized is the mean of `delay + usual * (delay / (DREADED * usual)) **
+    DREAD`, which counts delays far beyond the usual one manifold; the price is multiplied by that function's slope at
+    the usual delay.
+    """
+    parts, usual_ms = candidates.parts, candidates.fleet.usual_ms
+    delay = parts.delay
+    price = price_ms(candidates)
+    if usual_ms is None:
+        return delay + price
+    dread = usual_ms * (delay / (DREADED * usual_ms)) ** DREAD
+    slope = 1.0 + DREAD * DREADED**-DREAD
+    scores: Series = delay + dread + price * slope
+    return scores
+
+
+def price_ms(candidates: Candidates) -> Series:
+    """What later questions will wait because of this one, in all, at each candidate."""
+    parts = candidates.parts
+    rows = candidates.fleet.table[candidates.rows]
+    rate, busy = _use(rows, candidates.now)
+    ahead = np.maximum(parts.wait - parts.network / 2, 0.0)
+    work = parts.compute / rows["parallel"]
+    price: Series = rate / (1.0 - busy) * (ahead * work + work * work / 2)
+    return price
+
+
+def ranking(objective: Objective) -> Ranking:
+    """By name."""
+    return least_delay if objective == "question" else fleet_delay
+
+
+def _use(rows: NDArray[Any], now: float) -> tuple[Series, Series]:
+    """Answers a millisecond and share of time of each row's node, over the last minute or since its first answer."""
+    keep = np.exp(-np.maximum(now - rows["flow_at_s"], 0.0) / FLOW_TAU_S)
+    seen_s = np.maximum(now - rows["flow_since_s"], 0.0)
+    window_ms = 1000 * FLOW_TAU_S * np.maximum(1.0 - np.exp(-seen_s / FLOW_TAU_S), 1.0 / FLOW_TAU_S)
+    rate: Series = keep * rows["flow_answers"] / window_ms
+    busy: Series = np.minimum(keep * rows["flow_compute_ms"] / window_ms / rows["parallel"], MOST_BUSY)
+    return rate, busy
