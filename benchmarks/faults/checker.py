@@ -8,7 +8,7 @@
 - *nothing after a failure*: on the wire, a failure that a hub has published is not followed by an answer of a node.
   Counted apart is what no hub and node can prevent (askers drop it): the answer, or the hub's Cancel, was under way
   while the broker, or the node's link or process, stood still or was slow; a stranger had replayed a message of that
-  question; or it came within `RACE_S`, before a Cancel could reach the node.
+  question; it came within `RACE_S`, before a Cancel could reach the node; or two hubs may have had it.
 - *alive*: no process ends by itself.
 - *share*: at least `SHARE` of the outcomes that came from the fleet are answers.
 """
@@ -158,6 +158,8 @@ def _wire(history: History, notes: Counter[str]) -> list[Violation]:
             notes["answer after failure, under way in a fault"] += 1
         elif later.at_s - first.at_s <= RACE_S:
             notes["answer after failure, at the same moment"] += 1
+        elif len(history.hubs) > 1:
+            notes["answer after failure, maybe of two hubs"] += 1
         else:
             why = f"{first.code}, and {later.at_s - first.at_s:.3f} s after it an answer"
             found.append(_violation("nothing after a failure", later, why))

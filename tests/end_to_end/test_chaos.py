@@ -126,6 +126,7 @@ def test_an_answer_after_a_failure() -> None:
     assert broken(heard=(failure, HEARD), hits=(Hit(kind="hold-link", party="n", from_s=9.0, to_s=10.3),)) == set()
     assert broken(heard=(failure, HEARD), hits=(Hit(kind="hold-link", party="m", from_s=9.0, to_s=10.3),)) == {promise}
     assert broken(heard=(failure, msgspec.structs.replace(HEARD, at_s=10.05))) == set()
+    assert broken(heard=(failure, HEARD), hubs=("h", "h-2")) == set()
 
 
 def test_a_process_that_ended_by_itself() -> None:

@@ -163,6 +163,7 @@ def test_a_running_fleet_drops_it_all(processes: Any, broker_url: str) -> None:
     attacker.throw([message for message in messages(SEED, 700) if _is_nobodys(message)])
     attacker.loop.close()
     assert processes.ask("Still there?", broker_url)["text"] == "yes", f"seed {SEED}"
+    processes.wait_for(broker_url, "n1")  # it shows its state again where garbage had taken its place
     nodes = json.loads(processes.run("edge-hub", "nodes", "--broker", broker_url, "--json").stdout)
     assert [(node["node"], node["status"]) for node in nodes] == [("n1", "ready")], f"seed {SEED}"
     for name, one in processes._started.items():
