@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from faults import history, processes, questions, schedule
 from faults.checker import Verdict, check
@@ -54,37 +54,66 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class Names(NamedTuple):
+    """Everybody in a run."""
+
+    hubs: list[str]
+    nodes: list[str]
+    devices: list[str]
+    plain: list[str]  # those of the devices that know MQTT and nothing else
+
+    @classmethod
+    def of(cls, hubs: int, nodes: int) -> Names:
+        plain = [f"plain-{number}" for number in range(1, PLAIN + 1)]
+        askers = [f"device-{number}" for number in range(1, ASKERS + 1)]
+        return cls(
+            [f"hub-{number}" for number in range(1, hubs + 1)],
+            [f"node-{number}" for number in range(1, nodes + 1)],
+            [*askers, *plain],
+            plain,
+        )
+
+
+def programs_of(
+    names: Names, seed: int, folder: Path, gates: Gates, broker: Broker, bundle: Path | None
+) -> dict[str, Linked]:
+    """Hubs and nodes, not started yet. No-op nodes are unlike: which is how fast depends on the seed."""
+    step_ms = (SLOWEST_MS - FASTEST_MS) / max(len(names.nodes) - 1, 1)
+    paces_ms = [FASTEST_MS + step_ms * number for number in range(len(names.nodes))]
+    random.Random(f"nodes {seed}").shuffle(paces_ms)
+    linked = {name: processes.hub(name, folder, gates, broker, seed) for name in names.hubs}
+    for name, answer_ms in zip(names.nodes, paces_ms, strict=True):
+        linked[name] = processes.node(name, folder, gates, broker, seed, bundle=bundle, answer_ms=answer_ms)
+    return linked
+
+
 def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
     """One run: start everybody, ask and strike, wait for the last outcome, end everybody."""
-    log = history.Log()
-    gates = Gates()
+    names = Names.of(chosen.hubs, chosen.nodes)
+    log, gates = history.Log(), Gates()
     broker = Broker(folder)
-    hubs = [f"hub-{number}" for number in range(1, chosen.hubs + 1)]
-    nodes = [f"node-{number}" for number in range(1, chosen.nodes + 1)]
-    plain = [f"plain-{number}" for number in range(1, PLAIN + 1)]
-    devices = [*(f"device-{number}" for number in range(1, ASKERS + 1)), *plain]
-    step_ms = (SLOWEST_MS - FASTEST_MS) / max(len(nodes) - 1, 1)
-    paces_ms = [FASTEST_MS + step_ms * number for number in range(len(nodes))]
-    random.Random(f"nodes {seed}").shuffle(paces_ms)
-    linked: dict[str, Linked] = {name: processes.hub(name, folder, gates, broker, seed) for name in hubs}
-    for name, answer_ms in zip(nodes, paces_ms, strict=True):
-        linked[name] = processes.node(name, folder, gates, broker, seed, bundle=chosen.bundle, answer_ms=answer_ms)
-    device_gates = {name: Gate(gates, broker.port, f"{seed} {name}") for name in devices}
+    linked = programs_of(names, seed, folder, gates, broker, chosen.bundle)
     programs: dict[str, Program] = {"broker": broker, **linked}
-    crowd = Crowd(log, device_gates, plain, repeats=chosen.bundle is None)
+    device_gates = {name: Gate(gates, broker.port, f"{seed} {name}") for name in names.devices}
+    crowd = Crowd(log, device_gates, names.plain, repeats=chosen.bundle is None)
     overhearer = Overhearer(log, broker.url, seed)
     link_gates = {**{name: party.gate for name, party in linked.items()}, **device_gates}
     striker = Striker(log, programs, link_gates, overhearer)
     faults = schedule.draw(
-        seed, seconds=chosen.seconds - QUIET_S, faults=chosen.faults, hubs=hubs, nodes=nodes, devices=devices
+        seed,
+        seconds=chosen.seconds - QUIET_S,
+        faults=chosen.faults,
+        hubs=names.hubs,
+        nodes=names.nodes,
+        devices=names.devices,
     )
-    asks = questions.draw(seed, seconds=chosen.seconds, questions=chosen.questions, devices=devices)
+    asks = questions.draw(seed, seconds=chosen.seconds, questions=chosen.questions, devices=names.devices)
     try:
         for program in programs.values():
             program.start()
         crowd.start()
         overhearer.start()
-        wait_until_answered(folder, crowd, overhearer, hubs, nodes)
+        wait_until_ready(folder, crowd, overhearer, names)
         start_s = time.monotonic()
         striking = striker.run(faults, start_s)
         crowd.ask_all(asks, start_s)
@@ -99,35 +128,27 @@ def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
         for program in reversed(programs.values()):
             program.end()
         gates.close()
-    return log.history(seed=seed, start_s=start_s, end_s=end_s, hubs=hubs, nodes=nodes)
+    return log.history(seed=seed, start_s=start_s, end_s=end_s, hubs=names.hubs, nodes=names.nodes)
 
 
-def wait_until_answered(folder: Path, crowd: Crowd, overhearer: Overhearer, hubs: list[str], nodes: list[str]) -> None:
-    """Until everybody has a connection, hubs take questions and nodes are there."""
-
-    def ready() -> bool:
-        said = [
-            *("takes questions" in (folder / f"{name}.log").read_text() for name in hubs),
-            *("is at" in (folder / f"{name}.log").read_text() for name in nodes),
-        ]
-        return all(said) and crowd.is_open and overhearer.is_open
-
-    wait(ready, START_S, "not everybody came up")
+def wait_until_ready(folder: Path, crowd: Crowd, overhearer: Overhearer, names: Names) -> None:
+    """Until everybody has a connection, hubs take questions and nodes are there. Raises SystemExit."""
+    signs = {**dict.fromkeys(names.hubs, "takes questions"), **dict.fromkeys(names.nodes, "is at")}
+    end = time.monotonic() + START_S
+    while True:
+        silent = [name for name, sign in signs.items() if sign not in (folder / f"{name}.log").read_text()]
+        if not silent and crowd.is_open and overhearer.is_open:
+            return
+        if time.monotonic() > end:
+            who = ", ".join(silent) or "a device"
+            raise SystemExit(f"{who} did not come up within {START_S:.0f} s: the logs are in {folder}")
+        threading.Event().wait(0.05)
 
 
 def wait_for_outcomes(log: history.Log, asked: int, limit_s: float) -> None:
     """Until each question has its outcome, or none is to be expected any more: what is missing is a violation."""
     end = time.monotonic() + limit_s
     while log.ended < asked and time.monotonic() < end:
-        threading.Event().wait(0.05)
-
-
-def wait(condition: object, limit_s: float, otherwise: str) -> None:
-    assert callable(condition)
-    end = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"{otherwise} within {limit_s:.0f} s")
         threading.Event().wait(0.05)
 
 

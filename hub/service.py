@@ -170,7 +170,9 @@ class HubService:
             self._publish_failure(effect)
         elif isinstance(effect, events.PublishControl):
             topic = str(wire.Topic("control", effect.node))
-            self._link.publish(topic, wire.encode(effect.control), qos=0)
+            # A lost ping tells something. A Cancel must not overtake its Work, which waits where many are not accepted.
+            qos = 0 if isinstance(effect.control, wire.Ping) else 1
+            self._link.publish(topic, wire.encode(effect.control), qos=qos, until=WITH_THE_CONNECTION)
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
         elif isinstance(effect, events.LogDecision):

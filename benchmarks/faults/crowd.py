@@ -44,7 +44,8 @@ class Crowd:
     @property
     def is_open(self) -> bool:
         """Whether everybody has a connection."""
-        return all(each.is_open for each in [*self._askers.values(), *self._plain.values()])
+        askers = all(asker.is_open for asker in self._askers.values())
+        return askers and all(client.is_open for client in self._plain.values())
 
     def ask_all(self, questions: Sequence[Planned], start_s: float) -> None:
         """Ask each at its time, whatever became of those before; returns when the last one is asked."""
