@@ -35,7 +35,9 @@ from rich.console import Console
 
 ASKERS: Final = 10
 PLAIN: Final = 4
-FASTEST_MS, SLOWEST_MS = 20.0, 300.0  # what an answer takes the no-op nodes, evenly spread
+# What an answer takes the no-op nodes, evenly spread. Each gives 16 at once, so that the slowest alone can take what
+# all have left behind: nothing is promised to a fleet that is asked more than it can answer.
+FASTEST_MS, SLOWEST_MS = 50.0, 400.0
 QUIET_S: Final = 6.0  # after the last fault, so that its recovery shows
 START_S: Final = 60.0
 

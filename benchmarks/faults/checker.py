@@ -25,7 +25,7 @@ from .uptime import Uptime
 
 STRETCH_S: Final = 5.0
 LATE_S: Final = 1.0
-RACE_S: Final = 0.1
+RACE_S: Final = 0.25
 SHARE: Final = 0.98
 
 

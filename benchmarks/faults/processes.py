@@ -152,7 +152,7 @@ def node(
     """A no-op node that answers in the question's own words, or with `bundle` a real one."""
     if bundle is None:
         command = [sys.executable, str(ROOT / "benchmarks" / "noop_node.py"), "--node", name, "--no-direct"]
-        command += ["--repeat", "--answer-ms", f"{answer_ms:.1f}"]
+        command += ["--answer-ms", f"{answer_ms:.1f}"]
     else:
         command = [str(Path(sys.executable).with_name("edge-agent")), "serve", "--bundle", str(bundle)]
         command += ["--node", name, "--threads", "1"]
