@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hub import wire
 from hub.delay import Cost, Flow, Spread, fit_cost, fit_flow, fit_spread, peak_ewma, seed_cost
+from hub.failing import Failing, after_answer, after_failure
 from hub.tail import Tail
 
 Series = NDArray[np.float64]
@@ -76,9 +77,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     network_at_s: float = NEVER
     spread: Spread = Spread()
     flow: Flow | None = None  # None before its first answer
+    failing: Failing = Failing()
     load: tuple[Load, ...] = ()
     others: int = 0  # questions that it has from others, by its last report
     others_end_s: float = NEVER  # when those are worked off
+    ended_s: float = NEVER  # when it last said that it had ended a question, whosever
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -103,7 +106,7 @@ def wait_ms(waiting: Waiting, now: float, tail: Tail) -> float:
     >>> busy = Waiting(rest_ms=50.0, busy=1.0, head_start_s=10.0, head_before_ms=20.0, head_decode_ms=80.0,
     ...                head_end_by_s=12.0)
     >>> [round(wait_ms(busy, now, Tail())) for now in (9.9, 10.0, 10.1, 11.95, 20.0)]
-    [250, 150, 111, 50, 50]
+    [250, 150, 106, 50, 50]
     """
     one = [np.array([value]) for value in msgspec.structs.astuple(waiting)]
     return float(waits_ms(*one, now=now, tail=tail)[0])
@@ -259,6 +262,16 @@ def answered(node: Node, compute_ms: float, now: float) -> Node:
 def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:
     """The node after an answer came, as late as it came."""
     return msgspec.structs.replace(node, spread=fit_spread(node.spread, predicted_ms, actual_ms))
+
+
+def failed(node: Node, now: float) -> Node:
+    """The node after it failed a question by no fault of the question's."""
+    return msgspec.structs.replace(node, failing=after_failure(node.failing, now))
+
+
+def succeeded(node: Node, now: float) -> Node:
+    """The node after it answered one."""
+    return msgspec.structs.replace(node, failing=after_answer(node.failing, now))
 
 
 def doubted(node: Node) -> Node:

@@ -16,6 +16,7 @@ from hub.delay import Lengths
 from hub.fleet import Key, Load
 from hub.intake import Ask, Sender
 from hub.router import Features
+from hub.second import Doubt
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -52,6 +53,8 @@ class InFlight:
         self.failed_on: set[str] = set()
         self.internal_failures = 0
         self.larger_than = -1
+        self.doubt: Doubt | None = None  # when the current attempt is to be looked at
+        self.second = ""  # why there is a second attempt beside the first, or was: `hedge` or `silence`
 
     @property
     def key(self) -> Key:
@@ -71,7 +74,7 @@ class InFlight:
         """The attempt of this node, if it may still end the question."""
         return next((a for a in self.attempts if a.node == node and a.number == number), None)
 
-    def features(self, lengths: Lengths) -> Features:
+    def features(self, lengths: Lengths, now: float) -> Features:
         """What its delay depends on."""
         question, device = self.ask.question, self.ask.sender.device
         return Features(
@@ -84,6 +87,7 @@ class InFlight:
             max_tokens=question.max_tokens,
             expected_tokens=lengths.expected(device, self.ask.task, question.max_tokens),
             larger_than=self.larger_than,
+            budget_ms=self.budget_ms(now),
         )
 
 
@@ -199,4 +203,5 @@ def record_of(
         prefill_ms=timing.prefill,
         decode_ms=timing.decode,
         decisions=tuple(question.decisions),
+        hedged=question.second == "hedge",
     )

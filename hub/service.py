@@ -18,7 +18,9 @@ from hub.core import Core
 from hub.errors import WireError
 from hub.explain import decision_line
 from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.objective import Objective, ranking
 from hub.presence import Presence
+from hub.shares import Rate
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,26 @@ class RecordSink(Protocol):
 class HubService:
     """A hub named `name` on one broker. `records` may be None: then nothing is kept."""
 
-    def __init__(self, broker: str, name: str, records: RecordSink | None) -> None:
+    def __init__(
+        self,
+        broker: str,
+        name: str,
+        records: RecordSink | None,
+        objective: Objective = "fleet",
+        *,
+        device_rate: Rate | None = None,
+        fair_shares: bool = False,
+    ) -> None:
         url = BrokerUrl.parse(broker)
         self.name = name
         self._records = records
-        self._core = Core(name, new_id=lambda: uuid.uuid4().hex)
+        self._core = Core(
+            name,
+            new_id=lambda: uuid.uuid4().hex,
+            rank=ranking(objective),
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+        )
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's

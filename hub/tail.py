@@ -34,7 +34,7 @@ class Tail:
         below = _normal_cdf((logs + _PRIOR_SIGMA**2 / 2) / _PRIOR_SIGMA)
         self._counts: Series = _PRIOR * np.diff(np.concatenate([[0.0], below, [1.0]]))
         self._sums: Series = self._counts * np.concatenate([(_EDGES[:-1] + _EDGES[1:]) / 2, [_EDGES[-1]]])
-        self._left: Series = _residual(self._counts, self._sums)
+        self._whole: Series = _whole(self._counts, self._sums)
         self._learned = 0
 
     def learn(self, ratio: float) -> None:
@@ -46,19 +46,21 @@ class Tail:
         self._sums[place] += ratio
         self._learned += 1
         if self._learned % _RENEW_EVERY == 0:
-            self._left = _residual(self._counts, self._sums)
+            self._whole = _whole(self._counts, self._sums)
 
     def left(self, ratios: Series) -> Series:
         """What is left in the mean, in expected lengths, of answers that have reached `ratios` of theirs."""
-        found: Series = np.interp(ratios, _EDGES, self._left)
-        return found
+        bins = np.searchsorted(_EDGES, ratios, side="right") - 1
+        left: Series = np.maximum(self._whole[bins] - ratios, 0.0)
+        return left
 
 
-def _residual(counts: Series, sums: Series) -> Series:
-    """`E[ratio - edge | ratio > edge]` at each edge."""
+def _whole(counts: Series, sums: Series) -> Series:
+    """`E[ratio | ratio > edge]` for the lower edge of each bin."""
     more, sum_of_more = np.cumsum(counts[::-1])[::-1], np.cumsum(sums[::-1])[::-1]
-    left: Series = sum_of_more / np.maximum(more, 1e-12) - _EDGES
-    return np.maximum(left, 0.0)
+    whole: Series = sum_of_more / np.maximum(more, 1e-300)
+    floored: Series = np.maximum(whole, _EDGES)
+    return floored
 
 
 def _normal_cdf(values: Series) -> Series:

@@ -125,7 +125,8 @@ class Watch:
             return False
         if done.outcome == "answered":
             node = answered(node, done.timing_ms.compute, now)
-        self._fleet.put(told(node, done.backlog, now, ended=(done.device, done.id)))
+        after = told(node, done.backlog, now, ended=(done.device, done.id))
+        self._fleet.put(msgspec.structs.replace(after, ended_s=now))
         return True
 
     # --- silence ----------------------------------------------------------------------------------------
@@ -152,13 +153,15 @@ class Watch:
         self._fleet.put(given_up(node))
         return keys_of(node)
 
-    def notice_stall(self, now: float) -> None:
+    def notice_stall(self, now: float) -> bool:
         """An alarm that is long overdue shows that this process was held up: pongs under way measure nothing."""
         due_s = self._timers.next_s()
         if due_s is not None and now - due_s > STALL_S:
             self._counters["stalls"] += 1
             for beat in self._beats.values():
                 beat.distrust()
+            return True
+        return False
 
     # --- the link ---------------------------------------------------------------------------------------
 

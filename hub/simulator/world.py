@@ -65,7 +65,9 @@ class World:
         self._latencies: list[deque[float]] = [deque(maxlen=_RECENT_LATENCIES) for _ in self.nodes]
         self._arrived_s = np.zeros((2, len(self.nodes)))  # of the last message to and from each: none overtakes another
         limits = Limits(in_flight=10**6, in_flight_bytes=2**40, nodes=2 * len(self.nodes), ended=1000)
-        self._core = Core("hub", new_id=lambda: "drawn", settle_s=0.0, rank=policy, limits=limits)
+        self._core = Core(
+            "hub", new_id=lambda: "drawn", settle_s=0.0, rank=policy, limits=limits, minds_deadlines=False
+        )
         self._now = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()

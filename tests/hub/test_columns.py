@@ -13,6 +13,8 @@ from hub.columns import Fleet
 from hub.fleet import Standing, announced, doubted, ponged
 from tests.hub.core_driver import bundle
 
+COLUMNS = ("model", "standing", "network_ms", "decode_ms", "prompt_slope", "others_end_s")
+
 
 def put(fleet: Fleet, name: str, *bundles: wire.ServedBundle, epoch: int = 1) -> None:
     state = wire.NodeState(epoch=epoch, status="ready", bundles=bundles)
@@ -22,7 +24,8 @@ def put(fleet: Fleet, name: str, *bundles: wire.ServedBundle, epoch: int = 1) ->
 def shown(fleet: Fleet) -> dict[tuple[str, str], Any]:
     """Each used row by what it stands for."""
     table = fleet.table
-    return {fleet.label(int(row)): table[row] for row in np.flatnonzero(table["used"])}
+    rows = [int(row) for row in np.flatnonzero(table["used"])]
+    return {fleet.label(row): {name: table[name][row] for name in COLUMNS} for row in rows}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 40)), max_size=40))

@@ -20,6 +20,7 @@ from tests.hub.core_driver import (
     bundle,
     cancels,
     failures,
+    proven,
     records,
     without_pings,
     works,
@@ -896,3 +897,54 @@ def test_what_a_leaving_node_hands_back_may_return_to_it() -> None:
     other.node("b", network_ms=50.0)
     other.state("a", status="draining")
     assert works(other.done("a", "overloaded")) == [("b", 2)]
+
+
+# --- nodes, bundles, drains ------------------------------------------------------------------------
+
+
+def test_a_node_with_two_bundles() -> None:
+    """Each has its own cost, and what is learned of one says nothing of the other."""
+    hub = Driver()
+    hub.node("a", BUNDLE, bundle(bundle="big-int8", model="big", decode_ms_per_token=50.0))
+    for number in range(10):
+        hub.ask(id=str(number), model="smol")
+        hub.done("a", id=str(number))
+    hub.ask(id="q", model="big", max_tokens=8)
+    hub.ask(id="r", model="smol", max_tokens=8)
+    big, small = (decision.chosen for decision in hub.decisions[-2:])
+    assert (big.bundle, big.decode_ms / big.completion_tokens) == ("big-int8", 50.0)
+    assert (small.bundle, small.decode_ms / small.completion_tokens) == ("smol-int4", pytest.approx(5.0))
+    assert small.prefill_ms + small.fixed_ms == pytest.approx(39.0, rel=0.2)
+
+
+def test_tasks_are_kept_apart() -> None:
+    """A question goes only to a bundle of its task, though the same node has a faster one."""
+    hub = Driver()
+    hub.node("a", BUNDLE, bundle(bundle="labels", model="tiny", task="text-classification", decode_ms_per_token=0.0))
+    (work,) = hub.ask(id="q")
+    (other,) = hub.ask(id="r", task="text-classification")
+    assert isinstance(work, events.PublishWork)
+    assert isinstance(other, events.PublishWork)
+    assert (work.work.bundle, other.work.bundle) == ("smol-int4", "labels")
+
+
+def test_drained_node_comes_back() -> None:
+    """Nothing new goes to it, it ends what it has, and takes questions again when the drain is taken back."""
+    hub = proven("a", "b")
+    hub.accept(hub.ask(id="q"))
+    hub.state("a", status="draining")
+    assert works(hub.ask(id="2")) == [("b", 1)]
+    assert [record.node for record in records(hub.done("a"))] == ["a"]
+    hub.state("a")
+    assert works(hub.ask(id="3")) == [("a", 1)]
+
+
+def test_question_for_a_drained_fleet_is_taken_when_the_drain_ends() -> None:
+    """What had lost its node waits, and goes to the node that takes questions again."""
+    hub = Driver()
+    hub.node("a")
+    hub.ask(id="q", receipt=1)
+    hub.state("b", status="draining")
+    hub.state("a", epoch=2, status="draining")
+    assert works(hub.state("b")) == [("b", 2)]
+    assert acknowledged(hub.done("b", attempt=2)) == [1]

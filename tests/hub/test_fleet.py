@@ -164,7 +164,6 @@ def test_late_question_stays_late_where_answers_have_tails() -> None:
         tail.learn(ratio)
     late = loaded(node(), load(1, 0.0))
     assert wait(late, 0.21, tail) == pytest.approx(200, rel=0.1)  # 100 ms expected, 200 have passed, of 400
-    assert wait(late, 0.21) < 20
     capped = loaded(node(), load(1, 0.0, longest_ms=300.0))
     assert wait(capped, 0.21, tail) == pytest.approx(100, abs=1)
     expiring = loaded(node(), load(1, 0.0, deadline_s=0.25))

@@ -61,7 +61,7 @@ def test_load_of_a_question() -> None:
 
 def test_features() -> None:
     """What the router is told is the question's own, and what is expected of its device."""
-    features = in_flight(model="smol", max_tokens=5).features(Lengths(10))
+    features = in_flight(model="smol", max_tokens=5).features(Lengths(10), 10.0)
     assert (features.chars, features.model, features.task) == (4, "smol", "text-generation")
     assert features.expected_tokens == 5
 

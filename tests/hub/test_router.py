@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision
-from hub.fleet import Load, Node, announced, doubted, freed, loaded, ponged, taught, told, wait_ms, waiting
+from hub.delay import Spread
+from hub.failing import FORGET_S
+from hub.fleet import Load, Node, announced, doubted, failed, freed, loaded, ponged, taught, told, wait_ms, waiting
 from hub.router import NAMED, UNMEASURED_MS, Features, choose, least_wait_ms, refusal
 from tests.hub.core_driver import BUNDLE, bundle
 
@@ -300,3 +303,47 @@ def test_ties_in_a_large_fleet(distances: list[int]) -> None:
 
 def chosen(decision: Decision) -> str | None:
     return decision.chosen.node if decision.chosen is not None else None
+
+
+def test_failing_node_loses_until_that_is_forgotten() -> None:
+    """Its risk, the budget by its rate of failures, is put on its delay; other terms stay as they are."""
+    bad = failed(node_of("bad"), NOW)
+    fleet = fleet_of(bad, node_of("good", network_ms=400.0))
+    asked = question(budget_ms=30_000.0)
+    decision = choose(asked, fleet, NOW)
+    assert chosen(decision) == "good"
+    other = next(terms for terms in decision.candidates if terms.node == "bad")
+    assert other.risk_ms == pytest.approx(0.25 * 30_000)
+    assert other.delay_ms == choose(asked, fleet_of(node_of("bad")), NOW).candidates[0].delay_ms
+    assert chosen(choose(asked, fleet, NOW + 5 * FORGET_S)) == "bad"
+    assert chosen(choose(question(), fleet, NOW)) == "bad"  # without a budget nothing is at stake
+
+
+@given(st.lists(nodes(), min_size=1, max_size=6), st.integers(0, 5), st.floats(1, 1e5), st.integers(1, 9))
+def test_a_failure_never_makes_a_node_more_likely_to_be_chosen(
+    made: list[Node], which: int, budget_ms: float, failures: int
+) -> None:
+    """Whoever is not chosen is not chosen after failures either."""
+    fleet, asked = fleet_of(*made), question(budget_ms=budget_ms)
+    before = choose(asked, fleet, NOW)
+    node = list(fleet.values())[which % len(fleet)]
+    for _ in range(failures):
+        node = failed(node, NOW)
+    fleet.put(node)
+    after = choose(asked, fleet, NOW)
+    assert (before.chosen is None) == (after.chosen is None)
+    assert after.chosen is None or after.chosen.node != node.name or chosen(before) == node.name
+
+
+def test_the_surest_is_named_where_the_deadline_is_near() -> None:
+    """Of many nodes those with the least delay are named, and one that is later but steady."""
+    wild = [node_of(f"n{number:03}") for number in range(NAMED + 5)]
+    wild = [msgspec.structs.replace(node, spread=Spread(weight=20.0, mean=1.0, variance=4.0)) for node in wild]
+    steady = node_of("steady", network_ms=20.0)
+    steady = msgspec.structs.replace(steady, spread=Spread(weight=20.0, mean=0.0, variance=0.01))
+    fleet = fleet_of(*wild, steady)
+    near = choose(question(budget_ms=200.0), fleet, NOW)
+    assert len(near.candidates) == NAMED
+    assert near.candidates[-1].node == "steady"
+    assert near.candidates[-1].chance_within(200.0) > near.candidates[0].chance_within(200.0)
+    assert "steady" not in {terms.node for terms in choose(question(budget_ms=1e7), fleet, NOW).candidates}
