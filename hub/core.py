@@ -44,6 +44,7 @@ from hub.fleet import Key, Node, Standing, failed, freed, loaded, succeeded, sur
 from hub.intake import Ask, Refusal, other_id, read_ask
 from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
+from hub.prefixes import Prefixes
 from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, own_record, record_of, work_for
 from hub.recent import Recent
 from hub.router import Features, Ranking, choose, least_delay, least_wait_ms, refusal
@@ -112,6 +113,7 @@ class Core:
         self._timers = Timers()
         self._watch = Watch(hub, self.fleet, self._timers, self.counters, lost_s=lost_s, limits=limits)
         self._lengths = Lengths(limits.devices)
+        self._prefixes = Prefixes(limits.devices)
         self._room = Room(
             *(limits.in_flight, limits.in_flight_bytes, limits.devices),
             device_rate=device_rate,
@@ -380,7 +382,7 @@ class Core:
 
     def _place(self, question: InFlight, now: float) -> None:
         """Send a question without an attempt to the best node; without any, let it wait or fail it."""
-        features = question.features(self._lengths, now)
+        features = question.features(self._lengths, self._prefixes, self.fleet, now)
         worth_waiting = question.deadline_s - now > WORTH_WAITING_S
         decision = self._choose(features, now, question.failed_on, last_resort=self._settled)
         if decision.chosen is None and not self._settled:
@@ -455,7 +457,9 @@ class Core:
 
     def _move(self, question: InFlight, now: float) -> bool:
         """Whether the question has found a ready node, or its end because it has lost too many."""
-        decision = self._choose(question.features(self._lengths, now), now, question.failed_on)
+        decision = self._choose(
+            question.features(self._lengths, self._prefixes, self.fleet, now), now, question.failed_on
+        )
         if decision.chosen is None:
             return False
         if question.tries >= self._limits.attempts and not self._has(question, decision.chosen):
@@ -555,7 +559,7 @@ class Core:
         allowance = self._hedges if why == "hedge" else self._retries
         if allowance.is_spent or not self._outbox.is_open or question.tries >= self._limits.attempts:
             return False
-        features = question.features(self._lengths, now)
+        features = question.features(self._lengths, self._prefixes, self.fleet, now)
         others = question.failed_on | {attempt.node for attempt in question.attempts}
         decision = self._choose(features, now, others)
         terms = decision.chosen
@@ -620,7 +624,9 @@ class Core:
                 if other is not attempt:
                     self._note_lateness(other, now)
             self.fleet.took((now - question.received_s) * 1000)
-            if question.ask.question.session is None:  # else the prompt holds turns that were not sent
+            session = question.ask.question.session
+            self._prefixes.learn(question.key[0], session, node.name, node.epoch, done.tokens)
+            if session is None:  # else the prompt holds turns that were not sent
                 self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
             if (tokens := done.tokens.completion) > 0:
                 if attempt.expected_tokens > 0:

@@ -58,11 +58,12 @@ def why_lost(decision: Decision, terms: Terms) -> str:
         return ""
     later_ms = terms.delay_ms - chosen.delay_ms
     if later_ms <= 0 and terms.risk_ms - chosen.risk_ms > -later_ms:
-        return f"{-later_ms:.1f} ms sooner, but it fails too often: {terms.risk_ms:.1f} ms for the risk"
+        return f"{-later_ms:.1f} ms sooner, but it fails or lacks the conversation: {terms.risk_ms:.1f} ms for that"
     if later_ms <= 0 and (surer := _surer_by(decision, terms)) is not None:
         return f"{-later_ms:.1f} ms sooner, but in time with {surer[1]:.0%}, not {surer[0]:.0%}"
     if later_ms < -_TIE_MS:
-        return f"{-later_ms:.1f} ms sooner, at a higher price for the questions after it"
+        others = f"{terms.price_ms:.1f} ms, not {chosen.price_ms:.1f}"
+        return f"{-later_ms:.1f} ms sooner, at a higher price for the questions after it: {others}"
     if later_ms <= 0:
         return "as soon; ties go to the lesser name"
     ours, theirs = _addends(terms), _addends(chosen)
@@ -76,21 +77,21 @@ def explain_table(decision: Decision) -> Table:
     table = Table(title=f"{decision.device}/{decision.id}, attempt {decision.attempt}{cause}", title_justify="left")
     for name in ("node", "bundle"):
         table.add_column(name)
-    for name in ("delay ms", "network", "wait", "fixed", "prefill", "decode", "risk", "in time"):
+    for name in ("delay ms", "network", "wait", "fixed", "prefill", "decode", "risk", "price", "in time"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for terms in decision.candidates:
-        numbers = [terms.delay_ms, *_addends(terms).values(), terms.risk_ms]
+        numbers = [terms.delay_ms, *_addends(terms).values(), terms.risk_ms, terms.price_ms]
         in_time = _chance(decision, terms)
         verdict = why_lost(decision, terms) or ("chosen" if decision.chosen is not None else decision.cause)
         said = "-" if in_time is None else f"{in_time:.0%}"
         table.add_row(terms.node, terms.bundle, *(f"{number:.1f}" for number in numbers), said, verdict)
     for rejected in decision.rejected:
-        table.add_row(rejected.node, "", *[""] * 8, rejected.reason)
+        table.add_row(rejected.node, "", *[""] * 9, rejected.reason)
     more = decision.more_candidates + decision.more_rejected
     if more:
         table.add_row(
-            "...", "", *[""] * 8, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
+            "...", "", *[""] * 9, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
         )
     return table
 
@@ -161,7 +162,7 @@ def _surer_by(decision: Decision, terms: Terms) -> tuple[float, float] | None:
 def _doubts(decision: Decision, terms: Terms) -> str:
     """What of a candidate is not as it should be: that it fails, that the deadline is near."""
     in_time = _chance(decision, terms)
-    risk = f" and {terms.risk_ms:.1f} for its failures" if terms.risk_ms >= 0.05 else ""
+    risk = f" and {terms.risk_ms:.1f} for its risk" if terms.risk_ms >= 0.05 else ""
     return risk + (f", in time with {in_time:.0%}" if in_time is not None and in_time < 0.995 else "")
 
 

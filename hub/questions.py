@@ -15,6 +15,7 @@ from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.fleet import Key, Load
 from hub.intake import Ask, Sender
+from hub.prefixes import Kept, Prefixes
 from hub.router import Features
 from hub.second import Doubt
 
@@ -74,9 +75,10 @@ class InFlight:
         """The attempt of this node, if it may still end the question."""
         return next((a for a in self.attempts if a.node == node and a.number == number), None)
 
-    def features(self, lengths: Lengths, now: float) -> Features:
+    def features(self, lengths: Lengths, prefixes: Prefixes, fleet: Fleet, now: float) -> Features:
         """What its delay depends on."""
         question, device = self.ask.question, self.ask.sender.device
+        cached, holder = _known_prompt(prefixes, device, question.session, fleet)
         return Features(
             device=device,
             id=self.key[1],
@@ -88,7 +90,27 @@ class InFlight:
             expected_tokens=lengths.expected(device, self.ask.task, question.max_tokens),
             larger_than=self.larger_than,
             budget_ms=self.budget_ms(now),
+            cached=cached,
+            holder=holder,
         )
+
+
+def _known_prompt(
+    prefixes: Prefixes, device: str, session: str | None, fleet: Fleet
+) -> tuple[tuple[tuple[str, float], ...], str | None]:
+    """What nodes have cached of a prompt like this device's last, and who has its conversation.
+
+    A node that has started anew since has neither.
+    """
+    if session is not None:
+        kept = prefixes.of_session(device, session)
+        return (), kept.node if kept is not None and _lives(kept, fleet) else None
+    return tuple((kept.node, float(kept.tokens)) for kept in prefixes.of_device(device) if _lives(kept, fleet)), None
+
+
+def _lives(kept: Kept, fleet: Fleet) -> bool:
+    node = fleet.get(kept.node)
+    return node is not None and node.epoch == kept.epoch
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 from hub import events, wire
 from hub.columns import Fleet
 from hub.fleet import Key, Node, Standing, announced, answered, doubted, given_up, judge, ponged, told
-from hub.heartbeat import PING_EVERY_S, Heartbeat
+from hub.heartbeat import Heartbeat, ping_every_s
 from hub.timers import Timers
 
 STALL_S: Final = 0.25  # an alarm this late says that the hub was held up
@@ -187,7 +187,7 @@ class Watch:
     def _ping(self, name: str, beat: Heartbeat, now: float) -> tuple[events.PublishControl, ...]:
         if not self._link_open:
             return ()
-        self._timers.set(("ping", name), now + PING_EVERY_S)
+        self._timers.set(("ping", name), now + ping_every_s(len(self._beats)))
         ping = wire.Ping(hub=self._hub, seq=beat.ping(now))
         return (events.PublishControl(node=name, control=ping),)
 

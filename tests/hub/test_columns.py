@@ -13,7 +13,7 @@ from hub.columns import Fleet
 from hub.fleet import Standing, announced, doubted, ponged
 from tests.hub.core_driver import bundle
 
-COLUMNS = ("model", "standing", "network_ms", "decode_ms", "prompt_slope", "others_end_s")
+COLUMNS = ("model", "bundle", "task", "standing", "network_ms", "decode_ms", "prompt_slope", "others_end_s")
 
 
 def put(fleet: Fleet, name: str, *bundles: wire.ServedBundle, epoch: int = 1) -> None:

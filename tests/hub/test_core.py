@@ -948,3 +948,44 @@ def test_question_for_a_drained_fleet_is_taken_when_the_drain_ends() -> None:
     hub.state("a", epoch=2, status="draining")
     assert works(hub.state("b")) == [("b", 2)]
     assert acknowledged(hub.done("b", attempt=2)) == [1]
+
+
+# --- what nodes still have ------------------------------------------------------------------------------
+
+
+def placed(effects: list[events.Effect]) -> str:
+    ((node, _),) = works(effects)
+    return node
+
+
+def test_a_conversation_goes_on_where_it_is() -> None:
+    """Also at a farther node, as long as it is there in the same life; then it begins anew."""
+    hub = two_nodes()
+    hub.state("a", status="draining")
+    assert placed(hub.ask("Hi", id="q", session="talk")) == "b"
+    hub.done("b")
+    hub.state("a")
+    assert placed(hub.ask("And?", id="q2", session="talk")) == "b"
+    hub.done("b", id="q2")
+    assert placed(hub.ask("Something else", id="q3")) == "a"
+    hub.done("a", id="q3")
+    hub.state("b", epoch=2)
+    assert placed(hub.ask("Still there?", id="q4", session="talk")) == "a"
+
+
+def test_a_cached_prompt_is_not_paid_again() -> None:
+    """A device with a long system prompt is worth a longer way to the node that has read it."""
+    hub = two_nodes()
+    prompt = "You are the assistant of a workshop. " * 60
+    hub.state("a", status="draining")
+    for number in (1, 2):
+        hub.ask(prompt, id=f"q{number}")
+        cached = 0 if number == 1 else 500
+        prefill_ms = BUNDLE.fixed_ms + BUNDLE.prefill_ms_per_token * (555 - cached)
+        decode_ms = BUNDLE.decode_ms_per_token * 10
+        timing = wire.Timing(prefill=prefill_ms, decode=decode_ms, compute=prefill_ms + decode_ms)
+        tokens = wire.Tokens(prompt=555, cached=cached, completion=10)
+        hub.done("b", id=f"q{number}", tokens=tokens, timing_ms=timing)
+    hub.state("a")
+    assert placed(hub.ask(prompt, id="q3")) == "b"
+    assert placed(hub.ask(prompt, id="q4", device="library")) == "a"

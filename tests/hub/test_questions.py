@@ -13,6 +13,7 @@ from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.fleet import announced
 from hub.intake import Ask, Sender
+from hub.prefixes import Prefixes
 from hub.questions import Attempt, InFlight, load_of, record_of
 from tests.hub.core_driver import BUNDLE, TIMING, TOKENS
 
@@ -61,7 +62,7 @@ def test_load_of_a_question() -> None:
 
 def test_features() -> None:
     """What the router is told is the question's own, and what is expected of its device."""
-    features = in_flight(model="smol", max_tokens=5).features(Lengths(10), 10.0)
+    features = in_flight(model="smol", max_tokens=5).features(Lengths(10), Prefixes(10), Fleet(), 10.0)
     assert (features.chars, features.model, features.task) == (4, "smol", "text-generation")
     assert features.expected_tokens == 5
 
