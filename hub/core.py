@@ -40,6 +40,7 @@ from hub.columns import Fleet
 from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.errors import WireError
+from hub.explore import EXPLORING_SHARE, exploring
 from hub.fleet import Key, Node, Standing, failed, freed, loaded, succeeded, surprised, taught
 from hub.intake import Ask, Refusal, other_id, read_ask
 from hub.offers import offers_of
@@ -82,9 +83,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 8
 
 
+def _never() -> float:
+    return 1.0
+
+
 class Core:
     """One hub. `new_id` draws an id for a question that came without one.
 
+    `draw` gives a number from 0 to 1 by chance, for which few questions go to a node to learn of it.
     `device_rate` bounds what each device may ask, `fair_shares` what it may have in flight when the hub is crowded.
     Without `minds_deadlines` a question goes where `rank` says, to one node, however late: to compare rankings.
     """
@@ -97,6 +103,7 @@ class Core:
         settle_s: float = 2.0,
         lost_s: float = 30.0,
         rank: Ranking = least_delay,
+        draw: Callable[[], float] = _never,
         device_rate: Rate | None = None,
         fair_shares: bool = False,
         hedge_share: float = HEDGE_SHARE,
@@ -109,6 +116,7 @@ class Core:
         self._new_id = new_id
         self._settle_s = settle_s
         self._rank = rank
+        self._draw = draw
         self._limits = limits
         self._timers = Timers()
         self._watch = Watch(hub, self.fleet, self._timers, self.counters, lost_s=lost_s, limits=limits)
@@ -394,6 +402,8 @@ class Core:
         elif self._node(decision.chosen.node).standing == Standing.LOST and not worth_waiting:
             self._fail(question, "no_node", "the nodes that could answer have just gone offline", now)
         else:
+            if question.tries == 0 and self._draw() < EXPLORING_SHARE:
+                decision = exploring(decision, self._node, now)
             self._dispatch(question, decision, now)
 
     def _choose(self, features: Features, now: float, exclude: Set[str], *, last_resort: bool = False) -> Decision:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 import uuid
 from typing import Final, Protocol
@@ -57,6 +58,7 @@ class HubService:
             name,
             new_id=lambda: uuid.uuid4().hex,
             rank=ranking(objective),
+            draw=random.random,
             device_rate=device_rate,
             fair_shares=fair_shares,
         )

@@ -40,13 +40,21 @@ class Policy(Protocol):
         """The nodes to be looked at with the question that was just sent."""
         ...
 
+    def draw(self) -> float:
+        """A number from 0 to 1: whether the hub may send a question to learn of a node."""
+        ...
+
     def probed(self, node: str, in_flight: int, latency_ms: float, now: float) -> None:
         """What such a look has found."""
         ...
 
 
 class Deaf:
-    """Most policies hear of nothing."""
+    """Most policies hear of nothing, and choose what they choose."""
+
+    def draw(self) -> float:
+        """No question is sent to learn."""
+        return 1.0
 
     def answered(self, node: str, delay_ms: float, now: float) -> None:
         """Nothing to learn."""
@@ -62,8 +70,12 @@ class Deaf:
 class Ours(Deaf):
     """What the hub does."""
 
-    def __init__(self, ranking: Ranking) -> None:
-        self._ranking = ranking
+    def __init__(self, ranking: Ranking, chance: np.random.Generator) -> None:
+        self._ranking, self._chance = ranking, chance
+
+    def draw(self) -> float:
+        """As the hub draws."""
+        return float(self._chance.random())
 
     def __call__(self, candidates: Candidates) -> Series:
         return self._ranking(candidates)
@@ -228,7 +240,7 @@ def open_policy(name: str, draw: np.random.Generator, truth: Truth, nodes: Seque
     if name == "least-delay":
         name = f"least-delay-{default}"
     if name in OURS:
-        return Ours(OURS[name])
+        return Ours(OURS[name], draw)
     makers: dict[str, Callable[[], Policy]] = {
         "random": lambda: Random(draw),
         "round-robin": RoundRobin,

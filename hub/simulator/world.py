@@ -68,7 +68,13 @@ class World:
         self._arrived_s = np.zeros((2, len(self.nodes)))  # of the last message to and from each: none overtakes another
         limits = Limits(in_flight=10**6, in_flight_bytes=2**40, nodes=2 * len(self.nodes), ended=1000)
         self._core = Core(
-            "hub", new_id=lambda: "drawn", settle_s=0.0, rank=policy, limits=limits, minds_deadlines=False
+            "hub",
+            new_id=lambda: "drawn",
+            settle_s=0.0,
+            rank=policy,
+            limits=limits,
+            draw=policy.draw,
+            minds_deadlines=False,
         )
         self._now = 0.0
         self._drawn: list[float] = []

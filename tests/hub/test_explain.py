@@ -117,7 +117,7 @@ def test_a_node_that_fails_lost_for_that() -> None:
     good, bad = terms("good", network_ms=100.0), terms("bad", risk_ms=7500.0)
     made = decision(good, bad, budget_ms=30_000.0)
     assert why_lost(made, bad) == "98.0 ms sooner, but it fails or lacks the conversation: 7500.0 ms for that"
-    assert "and 7500.0 for its failures" in decision_line(made)
+    assert "and 7500.0 for its risk" in decision_line(made)
     assert "7500.0" in printed(explain_table(made))
 
 
@@ -132,4 +132,7 @@ def test_refused_question_says_what_for() -> None:
 def test_a_sooner_node_may_be_dear_for_others() -> None:
     """Where the fleet's delay is what counts, that is why it lost; it is no tie."""
     quick, spare = terms("quick"), terms("spare", network_ms=12.0)
-    assert why_lost(decision(spare, quick), quick) == "10.0 ms sooner, at a higher price for the questions after it: 0.0 ms, not 0.0"
+    assert (
+        why_lost(decision(spare, quick), quick)
+        == "10.0 ms sooner, at a higher price for the questions after it: 0.0 ms, not 0.0"
+    )
