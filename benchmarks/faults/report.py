@@ -11,22 +11,29 @@ from typing import Any
 from rich.table import Table
 
 from .checker import Verdict, Violation
-from .history import MACHINE, History, Hit
+from .history import BROKER, MACHINE, History, Hit
 
 SHOWN = 10  # violations
 AROUND_S = 15.0
 
 
 def recovery_s(history: History, hit: Hit) -> float | None:
-    """From the end of a fault to the next answer: to that device, or else to anybody; None where none came."""
-    parties = {asked.device for asked in history.asked}
-    for ended in sorted(history.ended, key=lambda ended: ended.at_s):
-        if ended.at_s < hit.to_s or ended.code != "answered":
-            continue
-        if hit.party in parties and ended.device != hit.party:
-            continue
-        return ended.at_s - hit.to_s
-    return None
+    """From the end of a fault to the next answer: to that device, or else to anybody.
+
+    None where no answer came before the next fault of broker or hub, or while one lasted: that tells of the other.
+    """
+    devices = {asked.device for asked in history.asked}
+    answers = [ended for ended in history.ended if ended.code == "answered" and ended.at_s >= hit.to_s]
+    if hit.party in devices:
+        answers = [ended for ended in answers if ended.device == hit.party]
+    if not answers:
+        return None
+    at_s = min(ended.at_s for ended in answers)
+    shared = {BROKER, *history.hubs, hit.party}
+    others = [other for other in history.hits if other.party in shared and other is not hit]
+    if any(other.from_s < at_s and other.to_s > hit.to_s for other in others):
+        return None
+    return at_s - hit.to_s
 
 
 def recoveries(history: History) -> dict[str, list[float]]:
