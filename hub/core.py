@@ -64,7 +64,7 @@ from hub.shares import Rate, Room
 from hub.timers import Timers
 from hub.watch import STALL_S, Watch
 
-WORTH_WAITING_S: Final = 5.0  # "as long as a node and the broker are up for 5 s of the budget"
+WORTH_WAITING_S: Final = 3.0  # of the 5 s of budget that a node is up, it may need 2 until it is heard of
 RESEND_AFTER_S: Final = 2.0  # a repeat or an idle node makes the hub send Work again, no sooner than this
 MESSAGE_CHARS: Final = 500  # of a node's own words in a failure
 QUESTIONS_FAULT: Final = ("invalid", "too_large", "deadline")  # outcomes that say nothing against the node
