@@ -49,7 +49,24 @@ _ROW: Final = np.dtype(
 _USUAL_STEP: Final = 0.01  # of the way to each new delay
 _NO_FLOW: Final = Flow(since_s=0.0, at_s=0.0)
 _WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (False, int(Standing.GONE), -1, -1, -1, *(0.0,) * 11, NEVER, NEVER, 0.0, 0.0, 0, 1.0, 0.0, 0.0, 0.0, 0.0)
+_EMPTY: Final = (
+    False,
+    int(Standing.GONE),
+    -1,
+    -1,
+    -1,
+    *(0.0,) * 11,
+    NEVER,
+    NEVER,
+    0.0,
+    0.0,
+    0,
+    1.0,
+    0.0,
+    0.0,
+    0.0,
+    0.0,
+)
 
 
 class Fleet:

@@ -27,6 +27,7 @@ class Attempt(msgspec.Struct, frozen=True):
     bundle: str
     sent_s: float
     predicted_ms: float
+    compute_ms: float = 0.0  # of the predicted
 
 
 class InFlight:
@@ -106,6 +107,7 @@ def work_for(hub: str, ask: Ask, attempt: Attempt, budget_ms: float) -> wire.Wor
         reply_to=ask.sender.reply_to,
         correlation=ask.sender.correlation,
         plain=ask.sender.plain,
+        expected_ms=round(attempt.compute_ms, 3),
     )
 
 

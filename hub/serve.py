@@ -26,7 +26,7 @@ def serve(name: str, *, broker: str, embedded: str | None, store: str | None) ->
         if store is not None:
             records = Records(store)
             stack.callback(records.close)
-        service = HubService(broker, name, records)
+        service = HubService(broker, name, records, alone=embedded is not None)
         stop_on_signals(service.stop)
         service.run()
 
