@@ -171,6 +171,17 @@ class CoreMachine(RuleBasedStateMachine):
         self.works.append(events.PublishWork(node=node, work=work, ticket=0))
         self.receive(f"node/{node}/work", wire.encode(work), repeats=True)
 
+    @rule(data=st.data(), node=node_names, hub=st.sampled_from(PEERS), attempt=st.integers(1, 3))
+    @precondition(lambda self: self.core.in_flight)
+    def other_hub_is_at_our_question(self, data: st.DataObject, node: str, hub: str, attempt: int) -> None:
+        ask = data.draw(st.sampled_from([each.ask for each in self.core._in_flight.values()]))
+        work = wire.Work(
+            hub=hub, device=ask.sender.device, question=ask.question, attempt=attempt, budget_ms=4000.0,
+            bundle=SERVED[node].bundle, reply_to=ask.sender.reply_to,
+        )  # fmt: skip
+        self.works.append(events.PublishWork(node=node, work=work, ticket=0))
+        self.receive(f"node/{node}/work", wire.encode(work), repeats=True)
+
     @rule(hub=st.sampled_from(PEERS))
     def asks_are_taken_over(self, hub: str) -> None:
         self.handle(events.AsksTakenOver(hub))

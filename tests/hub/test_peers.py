@@ -1,0 +1,156 @@
+"""What is known of the other hubs: who is there, who is whose heir, and what they load the nodes with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hub import wire
+from hub.columns import Fleet
+from hub.core import Limits
+from hub.errors import WireError
+from hub.fleet import announced, wait_ms, waiting
+from hub.peers import MOST_HUBS, Peers
+from tests.hub.core_driver import BUNDLE
+
+NOW = 10.0
+
+
+class World:
+    """Hub `m` beside others, and two nodes."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        self.fleet = Fleet()
+        for name in ("a", "b"):
+            state = wire.NodeState(epoch=1, status="ready", bundles=(BUNDLE,))
+            self.fleet.put(announced(None, name, state, NOW, live=True))
+        self.peers = Peers("m", self.fleet, limits)
+
+    def says(self, hub: str, status: Any, epoch: int = 1) -> None:
+        self.peers.state_published(hub, wire.encode(wire.HubState(epoch=epoch, status=status)))
+
+    def sends(self, node: str, question_id: str, *, now: float = NOW, **changes: Any) -> None:
+        fields: dict[str, Any] = {
+            "hub": "x", "device": "kitchen", "question": wire.Question(id=question_id, question="Why?"), "attempt": 1,
+            "budget_ms": 5000.0, "bundle": BUNDLE.bundle, "reply_to": "edge/v1/answer/kitchen", "expected_ms": 80.0,
+        }  # fmt: skip
+        self.peers.sent(node, wire.Work(**{**fields, **changes}), 100, now)
+
+    def done(self, node: str, question_id: str, outcome: Any = "answered", attempt: int = 1) -> None:
+        done = wire.Done(
+            hub="x", device="kitchen", id=question_id, attempt=attempt, bundle=BUNDLE.bundle, outcome=outcome
+        )
+        self.peers.done(node, done, NOW)
+
+    def loads(self, node: str) -> list[str]:
+        found = self.fleet.get(node)
+        assert found is not None
+        return [load.key[1] for load in found.load]
+
+
+def test_heir_is_the_least_of_those_that_are_there() -> None:
+    """What a hub leaves behind is for one of the others, and for the next where that one goes, too."""
+    world = World()
+    for hub in ("c", "x"):
+        world.says(hub, "ready")
+    world.says("x", "offline")
+    assert world.peers.left_behind == ()
+    world.says("c", "offline")
+    assert world.peers.left_behind == ("c", "x")
+    assert not world.peers.any_there
+
+
+def test_late_will_is_dropped() -> None:
+    """An `offline` of an earlier epoch says nothing of the hub that is there."""
+    world = World()
+    world.says("x", "ready", epoch=5)
+    world.says("x", "offline", epoch=4)
+    assert world.peers.is_there("x")
+
+
+def test_cleared_state_is_forgotten() -> None:
+    """Of a hub whose state was cleared nothing is left to take over."""
+    world = World()
+    world.says("x", "offline")
+    world.peers.state_published("x", b"")
+    assert world.peers.left_behind == ()
+
+
+def test_hubs_are_bounded() -> None:
+    """However many names say something, so many are known."""
+    world = World()
+    for number in range(MOST_HUBS + 10):
+        world.says(f"x{number:04}", "offline")
+    assert len(world.peers.left_behind) == MOST_HUBS
+
+
+def test_garbage_is_refused() -> None:
+    """What is no state raises WireError and changes nothing."""
+    world = World()
+    with pytest.raises(WireError):
+        world.peers.state_published("x", b"{}")
+    assert not world.peers.any_there
+
+
+def test_work_of_others_loads_its_node_until_it_is_done() -> None:
+    """What another hub has sent counts as wait at once, by what that hub expects it to take."""
+    world = World()
+    world.sends("a", "1")
+    node = world.fleet.get("a")
+    assert node is not None
+    assert wait_ms(waiting(node), NOW) == pytest.approx(80)
+    assert (world.loads("a"), world.loads("b")) == (["1"], [])
+    world.done("a", "1")
+    assert world.loads("a") == []
+    assert len(world.peers) == 0
+
+
+def test_second_attempt_is_beside_the_first() -> None:
+    """Two nodes at one question are both busy; one that gives up is free, and the other still has it."""
+    world = World()
+    world.sends("a", "1")
+    world.sends("b", "1", attempt=2)
+    assert (world.loads("a"), world.loads("b")) == (["1"], ["1"])
+    world.done("b", "1", "internal", attempt=2)
+    assert (world.loads("a"), world.loads("b")) == (["1"], [])
+    known = world.peers.find(("kitchen", "1"))
+    assert known is not None
+    assert [attempt.node for attempt in known.attempts] == ["a"]
+    world.done("a", "1", "internal")
+    assert world.peers.find(("kitchen", "1")) is None
+
+
+def test_what_is_late_is_swept() -> None:
+    """A question whose time is over loads its node no more, whatever was heard of it."""
+    world = World()
+    world.sends("a", "1", budget_ms=1000.0)
+    world.sends("a", "2", budget_ms=9000.0)
+    world.peers.sweep(NOW + 2)
+    assert world.loads("a") == ["2"]
+
+
+def test_memory_is_bounded() -> None:
+    """The oldest questions go first, by number and by bytes, and their load with them."""
+    world = World(Limits(in_flight=1, in_flight_bytes=10_000))
+    for number in range(6):
+        world.sends("a", str(number))
+    assert world.loads("a") == ["2", "3", "4", "5"]
+    world = World(Limits(in_flight_bytes=250))
+    for number in range(3):
+        world.sends("a", str(number))
+    assert world.loads("a") == ["1", "2"]
+
+
+def test_orphans_are_questions_whose_hub_is_gone() -> None:
+    """And they can be asked anew as they were, with what is left of their budget."""
+    world = World()
+    world.says("x", "ready")
+    world.sends("a", "1", plain=True, correlation=b"c")
+    assert world.peers.orphans == ()
+    world.says("x", "offline")
+    (orphan,) = world.peers.orphans
+    ask = orphan.ask(NOW + 2)
+    assert (ask.key, ask.budget_ms, ask.sender.plain) == (("kitchen", "1"), 3000.0, True)
+    assert (ask.sender.reply_to, ask.sender.correlation) == ("edge/v1/answer/kitchen", b"c")
+    assert world.peers.is_well(orphan)
