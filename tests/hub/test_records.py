@@ -209,3 +209,29 @@ def test_password_is_not_shown() -> None:
     with pytest.raises(StoreError) as caught:
         Records("nosuchdb://me:secret@host/x")
     assert "secret" not in str(caught.value)
+
+
+def test_hubs_that_start_together_share_a_store(tmp_path: Path) -> None:
+    """One of them creates the tables, the others find them; every row is kept."""
+    hubs, rounds = 6, 5
+    errors: list[BaseException] = []
+
+    def serve(store: str, number: int, together: threading.Barrier) -> None:
+        together.wait(10)
+        try:
+            records = Records(store)
+        except BaseException as error:  # shown by the assertion
+            errors.append(error)
+            return
+        records.store(record(id=str(number), hub=f"h{number}"), 1000.0)
+        records.close()
+
+    for turn in range(rounds):
+        store, together = str(tmp_path / f"{turn}.sqlite"), threading.Barrier(hubs)
+        threads = [threading.Thread(target=serve, args=(store, number, together)) for number in range(hubs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert sorted(row.id for row in read_rows(store)) == [str(number) for number in range(hubs)]
