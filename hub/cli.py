@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import click
 
 from hub.errors import HubError, StoreError
+from hub.shares import Rate
+from hub.simulate_cli import simulate
 
 _DURATION_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -27,10 +29,20 @@ def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float |
     return float(number) * _DURATION_UNITS_S[unit]
 
 
+def _rate(_: click.Context, __: click.Parameter, text: str | None) -> Rate | None:
+    try:
+        return None if text is None else Rate.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.group()
 @click.version_option(package_name="edgefleet")
 def main() -> None:
     """The hub: sends each question to the node with the least network plus compute delay."""
+
+
+main.add_command(simulate)
 
 
 @main.command(epilog="Example: edge-hub report --store fleet.sqlite --since 1h")
@@ -93,7 +105,33 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 )
 @click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
 @click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
-def serve(broker: str | None, embedded: str | None, name: str, store: str | None) -> None:
+@click.option(
+    "--objective",
+    type=click.Choice(["question", "fleet"]),
+    default="fleet",
+    show_default=True,
+    help="The least delay of each question, or of all together.",
+)
+@click.option(
+    "--device-rate",
+    callback=_rate,
+    metavar="N[/s|/m|/h]",
+    help="A device may ask N questions at once, and N in every second (minute, hour) after that. Default: no bound.",
+)
+@click.option(
+    "--fair-shares",
+    is_flag=True,
+    help="When the hub is crowded, refuse first whoever has more than its share in flight.",
+)
+def serve(
+    broker: str | None,
+    embedded: str | None,
+    name: str,
+    store: str | None,
+    objective: Literal["question", "fleet"],
+    device_rate: Rate | None,
+    fair_shares: bool,
+) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
     from hub.serve import serve as run
     from hub.wire import is_name
@@ -103,7 +141,15 @@ def serve(broker: str | None, embedded: str | None, name: str, store: str | None
     if not is_name(name):
         raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
     try:
-        run(name, broker=broker or "", embedded=embedded, store=store)
+        run(
+            name,
+            broker=broker or "",
+            embedded=embedded,
+            store=store,
+            objective=objective,
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+        )
     except HubError as error:
         _end(error)
 
@@ -126,6 +172,27 @@ def nodes(broker: str, as_json: bool) -> None:
         click.echo(msgspec.json.encode(nodes_document(fleet.nodes)))
     else:
         Console(width=None if sys.stdout.isatty() else 140).print(nodes_table(fleet))
+
+
+@main.command(epilog="Example: edge-hub drain orin-1 --broker mqtt://127.0.0.1:1883")
+@click.argument("node")
+@click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
+@click.option("--undo", is_flag=True, help="Let it take questions again.")
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS",
+    help="How long to wait for it to end what it has.",
+)  # fmt: skip
+def drain(node: str, broker: str, undo: bool, wait_s: float) -> None:
+    """Let NODE end what it has and take nothing new; it stays connected. Needs no running hub."""
+    from hub.drain import drain as run
+    from hub.wire import is_name
+
+    if not is_name(node):
+        raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
+    try:
+        click.echo(run(broker, node, on=not undo, wait_s=wait_s, tell=lambda line: click.echo(line, err=True)))
+    except HubError as error:
+        _end(error)
 
 
 def _end(error: HubError) -> NoReturn:

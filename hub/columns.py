@@ -7,66 +7,47 @@ the terms are learned or which row is chosen.
 from __future__ import annotations
 
 from collections.abc import ItemsView, ValuesView
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hub.delay import Flow, Line, fit_prompt_size, seed_prompt_size
-from hub.fleet import NEVER, Node, Standing, waiting
+from hub.fleet import NEVER, Node, Standing, Waiting, waiting
 from hub.recent import Recent
+from hub.table import Table
+from hub.tail import Tail
 
-_ROW: Final = np.dtype(
-    [
-        ("used", np.bool_),
-        ("standing", np.int8),
-        ("task", np.int32),
-        ("model", np.int32),
-        ("bundle", np.int32),
-        ("network_ms", np.float64),  # NaN where not measured yet
-        ("fixed_ms", np.float64),
-        ("prefill_ms", np.float64),
-        ("decode_ms", np.float64),
-        ("context", np.float64),
-        ("prompt_offset", np.float64),
-        ("prompt_slope", np.float64),
-        ("rest_ms", np.float64),
-        ("busy", np.float64),
-        ("end_s", np.float64),
-        ("end_by_s", np.float64),
-        ("said_end_s", np.float64),
-        ("measured_s", np.float64),  # when the network was measured last
-        ("log_bias", np.float64),
-        ("log_variance", np.float64),
-        ("in_flight", np.int64),  # questions that this hub has sent to the node
-        ("parallel", np.float64),
-        ("flow_since_s", np.float64),
-        ("flow_at_s", np.float64),
-        ("flow_answers", np.float64),
-        ("flow_compute_ms", np.float64),
-    ]
-)
+_EMPTY: Final[dict[str, bool | int | float]] = {  # what stands in a free row
+    "used": False,
+    "standing": int(Standing.GONE),
+    "task": -1,
+    "model": -1,
+    "bundle": -1,
+    "network_ms": 0.0,  # NaN where not measured yet
+    "fixed_ms": 0.0,
+    "prefill_ms": 0.0,
+    "decode_ms": 0.0,
+    "context": 0.0,
+    "prompt_offset": 0.0,
+    "prompt_slope": 0.0,
+    **msgspec.structs.asdict(Waiting()),
+    "measured_s": NEVER,  # when the network was measured last
+    "log_bias": 0.0,
+    "log_variance": 0.0,
+    "spread_weight": 0.0,
+    "in_flight": 0,  # questions that this hub has sent to the node
+    "parallel": 1.0,
+    "flow_since_s": 0.0,
+    "flow_at_s": 0.0,
+    "flow_answers": 0.0,
+    "flow_compute_ms": 0.0,
+    "failure_rate": 0.0,  # as it was at `failed_s`: time forgets it
+    "failed_s": 0.0,
+}
 _USUAL_STEP: Final = 0.01  # of the way to each new delay
 _NO_FLOW: Final = Flow(since_s=0.0, at_s=0.0)
-_WRITE_LATER: Final = 16  # changed nodes whose rows are written when the table is read: most change several times
-_EMPTY: Final = (
-    False,
-    int(Standing.GONE),
-    -1,
-    -1,
-    -1,
-    *(0.0,) * 11,
-    NEVER,
-    NEVER,
-    0.0,
-    0.0,
-    0,
-    1.0,
-    0.0,
-    0.0,
-    0.0,
-    0.0,
-)
 
 
 class Fleet:
@@ -75,13 +56,14 @@ class Fleet:
     def __init__(self, max_bundles: int = 4096) -> None:
         self._nodes: dict[str, Node] = {}
         self._prompt_sizes: Recent[str, Line] = Recent(max_bundles)
-        self._table: NDArray[Any] = np.full(16, np.array(_EMPTY, dtype=_ROW))
+        self._table = Table(_EMPTY, rows=16)
         self._rows: dict[str, list[int]] = {}
         self._free: list[int] = list(range(15, -1, -1))
         self._words: dict[str, int] = {}
         self._labels: dict[int, tuple[str, str]] = {}
         self._rank: NDArray[np.int64] | None = None
         self._changed: set[str] = set()
+        self.tail = Tail()  # of answers beside their expected lengths
         self.usual_ms: float | None = None  # delay of an answer; None before the first
 
     # --- nodes ------------------------------------------------------------------------------------------
@@ -113,9 +95,7 @@ class Fleet:
         if before is None or before.bundles != node.bundles:
             self._drop_rows(node.name)
             self._rows[node.name] = [self._new_row(node.name, bundle.bundle) for bundle in node.bundles]
-        self._changed.add(node.name)
-        if len(self._changed) > _WRITE_LATER:
-            self._write_changed()
+        self._changed.add(node.name)  # most change several times before the table is read
 
     def forget(self, name: str) -> None:
         """Know nothing of this node any more."""
@@ -145,8 +125,8 @@ class Fleet:
     # --- the table --------------------------------------------------------------------------------------
 
     @property
-    def table(self) -> NDArray[Any]:
-        """The rows, structured; those not `used` are free. To be read only, and not kept."""
+    def table(self) -> Table:
+        """The rows; those not `used` are free. To be read only, and not kept."""
         self._write_changed()
         return self._table
 
@@ -182,27 +162,17 @@ class Fleet:
         flow = node.flow or _NO_FLOW
         network_ms = float("nan") if node.network_ms is None else node.network_ms
         tail = (
-            *(queue.rest_ms, queue.busy, queue.end_s, queue.end_by_s, queue.said_end_s),
-            *(node.network_at_s, node.spread.mean, node.spread.variance, len(node.load), node.parallel),
-            *(flow.since_s, flow.at_s, flow.answers, flow.compute_ms),
+            *msgspec.structs.astuple(queue),
+            *(node.network_at_s, node.spread.mean, node.spread.variance, node.spread.weight),
+            *(len(node.load), node.parallel, flow.since_s, flow.at_s, flow.answers, flow.compute_ms),
+            *(node.failing.rate, node.failing.at_s),
         )
         for row, bundle, cost in zip(self._rows[node.name], node.bundles, node.costs, strict=True):
             size = self.prompt_size(bundle.bundle)
-            self._table[row] = (
-                True,
-                int(node.standing),
-                self._intern(bundle.task),
-                self._intern(bundle.model),
-                self._intern(bundle.bundle),
-                network_ms,
-                cost.fixed_ms,
-                cost.prefill_ms_per_token,
-                cost.decode_ms_per_token,
-                bundle.context,
-                size.offset,
-                size.slope,
-                *tail,
-            )
+            words = (self._intern(bundle.task), self._intern(bundle.model), self._intern(bundle.bundle))
+            costs = (cost.fixed_ms, cost.prefill_ms_per_token, cost.decode_ms_per_token)
+            sizes = (bundle.context, size.offset, size.slope)
+            self._table.write(row, (True, int(node.standing), *words, network_ms, *costs, *sizes, *tail))
 
     def _intern(self, text: str) -> int:
         number = self._words.get(text)
@@ -221,7 +191,7 @@ class Fleet:
     def _new_row(self, name: str, bundle: str) -> int:
         if not self._free:
             size = len(self._table)
-            self._table = np.concatenate([self._table, np.full(size, np.array(_EMPTY, dtype=_ROW))])
+            self._table.double()
             self._free = list(range(2 * size - 1, size - 1, -1))
         row = self._free.pop()
         self._labels[row] = (name, bundle)
@@ -230,7 +200,7 @@ class Fleet:
 
     def _drop_rows(self, name: str) -> None:
         for row in self._rows.pop(name, ()):
-            self._table[row] = _EMPTY
+            self._table.clear(row)
             self._free.append(row)
             del self._labels[row]
             self._rank = None

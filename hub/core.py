@@ -13,6 +13,10 @@ An ask's life here:
 - *Placed*: on the ready node with the least delay. Where no node is ready, on a suspect one, else on a lost one,
   and it stays adrift; so it is acknowledged at once, and goes on as soon as any node is ready. A hub that has just
   connected waits `settle_s` for nodes to be announced before it does that, or says `no_node`.
+- *Refused* is a question that no node can answer in time, see `hub/admission.py`; and one for which there is no room
+  here, or none for its device, see `hub/shares.py`.
+- *Doubted* is an attempt that takes longer than it should: a second node tries as well, once, see `hub/second.py`.
+  The first goes on, and the first outcome wins.
 - *Failed with no_node* is an adrift question without a living node as soon as its budget cannot hold
   `WORTH_WAITING_S` of one any more, at the latest.
 - *Ended* questions are remembered: a repeat gets the same answer again from the node that gave it, or the same
@@ -26,31 +30,48 @@ What is not a valid message is counted and dropped; nothing else changes.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
 import msgspec
 
 from hub import events, wire
+from hub.admission import LEAST_RETRY_MS, Refusals, problem_of, surer
 from hub.columns import Fleet
 from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.errors import WireError
-from hub.fleet import Key, Node, Standing, freed, loaded, surprised, taught
+from hub.explore import EXPLORING_SHARE, exploring
+from hub.fleet import Key, Node, Standing, failed, freed, loaded, succeeded, surprised, taught
 from hub.intake import DEFAULT_TASK, Ask, Refusal, fingerprint_of, other_id, read_ask
 from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
 from hub.peers import SWEEP_EVERY_S, Elsewhere, Peers
+from hub.prefixes import Prefixes
 from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, own_record, record_of, work_for
 from hub.recent import Recent
 from hub.router import Features, Ranking, choose, least_delay, least_wait_ms, refusal
+from hub.second import (
+    HEDGE_BURST,
+    HEDGE_SHARE,
+    RETRY_BURST,
+    RETRY_SHARE,
+    WORTH_CHANCE,
+    Allowance,
+    Doubt,
+    doubt_of,
+    looked_again,
+)
+from hub.shares import Rate, Room
 from hub.timers import Timers
-from hub.watch import Watch
+from hub.watch import STALL_S, Watch
 
 WORTH_WAITING_S: Final = 5.0  # "as long as a node and the broker are up for 5 s of the budget"
 RESEND_AFTER_S: Final = 2.0  # a repeat or an idle node makes the hub send Work again, no sooner than this
 MESSAGE_CHARS: Final = 500  # of a node's own words in a failure
+QUESTIONS_FAULT: Final = ("invalid", "too_large", "deadline")  # outcomes that say nothing against the node
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +87,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 8
 
 
+def _never() -> float:
+    return 1.0
+
+
 class Core:
-    """One hub. `new_id` draws an id for a question that came without one."""
+    """One hub. `new_id` draws an id for a question that came without one.
+
+    `draw` gives a number from 0 to 1 by chance, for which few questions go to a node to learn of it.
+    `device_rate` bounds what each device may ask, `fair_shares` what it may have in flight when the hub is crowded.
+    Without `minds_deadlines` a question goes where `rank` says, to one node, however late: to compare rankings.
+    """
 
     def __init__(
         self,
@@ -77,6 +107,11 @@ class Core:
         settle_s: float = 2.0,
         lost_s: float = 30.0,
         rank: Ranking = least_delay,
+        draw: Callable[[], float] = _never,
+        device_rate: Rate | None = None,
+        fair_shares: bool = False,
+        hedge_share: float = HEDGE_SHARE,
+        minds_deadlines: bool = True,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
     ) -> None:
         self.hub = hub
@@ -85,17 +120,28 @@ class Core:
         self._new_id = new_id
         self._settle_s = settle_s
         self._rank = rank
+        self._draw = draw
         self._limits = limits
         self._timers = Timers()
         self._watch = Watch(hub, self.fleet, self._timers, self.counters, lost_s=lost_s, limits=limits)
         self._lengths = Lengths(limits.devices)
+        self._prefixes = Prefixes(limits.devices)
+        self._room = Room(
+            *(limits.in_flight, limits.in_flight_bytes, limits.devices),
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+        )
+        self._minds_deadlines = minds_deadlines
+        self._refusals = Refusals(limits.devices + limits.nodes)
+        self._hedges = Allowance(hedge_share, HEDGE_BURST, 0.0)
+        self._retries = Allowance(RETRY_SHARE, RETRY_BURST, RETRY_BURST)
         self._in_flight: dict[Key, InFlight] = {}
-        self._in_flight_bytes = 0
         self._adrift: dict[Key, None] = {}  # in order of their coming adrift
         self._ended: Recent[Key, Ended] = Recent(limits.ended)
         self._own_kept: Recent[tuple[str, str, str], bool] = Recent(limits.ended)
         self._outbox = Outbox(self.counters, limits.unaccepted)
         self._settled = False
+        self._clear_since_s = -math.inf  # what was sent before says nothing of a node's delay: link or hub was held up
         self._peers = Peers(hub, self.fleet, limits)
         self._hears_work = False
 
@@ -117,7 +163,8 @@ class Core:
         """What is to be done now that `event` has happened."""
         effects: list[events.Effect] = []
         self._outbox.out = effects
-        self._watch.notice_stall(now)
+        if self._watch.notice_stall(now):
+            self._clear_since_s = now
         if isinstance(event, events.MessageReceived):
             self._received(event, now)
         elif isinstance(event, events.PublishAccepted):
@@ -208,16 +255,15 @@ class Core:
     def _begin(self, question: InFlight, receipts: list[int], now: float) -> None:
         """A new question: place it, let it wait for the fleet to show itself, or fail it."""
         question.receipts = receipts
-        size = question.ask.payload_bytes
         self._in_flight[question.key] = question
-        self._in_flight_bytes += size
+        self._room.shares.add(question.key[0], question.ask.payload_bytes)
         if question.budget_ms(now) <= 0:
             self._fail(question, "deadline", "no time was left when the question reached the hub", now)
             return
-        if len(self._in_flight) > self._limits.in_flight or self._in_flight_bytes > self._limits.in_flight_bytes:
-            wait_ms = max(round(least_wait_ms(self.fleet, now)), 100)
-            busy = f"{len(self._in_flight) - 1} questions are in flight at this hub: ask again later"
-            self._fail(question, "overloaded", busy, now, retry_after_ms=wait_ms)
+        others = len(self._in_flight) - 1
+        problem = self._room.problem_with(question.key[0], others, lambda: self._retry_after_ms(now), now)
+        if problem is not None:
+            self._fail(question, problem.code, problem.message, now, retry_after_ms=problem.retry_after_ms)
             return
         self._timers.set(("deadline", *question.key), question.deadline_s)
         self._place(question, now)
@@ -343,7 +389,7 @@ class Core:
         """Go on with a question that another hub had: say so by its Work, or move it, where its node is lost."""
         size = other.payload_bytes
         full = len(self._in_flight) >= self._limits.in_flight
-        if full or self._in_flight_bytes + size > self._limits.in_flight_bytes or ask.budget_ms <= 0:
+        if full or self._room.shares.size_bytes + size > self._limits.in_flight_bytes or ask.budget_ms <= 0:
             return  # a repeat will come
         self.counters["taken_over"] += 1
         question = InFlight(msgspec.structs.replace(ask, payload_bytes=size), now)
@@ -352,7 +398,7 @@ class Core:
         question.next_number = max(attempt.number for attempt in question.attempts) + 1
         question.accepted = True
         self._in_flight[question.key] = question
-        self._in_flight_bytes += size
+        self._room.shares.add(question.key[0], size)
         self._timers.set(("deadline", *question.key), question.deadline_s)
         if self._peers.is_well(other):
             self._publish_work(question, now)
@@ -367,6 +413,8 @@ class Core:
         if other is not None:
             if done.outcome == "answered":
                 self._answered_elsewhere(other, name, done, now)
+            elif done.outcome != "cancelled":
+                self.fleet.put(self._charged(self._node(name), done, now))
         elif done.hub == self.hub:
             self._done(name, done, now)
         elif (question := self._in_flight.get(key)) is not None and (done.outcome == "answered" or not theirs):
@@ -380,7 +428,7 @@ class Core:
         found = (a for a in other.attempts if (a.node, a.number) == (name, done.attempt) and a.epoch == node.epoch)
         attempt = next(found, None)
         if attempt is None:
-            attempt = Attempt(done.attempt, name, node.epoch, done.bundle[:256], now, 0.0)
+            attempt = Attempt(done.attempt, name, node.epoch, done.bundle[:256], now, 0.0, 0.0)
         else:
             self._learn(other.key[0], other.work.question, attempt, node, done, now)
         self._ended.put(other.key, Ended(other.fingerprint, attempt, None))
@@ -397,6 +445,7 @@ class Core:
     def _opened(self, now: float) -> None:
         if self._outbox.is_open:
             self._closed()
+        self._clear_since_s = now
         self._timers.set(("settled",), now + self._settle_s)
         self._outbox.out += self._watch.link_opened(now)
         self._outbox.open()
@@ -418,6 +467,8 @@ class Core:
             self._deadline_passed(self._in_flight[alarm[1], alarm[2]], now)
         elif alarm[0] == "hopeless":
             self._give_up(self._in_flight[alarm[1], alarm[2]], now)
+        elif alarm[0] == "second":
+            self._doubt(self._in_flight[alarm[1], alarm[2]], now)
         elif alarm[0] == "settled":
             self._settled = True
             for key in list(self._adrift):
@@ -441,6 +492,7 @@ class Core:
         if attempt is None:
             self._fail(question, "no_node", f"{budget}: no node was there to take it", now)
         else:
+            self._note_lateness(attempt, now)
             self._fail(question, "deadline", f"{budget}; it was at node {attempt.node}", now)
 
     def _give_up(self, question: InFlight, now: float) -> None:
@@ -453,23 +505,44 @@ class Core:
 
     def _place(self, question: InFlight, now: float) -> None:
         """Send a question without an attempt to the best node; without any, let it wait or fail it."""
-        features = question.features(self._lengths)
+        features = question.features(self._lengths, self._prefixes, self.fleet, now)
         worth_waiting = question.deadline_s - now > WORTH_WAITING_S
-        decision = self._choose(question, features, now, last_resort=self._settled)
+        decision = self._choose(features, now, question.failed_on, last_resort=self._settled)
         if decision.chosen is None and not self._settled:
             self._mark_adrift(question, now)
         elif decision.chosen is None:
-            problem = refusal(features, self.fleet)
-            question.decisions.append(decision)
-            self._outbox.out.append(events.LogDecision(decision))
-            self._fail(question, problem.code, problem.message, now)
+            self._refuse(question, decision, refusal(features, self.fleet), now)
+        elif (problem := self._too_late(decision, now)) is not None:
+            self._refuse(question, msgspec.structs.replace(decision, chosen=None), problem, now)
         elif self._node(decision.chosen.node).standing == Standing.LOST and not worth_waiting:
             self._fail(question, "no_node", "the nodes that could answer have just gone offline", now)
         else:
+            if question.tries == 0 and self._draw() < EXPLORING_SHARE:
+                decision = exploring(decision, self._node, now)
             self._dispatch(question, decision, now)
 
-    def _choose(self, question: InFlight, features: Features, now: float, *, last_resort: bool = False) -> Decision:
-        return choose(features, self.fleet, now, question.failed_on, last_resort=last_resort, rank=self._rank)
+    def _choose(self, features: Features, now: float, exclude: Set[str], *, last_resort: bool = False) -> Decision:
+        decision = choose(features, self.fleet, now, exclude, last_resort=last_resort, rank=self._rank)
+        return surer(decision) if self._minds_deadlines else decision
+
+    def _refuse(self, question: InFlight, decision: Decision, problem: wire.Problem, now: float) -> None:
+        decision = msgspec.structs.replace(decision, cause=f"refused: {problem.code}")
+        question.decisions.append(decision)
+        self._outbox.out.append(events.LogDecision(decision))
+        self._fail(question, problem.code, problem.message, now, retry_after_ms=problem.retry_after_ms)
+
+    def _too_late(self, decision: Decision, now: float) -> wire.Problem | None:
+        """Why nobody will answer a new question in time; None also where it is to be tried all the same."""
+        chosen = decision.chosen
+        if chosen is None or not self._minds_deadlines or self._node(chosen.node).standing != Standing.READY:
+            return None
+        problem = problem_of(decision, self._node, now)
+        if problem is None or problem.code != "deadline":
+            return problem
+        if self._refusals.is_to_be_tried(decision.device, chosen.node, now):
+            self.counters["tried_against_the_odds"] += 1
+            return None
+        return problem
 
     def _strand(self, keys: tuple[Key, ...], name: str, now: float) -> None:
         """These questions' node cannot be counted on: move those that it still has to a ready node, if there is one."""
@@ -477,8 +550,21 @@ class Core:
             question = self._in_flight.get(key)
             if question is None or question.current is None or question.current.node != name:
                 continue
-            if not self._move(question, now):
+            if not self._falls_back(question) and not self._move(question, now):
                 self._mark_adrift(question, now)
+
+    def _falls_back(self, question: InFlight) -> bool:
+        """Whether another attempt, beside the current one that is lost, is at a ready node: that one is counted on."""
+        for attempt in question.attempts:
+            if self._is_at_ready_node(attempt):
+                question.attempts.remove(attempt)
+                question.attempts.append(attempt)
+                return True
+        return False
+
+    def _is_at_ready_node(self, attempt: Attempt) -> bool:
+        node = self.fleet.get(attempt.node)
+        return node is not None and node.epoch == attempt.epoch and node.standing == Standing.READY
 
     def _mark_adrift(self, question: InFlight, now: float) -> None:
         self._adrift[question.key] = None
@@ -496,7 +582,9 @@ class Core:
 
     def _move(self, question: InFlight, now: float) -> bool:
         """Whether the question has found a ready node, or its end because it has lost too many."""
-        decision = self._choose(question, question.features(self._lengths), now)
+        decision = self._choose(
+            question.features(self._lengths, self._prefixes, self.fleet, now), now, question.failed_on
+        )
         if decision.chosen is None:
             return False
         if question.tries >= self._limits.attempts and not self._has(question, decision.chosen):
@@ -516,19 +604,32 @@ class Core:
         else:
             question.attempts.append(
                 Attempt(
-                    *(question.next_number, node.name, node.epoch, terms.bundle, now, terms.delay_ms),
-                    compute_ms=terms.fixed_ms + terms.prefill_ms + terms.decode_ms,
+                    question.next_number,
+                    node.name,
+                    node.epoch,
+                    terms.bundle,
+                    now,
+                    terms.delay_ms,
+                    terms.completion_tokens,
+                    terms.fixed_ms + terms.prefill_ms,
+                    terms.decode_ms,
                 )
             )
             question.decisions.append(decision)
             question.next_number += 1
+            if question.tries == 0:
+                self._hedges.earn()
+                self._retries.earn()
             question.tries += 1
-        self.fleet.put(loaded(freed(node, question.key, now), load_of(question, terms, now)))
+        load = load_of(question, terms, now)
+        self.fleet.put(loaded(freed(node, question.key, now), load))
         self._publish_work(question, now)
         self._outbox.out.append(events.LogDecision(decision))  # the line is written while the Work travels
         if node.standing == Standing.READY:
             self._adrift.pop(question.key, None)
             self._timers.cancel(("hopeless", *question.key))
+            once = self._minds_deadlines and not question.second
+            self._look_later(question, doubt_of(question.ask, terms, load, now) if once else None)
         else:
             self._mark_adrift(question, now)
 
@@ -554,6 +655,48 @@ class Core:
         work = work_for(self.hub, question.ask, attempt, budget_ms)
         self._outbox.publish_work(question.key, events.PublishWork(node=attempt.node, work=work, ticket=0))
 
+    # --- a second attempt -------------------------------------------------------------------------------
+
+    def _look_later(self, question: InFlight, doubt: Doubt | None) -> None:
+        question.doubt = doubt
+        if doubt is None:
+            self._timers.cancel(("second", *question.key))
+        else:
+            self._timers.set(("second", *question.key), doubt.next_s)
+
+    def _doubt(self, question: InFlight, now: float) -> None:
+        """The current attempt takes longer than it should."""
+        doubt, attempt = question.doubt, question.current
+        assert doubt is not None
+        if attempt is None or question.key in self._adrift:
+            return  # it goes to the next node that is ready, and is looked at then
+        hedging = now < doubt.silent_at_s
+        node = self._node(attempt.node)
+        if now - doubt.next_s > STALL_S or (not hedging and node.ended_s > doubt.looked_s):
+            pass  # this hub was held up, and the outcome may be in its socket; or the node is busy with others
+        elif self._try_second(question, "hedge" if hedging else "silence", now):
+            return
+        if hedging and now - doubt.next_s <= STALL_S:
+            self._look_later(question, msgspec.structs.replace(doubt, hedge_at_s=math.inf))
+        else:
+            self._look_later(question, looked_again(doubt, doubt.silent_at_s - doubt.looked_s, now))
+
+    def _try_second(self, question: InFlight, why: str, now: float) -> bool:
+        """Whether a second node tries as well: there is one that will be in time, and the budget for it."""
+        allowance = self._hedges if why == "hedge" else self._retries
+        if allowance.is_spent or not self._outbox.is_open or question.tries >= self._limits.attempts:
+            return False
+        features = question.features(self._lengths, self._prefixes, self.fleet, now)
+        others = question.failed_on | {attempt.node for attempt in question.attempts}
+        decision = self._choose(features, now, others)
+        terms = decision.chosen
+        if terms is None or terms.chance_within(question.budget_ms(now)) < WORTH_CHANCE or not allowance.take():
+            return False
+        self.counters[f"second_{why}"] += 1
+        question.second = why
+        self._dispatch(question, msgspec.structs.replace(decision, cause=why), now)
+        return True
+
     # --- ending -----------------------------------------------------------------------------------------
 
     def _done(self, name: str, done: wire.Done, now: float) -> None:
@@ -570,18 +713,38 @@ class Core:
             self.counters["stray_done"] += 1
         elif attempt is not question.current:
             question.attempts.remove(attempt)  # another node is at it
-            self.fleet.put(freed(node, question.key, now))
+            question.failed_on.add(name)
+            question.internal_failures += done.outcome == "internal"
+            self.fleet.put(self._charged(freed(node, question.key, now), done, now))
         else:
-            self.fleet.put(freed(node, question.key, now))
+            node = self._charged(freed(node, question.key, now), done, now)
+            self.fleet.put(node)
             self._retry_or_fail(question, attempt, node, done, now)
+
+    def _charged(self, node: Node, done: wire.Done, now: float) -> Node:
+        """A node that fails fast is not cheaper for it: what it fails counts, unless the question is to blame."""
+        if done.outcome in QUESTIONS_FAULT or (done.outcome == "overloaded" and node.standing != Standing.READY):
+            return node
+        return failed(node, now)
+
+    def _note_lateness(self, attempt: Attempt, now: float) -> None:
+        """An attempt that is ended without its answer would have taken at least so long."""
+        late_ms = (now - attempt.sent_s) * 1000
+        node = self.fleet.get(attempt.node)
+        clear = self._outbox.is_open and attempt.sent_s > self._clear_since_s
+        if clear and node is not None and self._is_at_ready_node(attempt) and late_ms > attempt.predicted_ms:
+            self.fleet.put(surprised(node, attempt.predicted_ms, late_ms))
 
     def _answered(self, question: InFlight, attempt: Attempt | None, node: Node, done: wire.Done, now: float) -> None:
         """The device has its answer, be it from an attempt that this hub (before a restart) does not remember."""
         if attempt is None:
             self.counters["answered_unasked"] += 1
-            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256], now, 0.0)
+            attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256], now, 0.0, 0.0)
         else:
             self._learn(question.key[0], question.ask.question, attempt, freed(node, question.key, now), done, now)
+            for other in question.attempts:
+                if other is not attempt:
+                    self._note_lateness(other, now)
             self.fleet.took((now - question.received_s) * 1000)
         self.counters["answered"] += 1
         self._end(question, "answered", None, done, attempt, now)
@@ -591,11 +754,17 @@ class Core:
     ) -> None:
         """What an answer shows of its node, its bundle and its device, whichever hub it was asked for."""
         after = taught(node, attempt.bundle, done.tokens, done.timing_ms)
-        self.fleet.put(surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000))
+        if attempt.sent_s > self._clear_since_s:
+            after = surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000)
+        self.fleet.put(succeeded(after, now))
+        self._refusals.answered(device, node.name)
+        self._prefixes.learn(device, question.session, node.name, node.epoch, done.tokens)
         if question.session is None:  # else the prompt holds turns that were not sent
             self.fleet.learn_prompt_size(attempt.bundle, question.size_chars, done.tokens.prompt)
-        if done.tokens.completion:
-            self._lengths.learn(device, question.task or DEFAULT_TASK, done.tokens.completion)
+        if (tokens := done.tokens.completion) > 0:
+            if attempt.expected_tokens > 0:
+                self.fleet.tail.learn(tokens / attempt.expected_tokens)
+            self._lengths.learn(device, question.task or DEFAULT_TASK, tokens, question.max_tokens)
 
     def _retry_or_fail(self, question: InFlight, attempt: Attempt, node: Node, done: wire.Done, now: float) -> None:
         """The node has given up. Another one may do better, unless the fault is the question's own."""
@@ -611,13 +780,15 @@ class Core:
         elif not handed_back:  # it leaves, and may come back
             question.failed_on.add(node.name)
         final = outcome in ("invalid", "deadline") or (internal and question.internal_failures > 1)
+        if self._falls_back(question):
+            return  # the other attempt goes on
         if not final and self._move(question, now):
             return
         if not final and (question.attempts or handed_back):  # a node that fell silent, or left, may come back
             self._mark_adrift(question, now)
             return
         message = done.message[:MESSAGE_CHARS] or f"node {node.name} ended it as {done.outcome}"
-        retry_after_ms = max(round(least_wait_ms(self.fleet, now)), 100) if outcome == "overloaded" else None
+        retry_after_ms = self._retry_after_ms(now) if outcome == "overloaded" else None
         self._fail(question, outcome, message, now, by=attempt, done=done, retry_after_ms=retry_after_ms)
 
     def _fail(
@@ -662,10 +833,11 @@ class Core:
         """The question is not in flight here any more; what other nodes than `but` do about it is called off."""
         key = question.key
         del self._in_flight[key]
-        self._in_flight_bytes -= question.ask.payload_bytes
+        self._room.shares.remove(key[0], question.ask.payload_bytes)
         self._adrift.pop(key, None)
         self._timers.cancel(("deadline", *key))
         self._timers.cancel(("hopeless", *key))
+        self._timers.cancel(("second", *key))
         self._outbox.forget_work(key)
         self._outbox.acknowledge(question.receipts)  # an answered question needs no redelivery, accepted Work or not
         for attempt in question.attempts:
@@ -678,6 +850,9 @@ class Core:
                 self._outbox.out.append(events.PublishControl(node=node.name, control=cancel))
 
     # --- small things -----------------------------------------------------------------------------------
+
+    def _retry_after_ms(self, now: float) -> float:
+        return max(round(least_wait_ms(self.fleet, now)), LEAST_RETRY_MS)
 
     def _has_living_node(self, question: InFlight) -> bool:
         attempt = question.current

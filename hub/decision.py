@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+PROVEN_WEIGHT: Final = 8.0  # of `delay.Spread`: about six answers seen
+
 _NORMAL: Final = NormalDist()
 
 
@@ -30,6 +32,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: float
     log_bias: float = 0.0
     log_spread: float = 0.0
+    spread_weight: float = 0.0  # of the answers that bias and spread come from
+    price_ms: float = 0.0  # no part of the delay: what others will wait for it, where the objective counts that
+    risk_ms: float = 0.0  # no part of the delay: the budget, by the share of questions that the node fails
 
     @property
     def visible_wait_ms(self) -> float:
@@ -45,6 +50,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         86.0
         """
         return self.network_ms + self.visible_wait_ms + self.fixed_ms + self.prefill_ms + self.decode_ms
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether bias and spread come from the node's answers, more than from a guess."""
+        return self.spread_weight >= PROVEN_WEIGHT
 
     def chance_within(self, budget_ms: float) -> float:
         """How likely the answer is there within `budget_ms`, 0 to 1.
@@ -82,6 +92,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one choice: candidates by delay, least first; `chosen` is None where there was none.
 
     In a large fleet only the best candidates and some of the rejected are named; `more_*` count the others.
+    `budget_ms` was left when it was made, `cause` says why where this is not simply a question's first node.
     """
 
     device: str
@@ -92,3 +103,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     rejected: tuple[Rejected, ...]
     more_candidates: int = 0
     more_rejected: int = 0
+    budget_ms: float | None = None
+    cause: str = ""

@@ -238,26 +238,34 @@ class Lengths:
     """Expected answer tokens per (device, task): a mean that starts at the task's, which starts at a paragraph.
 
     The start counts as answers that were seen (`_DEVICE_PRIOR`, `_TASK_PRIOR`), so that one device's first short
-    answer does not make another's long one look short.
+    answer does not make another's long one look short. Beside it stands how often the device's answers are as long as
+    they may be: a limit cuts some devices' answers, and is never reached by others'.
     """
 
     def __init__(self, max_devices: int) -> None:
         self._devices: Recent[tuple[str, str], tuple[float, int]] = Recent(max_devices)
         self._tasks: Recent[str, tuple[float, int]] = Recent(64)
+        self._full: Recent[tuple[str, str], tuple[float, int]] = Recent(max_devices)
 
     def expected(self, device: str, task: str, max_tokens: int | None) -> float:
         """Answer tokens to expect, at most `max_tokens`."""
         known = self._devices.get((device, task)) or self._tasks.get(task) or (EXPECTED_TOKENS, 0)
-        return known[0] if max_tokens is None else min(known[0], float(max_tokens))
+        if max_tokens is None:
+            return known[0]
+        full, _ = self._full.get((device, task)) or (0.0, 0)
+        return full * max_tokens + (1.0 - full) * min(known[0], float(max_tokens))
 
-    def learn(self, device: str, task: str, completion_tokens: int) -> None:
-        """One answer had this many tokens."""
+    def learn(self, device: str, task: str, completion_tokens: int, max_tokens: int | None = None) -> None:
+        """One answer had this many tokens, of as many that it might have had."""
         if completion_tokens > _SANE_TOKENS:
             return
         of_task = self._tasks.get(task) or (EXPECTED_TOKENS, _TASK_PRIOR)
         of_device = self._devices.get((device, task)) or (of_task[0], _DEVICE_PRIOR)
         self._tasks.put(task, _mean_after(of_task, completion_tokens))
         self._devices.put((device, task), _mean_after(of_device, completion_tokens))
+        if max_tokens is not None:
+            of_full = self._full.get((device, task)) or (0.0, _DEVICE_PRIOR)
+            self._full.put((device, task), _mean_after(of_full, float(completion_tokens >= max_tokens)))
 
 
 def _mean_after(mean: tuple[float, int], value: float) -> tuple[float, int]:

@@ -106,6 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `total_ms` runs from receipt at the hub to Done at the hub. `network_ms` is what is left of it after
     queue and compute at the node of the last attempt: travel, plus attempts that were lost. `decisions` has one
     entry per attempt, and one for a choice that found no node; `predicted_ms` is what the first one promised.
+    `hedged` says that a second node was asked because the deadline was near.
     """
 
     device: str
@@ -129,6 +130,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     prefill_ms: float
     decode_ms: float
     decisions: tuple[Decision, ...]
+    hedged: bool = False
 
 
 class Row(Record, frozen=True, kw_only=True):

@@ -10,10 +10,13 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from hub.admission import CLEARLY, chance
 from hub.decision import Decision, Terms
 from hub.events import Row
+from hub.router import NEAR_CHANCE
 
 _LOSERS_ON_A_LINE: Final = 4
+_TIE_MS: Final = 0.05
 
 
 def decision_line(decision: Decision) -> str:
@@ -34,7 +37,7 @@ def decision_line(decision: Decision) -> str:
     parts = []
     for terms in decision.candidates[: _LOSERS_ON_A_LINE + 1]:
         loss = why_lost(decision, terms)
-        parts.append(f"{terms.node} {_sum(terms)}" + (f", {loss}" if loss else ""))
+        parts.append(f"{terms.node} {_sum(terms)}{_doubts(decision, terms)}" + (f", {loss}" if loss else ""))
     hidden = max(len(decision.candidates) - len(parts), 0) + decision.more_candidates
     if hidden:
         parts.append(f"{hidden} candidates more")
@@ -43,6 +46,8 @@ def decision_line(decision: Decision) -> str:
     if hidden:
         parts.append(f"{hidden} rejected more")
     chosen = decision.chosen.node if decision.chosen is not None else "no node"
+    if decision.cause:
+        head += f" ({decision.cause})"
     return f"{head} -> {chosen}: " + ("; ".join(parts) or "no node is known")
 
 
@@ -52,6 +57,13 @@ def why_lost(decision: Decision, terms: Terms) -> str:
     if chosen is None or terms == chosen:
         return ""
     later_ms = terms.delay_ms - chosen.delay_ms
+    if later_ms <= 0 and terms.risk_ms - chosen.risk_ms > -later_ms:
+        return f"{-later_ms:.1f} ms sooner, but it fails or lacks the conversation: {terms.risk_ms:.1f} ms for that"
+    if later_ms <= 0 and (surer := _surer_by(decision, terms)) is not None:
+        return f"{-later_ms:.1f} ms sooner, but in time with {surer[1]:.0%}, not {surer[0]:.0%}"
+    if later_ms < -_TIE_MS:
+        others = f"{terms.price_ms:.1f} ms, not {chosen.price_ms:.1f}"
+        return f"{-later_ms:.1f} ms sooner, at a higher price for the questions after it: {others}"
     if later_ms <= 0:
         return "as soon; ties go to the lesser name"
     ours, theirs = _addends(terms), _addends(chosen)
@@ -61,29 +73,33 @@ def why_lost(decision: Decision, terms: Terms) -> str:
 
 def explain_table(decision: Decision) -> Table:
     """Every candidate with its terms, then the rejected ones with their reasons."""
-    table = Table(title=f"{decision.device}/{decision.id}, attempt {decision.attempt}", title_justify="left")
+    cause = f" ({decision.cause})" if decision.cause else ""
+    table = Table(title=f"{decision.device}/{decision.id}, attempt {decision.attempt}{cause}", title_justify="left")
     for name in ("node", "bundle"):
         table.add_column(name)
-    for name in ("delay ms", "network", "wait", "fixed", "prefill", "decode"):
+    for name in ("delay ms", "network", "wait", "fixed", "prefill", "decode", "risk", "price", "in time"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for terms in decision.candidates:
-        numbers = [terms.delay_ms, *_addends(terms).values()]
-        verdict = why_lost(decision, terms) or "chosen"
-        table.add_row(terms.node, terms.bundle, *(f"{number:.1f}" for number in numbers), verdict)
+        numbers = [terms.delay_ms, *_addends(terms).values(), terms.risk_ms, terms.price_ms]
+        in_time = _chance(decision, terms)
+        verdict = why_lost(decision, terms) or ("chosen" if decision.chosen is not None else decision.cause)
+        said = "-" if in_time is None else f"{in_time:.0%}"
+        table.add_row(terms.node, terms.bundle, *(f"{number:.1f}" for number in numbers), said, verdict)
     for rejected in decision.rejected:
-        table.add_row(rejected.node, "", *[""] * 6, rejected.reason)
+        table.add_row(rejected.node, "", *[""] * 9, rejected.reason)
     more = decision.more_candidates + decision.more_rejected
     if more:
         table.add_row(
-            "...", "", *[""] * 6, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
+            "...", "", *[""] * 9, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
         )
     return table
 
 
 def explain_document(row: Row) -> list[dict[str, Any]]:
     """The `--json` document of one question: one object per attempt, each with the question's outcome."""
-    question = {name: getattr(row, name) for name in ("device", "id", "outcome", "node", "predicted_ms", "total_ms")}
+    shown = ("device", "id", "outcome", "node", "predicted_ms", "total_ms", "hedged")
+    question = {name: getattr(row, name) for name in shown}
     return [{**question, **_decision_document(decision)} for decision in row.decisions]
 
 
@@ -100,10 +116,17 @@ def explain_text(row: Row) -> Sequence[str | Table]:
 def _decision_document(decision: Decision) -> dict[str, Any]:
     def terms_document(terms: Terms) -> dict[str, Any]:
         fields = {name: getattr(terms, name) for name in Terms.__struct_fields__}
-        return {**fields, "delay_ms": terms.delay_ms, "lost_because": why_lost(decision, terms) or None}
+        return {
+            **fields,
+            "delay_ms": terms.delay_ms,
+            "chance": _chance(decision, terms),
+            "lost_because": why_lost(decision, terms) or None,
+        }
 
     return {
         "attempt": decision.attempt,
+        "cause": decision.cause or None,
+        "budget_ms": decision.budget_ms,
         "chosen": decision.chosen.node if decision.chosen is not None else None,
         "candidates": [terms_document(terms) for terms in decision.candidates],
         "rejected": [{"node": rejected.node, "reason": rejected.reason} for rejected in decision.rejected],
@@ -121,6 +144,26 @@ def _addends(terms: Terms) -> dict[str, float]:
         "prefill": terms.prefill_ms,
         "decode": terms.decode_ms,
     }
+
+
+def _chance(decision: Decision, terms: Terms) -> float | None:
+    """Of an answer within the budget; None where that did not matter."""
+    return None if decision.budget_ms is None else chance(terms, decision.budget_ms)
+
+
+def _surer_by(decision: Decision, terms: Terms) -> tuple[float, float] | None:
+    """The chances of the chosen node and of this one, where they decided."""
+    if decision.chosen is None or decision.budget_ms is None:
+        return None
+    ours, theirs = chance(decision.chosen, decision.budget_ms), chance(terms, decision.budget_ms)
+    return (ours, theirs) if theirs < NEAR_CHANCE and ours >= theirs + CLEARLY else None
+
+
+def _doubts(decision: Decision, terms: Terms) -> str:
+    """What of a candidate is not as it should be: that it fails, that the deadline is near."""
+    in_time = _chance(decision, terms)
+    risk = f" and {terms.risk_ms:.1f} for its risk" if terms.risk_ms >= 0.05 else ""
+    return risk + (f", in time with {in_time:.0%}" if in_time is not None and in_time < 0.995 else "")
 
 
 def _sum(terms: Terms) -> str:

@@ -18,10 +18,15 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from hub import wire
 from hub.delay import Cost, Flow, Spread, fit_cost, fit_flow, fit_spread, peak_ewma, seed_cost
+from hub.failing import Failing, after_answer, after_failure
+from hub.tail import Tail
 
+Series = NDArray[np.float64]
 Key = tuple[str, str]  # device and question id
 Verdict = Literal["stale", "new", "restarted", "offline", "back", "same"]
 NEVER: Final = -math.inf
@@ -43,9 +48,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     key: Key
     sent_s: float
     start_s: float  # when the node began it or will; infinite while others are before it
-    work_ms: float  # predicted compute
+    before_ms: float  # predicted compute before the first token
+    decode_ms: float  # and of the expected tokens
     longest_ms: float  # compute if its answer takes all the tokens that it may; infinite where that is not known
     deadline_s: float
+
+    @property
+    def work_ms(self) -> float:
+        """Predicted compute."""
+        return self.before_ms + self.decode_ms
 
     @property
     def end_by_s(self) -> float:
@@ -66,67 +77,81 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     network_at_s: float = NEVER
     spread: Spread = Spread()
     flow: Flow | None = None  # None before its first answer
+    failing: Failing = Failing()
     load: tuple[Load, ...] = ()
-    reported_questions: int = 0
-    reported_end_s: float = NEVER  # when the backlog that the node reported is worked off
-    reported_since_s: float = NEVER  # what was sent after this is not in that backlog
+    others: int = 0  # questions that it has from others, by its last report
+    others_end_s: float = NEVER  # when those are worked off
+    ended_s: float = NEVER  # when it last said that it had ended a question, whosever
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A node's queue, so that its length at any time is a short formula.
+    """A node's queue, so that its length at any time is a short formula (`wait_ms`).
 
-    `wait_ms(now) = max(rest_ms + busy * min(|end - now|, max(end_by - now, 0)), said_end - now, 0)`
-
-    The running question is `end - now` from its end by prediction. Once it is late, it is expected to be late by
-    as much again, up to its last possible end: of heavy-tailed lengths, the longer one has run, the longer it goes
-    on. The second part is what the node said of itself, worked off since, plus what was sent since it said so: it
-    covers questions that this hub never saw.
+    Of the running question that is expected to end first the rest is what answers have left in the mean that have run
+    for as long, up to its last possible end; then come those that wait, and what others have sent.
     """
 
     rest_ms: float = 0.0
-    busy: float = 0.0
-    end_s: float = 0.0
-    end_by_s: float = 0.0
-    said_end_s: float = NEVER
+    busy: float = 0.0  # 1 where no slot is free
+    head_start_s: float = 0.0
+    head_before_ms: float = 0.0
+    head_decode_ms: float = 1.0
+    head_end_by_s: float = 0.0
+    others_end_s: float = NEVER
 
 
-def wait_ms(waiting: Waiting, now: float) -> float:
+def wait_ms(waiting: Waiting, now: float, tail: Tail) -> float:
     """The predicted milliseconds until the node is free, seen from the hub at `now`; never negative.
 
-    >>> busy = Waiting(rest_ms=50.0, busy=1.0, end_s=10.0, end_by_s=12.0)
-    >>> [round(wait_ms(busy, now)) for now in (9.9, 10.0, 10.1, 11.5, 20.0)]
-    [150, 50, 150, 550, 50]
+    >>> busy = Waiting(rest_ms=50.0, busy=1.0, head_start_s=10.0, head_before_ms=20.0, head_decode_ms=80.0,
+    ...                head_end_by_s=12.0)
+    >>> [round(wait_ms(busy, now, Tail())) for now in (9.9, 10.0, 10.1, 11.95, 20.0)]
+    [250, 150, 106, 50, 50]
     """
-    running_s = min(abs(waiting.end_s - now), max(waiting.end_by_s - now, 0.0))
-    ours_ms = waiting.rest_ms + waiting.busy * running_s * 1000.0
-    return max(ours_ms, (waiting.said_end_s - now) * 1000.0, 0.0)
+    one = [np.array([value]) for value in msgspec.structs.astuple(waiting)]
+    return float(waits_ms(*one, now=now, tail=tail)[0])
+
+
+def waits_ms(
+    rest_ms: Series,
+    busy: Series,
+    start_s: Series,
+    before_ms: Series,
+    decode_ms: Series,
+    end_by_s: Series,
+    others_end_s: Series,
+    *,
+    now: float,
+    tail: Tail,
+) -> Series:
+    """`wait_ms` of many queues."""
+    decoding_ms = (now - start_s) * 1000 - before_ms
+    left_ms = decode_ms * tail.left(np.maximum(decoding_ms, 0.0) / decode_ms) + np.maximum(-decoding_ms, 0.0)
+    left_ms = np.minimum(left_ms, np.maximum(end_by_s - now, 0.0) * 1000)
+    others_ms = np.maximum(others_end_s - now, 0.0) * 1000
+    waits: Series = busy * (rest_ms + left_ms + others_ms)
+    return waits
 
 
 def waiting(node: Node) -> Waiting:
-    """The queue before a new question at this node. With `parallel` slots, full ones drain together."""
+    """The queue before a new question at this node."""
     slots = node.parallel
-    if len(node.load) < slots:
-        return Waiting(said_end_s=_said_end_s(node))
+    if len(node.load) + node.others < slots:
+        return Waiting()
     heads, queued = node.load[:slots], node.load[slots:]
+    rest_ms = sum(load.work_ms for load in queued) / slots
+    if not heads:
+        return Waiting(busy=1.0, others_end_s=node.others_end_s)
+    first = min(heads, key=lambda load: load.start_s + load.work_ms / 1000)
     return Waiting(
-        rest_ms=sum(load.work_ms for load in queued) / slots,
+        rest_ms=rest_ms,
         busy=1.0,
-        end_s=sum(load.start_s + load.work_ms / 1000 for load in heads) / slots,
-        end_by_s=max(load.end_by_s for load in heads),
-        said_end_s=_said_end_s(node),
+        head_start_s=first.start_s,
+        head_before_ms=first.before_ms,
+        head_decode_ms=max(first.decode_ms, 1e-3),
+        head_end_by_s=first.end_by_s,
+        others_end_s=node.others_end_s,
     )
-
-
-def _said_end_s(node: Node) -> float:
-    """When the reported backlog, and what was sent since, is worked off; never where a slot is free by that."""
-    since = [load for load in node.load if load.sent_s > node.reported_since_s]
-    if node.reported_questions + len(since) < node.parallel:
-        return NEVER
-    travel_s = (node.network_ms or 0.0) / 2000
-    end_s = node.reported_end_s
-    for load in since:
-        end_s = max(end_s, load.sent_s + travel_s) + load.work_ms / 1000 / node.parallel
-    return end_s
 
 
 # --- what can happen to a node --------------------------------------------------------------------------
@@ -173,29 +198,31 @@ def announced(before: Node | None, name: str, state: wire.NodeState, now: float,
         costs=tuple(_cost(known.get(bundle.bundle), bundle) for bundle in state.bundles),
         parallel=state.parallel,
     )
-    return told(after, state.backlog, now, now) if live else after
+    return told(after, state.backlog, now) if live else after
 
 
-def ponged(node: Node, backlog: wire.Backlog, round_trip_ms: float | None, sent_s: float, now: float) -> Node:
-    """The node after its pong to the ping of `sent_s`; `round_trip_ms` (hold subtracted) is None if not usable."""
+def ponged(node: Node, backlog: wire.Backlog, round_trip_ms: float | None, now: float) -> Node:
+    """The node after its pong; `round_trip_ms` (hold subtracted) is None if not usable."""
     standing = Standing.READY if node.standing in (Standing.SUSPECT, Standing.LOST) else node.standing
     network_ms, network_at_s = node.network_ms, node.network_at_s
     if round_trip_ms is not None:
         network_ms = peak_ewma(network_ms, max(round_trip_ms, 0.0), now - network_at_s)
         network_at_s = now
     after = msgspec.structs.replace(node, standing=standing, network_ms=network_ms, network_at_s=network_at_s)
-    return told(after, backlog, sent_s, now)
+    return told(after, backlog, now)
 
 
-def told(node: Node, backlog: wire.Backlog, since_s: float, now: float) -> Node:
-    """The node after it reported its backlog, which holds everything that was sent before `since_s`."""
-    travel_s = (node.network_ms or 0.0) / 2000
-    return msgspec.structs.replace(
-        node,
-        reported_questions=backlog.questions,
-        reported_end_s=now - travel_s + backlog.ms / 1000,
-        reported_since_s=since_s,
-    )
+def told(node: Node, backlog: wire.Backlog, now: float, ended: Key | None = None) -> Node:
+    """The node after it reported its backlog, without the question that it has just `ended`.
+
+    What this hub has sent it knows better itself; the others' share is what is more than that. A question that may
+    have arrived when the node spoke counts as in its report: rather no stranger too many.
+    """
+    spoke_s = now - (node.network_ms or 0.0) / 2000
+    ours = sum(load.sent_s <= spoke_s and load.key != ended for load in node.load)
+    others = max(backlog.questions - ours, 0)
+    others_ms = backlog.ms * others / backlog.questions / node.parallel if others else 0.0
+    return msgspec.structs.replace(node, others=others, others_end_s=spoke_s + others_ms / 1000)
 
 
 def loaded(node: Node, load: Load) -> Node:
@@ -237,6 +264,16 @@ def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:
     return msgspec.structs.replace(node, spread=fit_spread(node.spread, predicted_ms, actual_ms))
 
 
+def failed(node: Node, now: float) -> Node:
+    """The node after it failed a question by no fault of the question's."""
+    return msgspec.structs.replace(node, failing=after_failure(node.failing, now))
+
+
+def succeeded(node: Node, now: float) -> Node:
+    """The node after it answered one."""
+    return msgspec.structs.replace(node, failing=after_answer(node.failing, now))
+
+
 def doubted(node: Node) -> Node:
     """The node after three lost pings."""
     return msgspec.structs.replace(
@@ -251,7 +288,7 @@ def given_up(node: Node) -> Node:
 
 def emptied(node: Node) -> Node:
     """The node without any work."""
-    return msgspec.structs.replace(node, load=(), reported_questions=0, reported_end_s=NEVER, reported_since_s=NEVER)
+    return msgspec.structs.replace(node, load=(), others=0, others_end_s=NEVER)
 
 
 def served_models(nodes: Iterable[Node]) -> str:

@@ -1,4 +1,4 @@
-"""Is a node still there, and how far away? One ping a second, and what its pongs say.
+"""Is a node still there, and how far away? Pings, in a small fleet one a second, and what its pongs say.
 
 Counts lost pings and measures round trips for one node. Knows nothing of other nodes, topics or clocks.
 """
@@ -8,8 +8,19 @@ from __future__ import annotations
 from typing import Final
 
 PING_EVERY_S: Final = 1.0
+PINGS_PER_S: Final = 100.0  # to all nodes together: a large fleet is pinged less often, so that answers come first
+SELDOM_S: Final = 10.0  # but at least so often
 LOST_PINGS: Final = 3  # in a row make a node suspect
 _REMEMBERED: Final = 64  # pings whose pong is still recognised: a link of more than a minute is no link
+
+
+def ping_every_s(nodes: int) -> float:
+    """The seconds between two pings to one of so many nodes.
+
+    >>> ping_every_s(40), ping_every_s(500), ping_every_s(5000)
+    (1.0, 5.0, 10.0)
+    """
+    return min(max(PING_EVERY_S, nodes / PINGS_PER_S), SELDOM_S)
 
 
 class Heartbeat:

@@ -17,6 +17,7 @@ from hub.errors import WireError
 from hub.events import MessageReceived
 
 MAX_ID_CHARS: Final = 128
+OWN_DEADLINE: Final = 0.9  # of the default: askers write out the default, less what has passed of it
 DEFAULT_TASK: Final = "text-generation"
 
 
@@ -32,7 +33,8 @@ class Sender(msgspec.Struct, frozen=True, kw_only=True):
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A valid question. `question.id` is set and `question.deadline_ms` is not: the budget stands beside it.
 
-    `fingerprint` tells a repeat (same id, less budget) from another question under the same id.
+    `hurried` says that the device set a deadline of its own. `fingerprint` tells a repeat (same id, less budget) from
+    another question under the same id.
     """
 
     sender: Sender
@@ -41,6 +43,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     budget_ms: float
     payload_bytes: int
     fingerprint: bytes
+    hurried: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -87,6 +90,7 @@ def read_ask(message: MessageReceived, device: str, new_id: Callable[[], str]) -
         question=msgspec.structs.replace(question, id=question.id or fallback_id or new_id(), deadline_ms=None),
         id_is_own=question.id is not None,
         budget_ms=budget_ms,
+        hurried=question.deadline_ms is not None and question.deadline_ms < OWN_DEADLINE * wire.DEFAULT_DEADLINE_MS,
         payload_bytes=len(message.payload),
         fingerprint=fingerprint_of(question),
     )

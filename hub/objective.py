@@ -6,18 +6,18 @@ least delay: who takes a node keeps it from those who come after. Pure; knows no
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hub.delay import FLOW_TAU_S
 from hub.router import Candidates, Ranking, Series, least_delay
+from hub.table import Picked
 
 Objective = Literal["question", "fleet"]
 MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
-DREADED: Final = 4 / 3  # of a usual delay
-DREAD: Final = 8.0
+DREADED: Final = 1.25  # of a usual delay
+DREAD: Final = 10.0
 
 
 def fleet_delay(candidates: Candidates) -> Series:
@@ -31,7 +31,7 @@ def fleet_delay(candidates: Candidates) -> Series:
     the usual delay.
     """
     parts, usual_ms = candidates.parts, candidates.fleet.usual_ms
-    delay = parts.delay
+    delay = parts.cost  # a failure is a long delay
     price = price_ms(candidates)
     if usual_ms is None:
         return delay + price
@@ -44,7 +44,7 @@ def fleet_delay(candidates: Candidates) -> Series:
 def price_ms(candidates: Candidates) -> Series:
     """What later questions will wait because of this one, in all, at each candidate."""
     parts = candidates.parts
-    rows = candidates.fleet.table[candidates.rows]
+    rows = candidates.fleet.table.pick(candidates.rows)
     rate, busy = _use(rows, candidates.now)
     ahead = np.maximum(parts.wait - parts.network / 2, 0.0)
     work = parts.compute / rows["parallel"]
@@ -57,7 +57,7 @@ def ranking(objective: Objective) -> Ranking:
     return least_delay if objective == "question" else fleet_delay
 
 
-def _use(rows: NDArray[Any], now: float) -> tuple[Series, Series]:
+def _use(rows: Picked, now: float) -> tuple[Series, Series]:
     """Answers a millisecond and share of time of each row's node, over the last minute or since its first answer."""
     keep = np.exp(-np.maximum(now - rows["flow_at_s"], 0.0) / FLOW_TAU_S)
     seen_s = np.maximum(now - rows["flow_since_s"], 0.0)

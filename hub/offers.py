@@ -27,7 +27,7 @@ def offers_of(fleet: Fleet, now: float) -> tuple[wire.Offer, ...]:
     rows = np.flatnonzero(table["used"] & (table["standing"] == int(Standing.READY)))
     if not len(rows):
         return ()
-    chosen = table[rows]
+    chosen = table.pick(rows)
     network_ms, wait_ms = terms_of(chosen, fleet, now)
     prompt_tokens = chosen["prompt_offset"] + chosen["prompt_slope"] * USUAL_CHARS
     compute_ms = chosen["fixed_ms"] + chosen["prefill_ms"] * prompt_tokens + chosen["decode_ms"] * EXPECTED_TOKENS
@@ -45,7 +45,6 @@ def offers_of(fleet: Fleet, now: float) -> tuple[wire.Offer, ...]:
             continue
         of_kind[kind] += 1
         seen.add((*kind, node_name))
-        row = chosen[place]
         found.append(
             wire.Offer(
                 task=bundle.task,
@@ -55,9 +54,9 @@ def offers_of(fleet: Fleet, now: float) -> tuple[wire.Offer, ...]:
                 context=bundle.context,
                 network_ms=round(float(network_ms[place])),
                 wait_ms=round(float(wait_ms[place])),
-                fixed_ms=_rounded(row["fixed_ms"]),
-                prefill_ms_per_token=_rounded(row["prefill_ms"]),
-                decode_ms_per_token=_rounded(row["decode_ms"]),
+                fixed_ms=_rounded(chosen["fixed_ms"][place]),
+                prefill_ms_per_token=_rounded(chosen["prefill_ms"][place]),
+                decode_ms_per_token=_rounded(chosen["decode_ms"][place]),
             )
         )
         if len(found) == MOST_OFFERS:

@@ -21,7 +21,6 @@ from hub.questions import Attempt
 from hub.recent import Recent
 
 SWEEP_EVERY_S: Final = 1.0
-MOST_ATTEMPTS: Final = 8  # of one question that are remembered
 MOST_HUBS: Final = 256
 
 
@@ -32,6 +31,8 @@ class PeerLimits(Protocol):
     def in_flight(self) -> int: ...
     @property
     def in_flight_bytes(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
 
 
 class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,7 @@ class Peers:
         self._hub = hub
         self._fleet = fleet
         self._most_bytes = limits.in_flight_bytes
+        self._most_attempts = limits.attempts
         self._epochs: Recent[str, int] = Recent(MOST_HUBS)
         self._there: set[str] = set()
         self._gone: set[str] = set()
@@ -148,13 +150,13 @@ class Peers:
         others: tuple[Attempt, ...] = ()
         if before is not None:
             self._bytes -= before.payload_bytes
-            others = tuple(each for each in before.attempts if each.node != node)[1 - MOST_ATTEMPTS :]
+            others = tuple(each for each in before.attempts if each.node != node)
         attempt = self._loaded(node, key, work, now)
         deadline_s = now + work.budget_ms / 1000
         self._elsewhere[key] = Elsewhere(
             hub=work.hub,
             work=work,
-            attempts=(*others, attempt),
+            attempts=(*others, attempt)[-self._most_attempts :],
             deadline_s=deadline_s if before is None else max(deadline_s, before.deadline_s),
             payload_bytes=payload_bytes,
         )
@@ -208,22 +210,27 @@ class Peers:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _loaded(self, name: str, key: Key, work: wire.Work, now: float) -> Attempt:
-        node = self._fleet.get(name)
-        if node is None:
-            return Attempt(work.attempt, name, -1, work.bundle, now, work.expected_ms, work.expected_ms)
-        node = freed(node, key, now)
-        network_ms = node.network_ms or 0.0
-        predicted_ms = network_ms + max(wait_ms(waiting(node), now) - network_ms / 2, 0.0) + work.expected_ms
-        load = Load(
-            key=key,
-            sent_s=now,
-            start_s=now + network_ms / 2000,
-            work_ms=work.expected_ms,
-            longest_ms=math.inf,
-            deadline_s=now + work.budget_ms / 1000,
+        node, expected = self._fleet.get(name), work.expected
+        compute_ms = expected.before_ms + expected.decode_ms
+        network_ms, delay_ms, epoch = 0.0, compute_ms, -1
+        if node is not None:
+            epoch, network_ms, before = node.epoch, node.network_ms or 0.0, freed(node, key, now)
+            wait = wait_ms(waiting(before), now, self._fleet.tail)
+            delay_ms += network_ms + max(wait - network_ms / 2, 0.0)
+            load = Load(
+                key=key,
+                sent_s=now,
+                start_s=now + network_ms / 2000,
+                before_ms=expected.before_ms,
+                decode_ms=expected.decode_ms,
+                longest_ms=math.inf,
+                deadline_s=now + work.budget_ms / 1000,
+            )
+            self._fleet.put(loaded(before, load))
+        return Attempt(
+            *(work.attempt, name, epoch, work.bundle, now, delay_ms),
+            *(expected.tokens, expected.before_ms, expected.decode_ms),
         )
-        self._fleet.put(loaded(node, load))
-        return Attempt(work.attempt, name, node.epoch, work.bundle, now, predicted_ms, work.expected_ms)
 
     def _free(self, name: str, key: Key, now: float) -> None:
         node = self._fleet.get(name)

@@ -15,7 +15,9 @@ from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.fleet import Key, Load
 from hub.intake import Ask, Sender
+from hub.prefixes import Kept, Prefixes
 from hub.router import Features
+from hub.second import Doubt
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -27,7 +29,9 @@ class Attempt(msgspec.Struct, frozen=True):
     bundle: str
     sent_s: float
     predicted_ms: float
-    compute_ms: float = 0.0  # of the predicted
+    expected_tokens: float
+    before_ms: float = 0.0  # predicted compute before the first token
+    decode_ms: float = 0.0  # and of the expected tokens
 
 
 class InFlight:
@@ -52,6 +56,8 @@ class InFlight:
         self.failed_on: set[str] = set()
         self.internal_failures = 0
         self.larger_than = -1
+        self.doubt: Doubt | None = None  # when the current attempt is to be looked at
+        self.second = ""  # why there is a second attempt beside the first, or was: `hedge` or `silence`
 
     @property
     def key(self) -> Key:
@@ -71,9 +77,10 @@ class InFlight:
         """The attempt of this node, if it may still end the question."""
         return next((a for a in self.attempts if a.node == node and a.number == number), None)
 
-    def features(self, lengths: Lengths) -> Features:
+    def features(self, lengths: Lengths, prefixes: Prefixes, fleet: Fleet, now: float) -> Features:
         """What its delay depends on."""
         question, device = self.ask.question, self.ask.sender.device
+        cached, holder = _known_prompt(prefixes, device, question.session, fleet)
         return Features(
             device=device,
             id=self.key[1],
@@ -84,7 +91,28 @@ class InFlight:
             max_tokens=question.max_tokens,
             expected_tokens=lengths.expected(device, self.ask.task, question.max_tokens),
             larger_than=self.larger_than,
+            budget_ms=self.budget_ms(now),
+            cached=cached,
+            holder=holder,
         )
+
+
+def _known_prompt(
+    prefixes: Prefixes, device: str, session: str | None, fleet: Fleet
+) -> tuple[tuple[tuple[str, float], ...], str | None]:
+    """What nodes have cached of a prompt like this device's last, and who has its conversation.
+
+    A node that has started anew since has neither.
+    """
+    if session is not None:
+        kept = prefixes.of_session(device, session)
+        return (), kept.node if kept is not None and _lives(kept, fleet) else None
+    return tuple((kept.node, float(kept.tokens)) for kept in prefixes.of_device(device) if _lives(kept, fleet)), None
+
+
+def _lives(kept: Kept, fleet: Fleet) -> bool:
+    node = fleet.get(kept.node)
+    return node is not None and node.epoch == kept.epoch
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -107,7 +135,11 @@ def work_for(hub: str, ask: Ask, attempt: Attempt, budget_ms: float) -> wire.Wor
         reply_to=ask.sender.reply_to,
         correlation=ask.sender.correlation,
         plain=ask.sender.plain,
-        expected_ms=round(attempt.compute_ms, 3),
+        expected=wire.Expected(
+            before_ms=round(attempt.before_ms, 3),
+            decode_ms=round(attempt.decode_ms, 3),
+            tokens=round(attempt.expected_tokens, 3),
+        ),
     )
 
 
@@ -122,7 +154,8 @@ def load_of(question: InFlight, terms: Terms, now: float) -> Load:
         key=question.key,
         sent_s=now,
         start_s=now + terms.network_ms / 2000,
-        work_ms=before_decode_ms + terms.decode_ms,
+        before_ms=before_decode_ms,
+        decode_ms=terms.decode_ms,
         longest_ms=longest_ms,
         deadline_s=question.deadline_s,
     )
@@ -199,4 +232,5 @@ def record_of(
         prefill_ms=timing.prefill,
         decode_ms=timing.decode,
         decisions=tuple(question.decisions),
+        hedged=question.second == "hedge",
     )

@@ -2,7 +2,8 @@
 
 `Records` writes: `store` puts a row into a bounded queue and returns at once; a thread of its own writes batches.
 When the queue is full or the database refuses, rows are counted as lost and routing goes on. `read_rows` reads.
-The schema has a version; a database of a newer one is refused, so that nobody writes into what he does not know.
+The schema has a version: an older one is read as it is and brought up to date by whoever writes, a newer one is
+refused, so that nobody writes into what he does not know.
 Knows nothing of clocks: the wall time of a row comes with it, and is for display and windows only.
 """
 
@@ -12,13 +13,14 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.schema import CreateColumn
 
 from hub import events
 from hub.decision import Decision
@@ -27,7 +29,7 @@ from hub.events import Row
 
 log = logging.getLogger(__name__)
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _BATCH_ROWS: Final = 500
 _QUEUE_ROWS: Final = 20_000
 _BUSY_MS: Final = 5_000
@@ -61,7 +63,9 @@ _questions = sa.Table(
     sa.Column("prefill_ms", sa.Float(53), nullable=False),
     sa.Column("decode_ms", sa.Float(53), nullable=False),
     sa.Column("decisions", sa.Text, nullable=False),  # JSON
+    sa.Column("hedged", sa.Boolean, nullable=False, server_default=sa.false()),
 )
+_ADDED: Final = {2: ("hedged",)}  # columns of `questions` that came with each version
 
 
 _decisions_decoder = msgspec.json.Decoder(tuple[Decision, ...])
@@ -159,29 +163,34 @@ class Records:
 
 def read_rows(store: str, *, since_s: float | None = None) -> list[Row]:
     """All rows that ended at or after `since_s` (wall clock), oldest first. Raises StoreError."""
-    query = _questions.select().order_by(_questions.c.seq)
-    if since_s is not None:
-        query = query.where(_questions.c.wall_time_s >= since_s)
+
+    def query(columns: list[sa.Column[Any]]) -> sa.Select[Any]:
+        found = sa.select(*columns).order_by(_questions.c.seq)
+        return found if since_s is None else found.where(_questions.c.wall_time_s >= since_s)
+
     return _read(store, query)
 
 
 def read_question(store: str, question_id: str | None) -> Row | None:
     """The latest row of a question, or of all where no id is given. Raises StoreError."""
-    query = _questions.select().order_by(_questions.c.seq.desc()).limit(1)
-    if question_id is not None:
-        query = query.where(_questions.c.id == question_id)
+
+    def query(columns: list[sa.Column[Any]]) -> sa.Select[Any]:
+        found = sa.select(*columns).order_by(_questions.c.seq.desc()).limit(1)
+        return found if question_id is None else found.where(_questions.c.id == question_id)
+
     return next(iter(_read(store, query)), None)
 
 
-def _read(store: str, query: sa.Select[Any]) -> list[Row]:
+def _read(store: str, query: Callable[[list[sa.Column[Any]]], sa.Select[Any]]) -> list[Row]:
     shown, engine = _engine(store, writing=False)
     path = engine.url.database if engine.dialect.name == "sqlite" else None
     try:
         if path and not Path(path).is_file():
             raise StoreError(f"there is no record store at {path}: give --store what `edge-hub serve` was given")
         with engine.connect() as connection:
-            _check_version(connection, shown)
-            return [_row(values) for values in connection.execute(query).mappings()]
+            missing = _missing_columns(_version(connection, shown))
+            columns = [column for column in _questions.columns if column.name not in missing]
+            return [_row(values) for values in connection.execute(query(columns)).mappings()]
     except (sa.exc.SQLAlchemyError, msgspec.DecodeError) as error:
         raise StoreError(f"cannot read the record store {shown}: {_first_line(error)}") from None
     finally:
@@ -217,14 +226,14 @@ def _only_read_sqlite(connection: Any, _: Any) -> None:
 
 
 def _prepare(engine: sa.Engine, shown: str) -> None:
-    """Create the tables where there are none. Raises StoreError."""
+    """Create the tables where there are none, add the columns that older ones lack. Raises StoreError."""
     try:
         with engine.begin() as connection:
             _wait_for_others(connection)
             if not sa.inspect(connection).has_table(_schema.name):
                 _metadata.create_all(connection)
                 connection.execute(_schema.insert().values(version=SCHEMA))
-            _check_version(connection, shown)
+            _update(connection, _version(connection, shown))
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"cannot open the record store {shown}: {_first_line(error)}") from None
 
@@ -237,15 +246,28 @@ def _wait_for_others(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
-def _check_version(connection: sa.Connection, shown: str) -> None:
+def _update(connection: sa.Connection, version: int) -> None:
+    for name in _missing_columns(version):
+        column = CreateColumn(_questions.columns[name]).compile(dialect=connection.dialect)
+        connection.execute(sa.text(f"ALTER TABLE {_questions.name} ADD COLUMN {column}"))
+    if version != SCHEMA:
+        connection.execute(_schema.update().values(version=SCHEMA))
+
+
+def _missing_columns(version: int) -> list[str]:
+    return [name for since, names in _ADDED.items() if since > version for name in names]
+
+
+def _version(connection: sa.Connection, shown: str) -> int:
     if not sa.inspect(connection).has_table(_schema.name):
         raise StoreError(f"{shown} holds no records of edgefleet: give --store what `edge-hub serve` was given")
     version = connection.execute(sa.select(_schema.c.version)).scalar()
-    if version != SCHEMA:
+    if version is None or not 1 <= version <= SCHEMA:
         raise StoreError(
             f"the record store {shown} has schema {version}, this edgefleet knows {SCHEMA}: "
             "use the version of edgefleet that wrote it, or another --store"
         )
+    return int(version)
 
 
 def _new_rows(connection: sa.Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -271,7 +293,7 @@ def _values(record: events.Record, wall_time_s: float) -> dict[str, Any]:
 
 
 def _row(values: sa.RowMapping) -> Row:
-    fields = {name: values[name] for name in Row.__struct_fields__}
+    fields = {name: values[name] for name in Row.__struct_fields__ if name in values}
     fields["decisions"] = _decisions_decoder.decode(fields["decisions"])
     return Row(**fields)
 

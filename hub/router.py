@@ -14,9 +14,8 @@ is taken as cached.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Set
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,11 +24,14 @@ from numpy.typing import NDArray
 from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
-from hub.fleet import Standing, served_models
+from hub.failing import FORGET_S
+from hub.fleet import Standing, Waiting, served_models, waits_ms
+from hub.table import Picked, Table
 
 UNMEASURED_MS: Final = 100.0
 NAMED: Final = 16  # candidates, and rejected ones, that a decision names
 STALE_S: Final = 60.0  # since the last pong: then a node's delay is known to a factor of e, no better
+NEAR_CHANCE: Final = 0.95  # of the chosen node to be in time; below it the deadline is near, the surest is named, too
 SURE_SHARE: Final = 0.75  # of the rough prompt estimate: a question is refused only if even this does not fit
 
 _LAST_USABLE: Final = int(Standing.LOST)
@@ -47,12 +49,18 @@ class Parts(NamedTuple):
     fixed: Series
     prefill: Series
     decode: Series
+    risk: Series  # no part of the delay, see `_risk_ms`
 
     @property
     def delay(self) -> Series:
         """Their sum; of the wait what is left of it when the question arrives."""
         arrived: Series = self.network + np.maximum(self.wait - self.network / 2, 0.0)
         return arrived + self.compute
+
+    @property
+    def cost(self) -> Series:
+        """The delay, and what the node's failures cost."""
+        return self.delay + self.risk
 
     @property
     def compute(self) -> Series:
@@ -74,12 +82,15 @@ Ranking = Callable[[Candidates], Series]  # the least is chosen
 
 
 def least_delay(candidates: Candidates) -> Series:
-    """The asker's own delay and nothing else."""
-    return candidates.parts.delay
+    """The asker's own delay, failures included, and nothing else."""
+    return candidates.parts.cost
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a question its delay depends on. `larger_than` is a context that turned out too small."""
+    """What of a question its delay depends on. `larger_than` is a context that turned out too small.
+
+    `budget_ms` is what is left until its deadline; None where that does not matter.
+    """
 
     device: str
     id: str
@@ -90,6 +101,9 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None
     expected_tokens: float
     larger_than: int = -1
+    budget_ms: float | None = None
+    cached: tuple[tuple[str, float], ...] = ()  # prompt tokens that a node need not read again
+    holder: str | None = None  # the node that has the conversation
 
 
 def choose(
@@ -118,11 +132,18 @@ def choose(
     tier = int(standing[usable].min())
     candidates = usable & (standing == tier)
     rows = np.flatnonzero(candidates)
-    parts = _parts(question, table[rows], prompt_tokens[rows], fleet, now)
-    best = _best(rank(Candidates(question, fleet, rows, parts, now)), rows, fleet)
-    named = [
-        _terms(fleet.label(int(rows[i])), parts, i, prompt_tokens[rows[i]], question, table[rows[i]], now) for i in best
-    ]
+    picked = table.pick(rows)
+    prompt_tokens = _computed(question, fleet, prompt_tokens)[rows]
+    parts = _parts(question, picked, rows, prompt_tokens, fleet, now)
+    scores = rank(Candidates(question, fleet, rows, parts, now))
+    best = _best(scores, rows, fleet)
+    said = _Said(question, fleet, rows, parts, prompt_tokens, scores, now)
+    named = said.terms(best)
+    budget_ms = question.budget_ms
+    if budget_ms is not None and len(rows) > NAMED and named[0].chance_within(budget_ms) < NEAR_CHANCE:
+        surest = _surest(budget_ms, parts.delay, picked, now)
+        if surest not in best:
+            named[-1:] = said.terms([surest])
     rejected = _rejected(question, fleet, table["used"] & ~candidates, exclude, tier)
     return _decision(question, named, len(rows) - len(named), *rejected)
 
@@ -153,7 +174,7 @@ def refusal(question: Features, fleet: Fleet) -> wire.Problem:
     return wire.Problem(code="too_large", message=message)
 
 
-def terms_of(rows: NDArray[Any], fleet: Fleet, now: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def terms_of(rows: Picked, fleet: Fleet, now: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The terms that do not depend on the question: network and wait of each row, in milliseconds."""
     network_ms: NDArray[np.float64] = rows["network_ms"]
     unknown = np.isnan(network_ms)
@@ -161,37 +182,51 @@ def terms_of(rows: NDArray[Any], fleet: Fleet, now: float) -> tuple[NDArray[np.f
         known = fleet.table["network_ms"][fleet.table["used"]]
         largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
         network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
-    return network_ms, _waits(rows, now)
+    return network_ms, _waits(rows, fleet, now)
 
 
 def least_wait_ms(fleet: Fleet, now: float) -> float:
     """The shortest queue of all ready nodes, 0 where there is none."""
-    ready = fleet.table[fleet.table["standing"] == int(Standing.READY)]
-    return float(_waits(ready, now).min()) if len(ready) else 0.0
+    ready = fleet.table.pick(np.flatnonzero(fleet.table["standing"] == int(Standing.READY)))
+    return float(_waits(ready, fleet, now).min()) if len(ready) else 0.0
 
 
 # --- the formula, over rows -----------------------------------------------------------------------------
 
 
-def _parts(question: Features, rows: NDArray[Any], prompt_tokens: Series, fleet: Fleet, now: float) -> Parts:
+def _parts(question: Features, picked: Picked, rows: Rows, prompt_tokens: Series, fleet: Fleet, now: float) -> Parts:
     return Parts(
-        *terms_of(rows, fleet, now),
-        rows["fixed_ms"],
-        rows["prefill_ms"] * prompt_tokens,
-        rows["decode_ms"] * question.expected_tokens,
+        *terms_of(picked, fleet, now),
+        picked["fixed_ms"],
+        picked["prefill_ms"] * prompt_tokens,
+        picked["decode_ms"] * question.expected_tokens,
+        _risk_ms(question, picked, now) + _forgets_ms(question, rows, fleet),
     )
 
 
-def _waits(rows: NDArray[Any], now: float) -> NDArray[np.float64]:
-    """`fleet.wait_ms` for many rows."""
-    running_s = np.minimum(np.abs(rows["end_s"] - now), np.maximum(rows["end_by_s"] - now, 0.0))
-    ours_ms = rows["rest_ms"] + rows["busy"] * running_s * 1000.0
-    said_ms = np.maximum((rows["said_end_s"] - now) * 1000.0, 0.0)
-    longest: NDArray[np.float64] = np.maximum(ours_ms, said_ms)
-    return longest
+def _computed(question: Features, fleet: Fleet, prompt_tokens: Series) -> Series:
+    """The prompt tokens that each row would have to read: those that its node has cached are none."""
+    for name, tokens in question.cached:
+        held = fleet.rows(name)
+        prompt_tokens[held] = np.maximum(prompt_tokens[held] - tokens, 1.0)
+    return prompt_tokens
 
 
-def _matching(question: Features, fleet: Fleet, table: NDArray[Any]) -> Mask:
+def _forgets_ms(question: Features, rows: Rows, fleet: Fleet) -> Series | float:
+    """A node without the conversation gives an answer that is as good as none: it costs the budget, as a failure."""
+    if question.holder is None:
+        return 0.0
+    lacks = np.ones(len(fleet.table))
+    lacks[fleet.rows(question.holder)] = 0.0
+    costs: Series = lacks[rows] * (question.budget_ms or 0.0)
+    return costs
+
+
+def _waits(rows: Picked, fleet: Fleet, now: float) -> Series:
+    return waits_ms(*(rows[name] for name in Waiting.__struct_fields__), now=now, tail=fleet.tail)
+
+
+def _matching(question: Features, fleet: Fleet, table: Table) -> Mask:
     mask: Mask = table["task"] == fleet.word(question.task)
     if question.model is not None:
         wanted = fleet.word(question.model)
@@ -199,7 +234,7 @@ def _matching(question: Features, fleet: Fleet, table: NDArray[Any]) -> Mask:
     return mask
 
 
-def _fitting(question: Features, table: NDArray[Any], prompt_tokens: NDArray[np.float64]) -> Mask:
+def _fitting(question: Features, table: Table, prompt_tokens: NDArray[np.float64]) -> Mask:
     needed = SURE_SHARE * prompt_tokens + (question.max_tokens or 0)
     mask: Mask = (needed <= table["context"]) & (table["context"] > question.larger_than)
     return mask
@@ -215,33 +250,72 @@ def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
     return [int(place) for place in near[order[:NAMED]]]
 
 
+def _risk_ms(question: Features, rows: Picked, now: float) -> Series:
+    """What the failures of each node cost: a failed question has lost its budget, however fast it failed."""
+    if not np.any(rows["failure_rate"]):
+        return np.zeros(len(rows))
+    forgotten = np.exp(-np.maximum(now - rows["failed_s"], 0.0) / FORGET_S)
+    risk_ms: Series = rows["failure_rate"] * forgotten * (question.budget_ms or 0.0)
+    return risk_ms
+
+
+def _surest(budget_ms: float, delay_ms: Series, rows: Picked, now: float) -> int:
+    """The place with the best `Terms.chance_within`: the most deviations between its delay and the budget."""
+    stale = np.clip((now - rows["measured_s"]) / STALE_S, 0.0, 1.0)
+    spread = np.sqrt(rows["log_variance"] + stale * stale)
+    return int(np.argmax((np.log((budget_ms + 1.0) / (delay_ms + 1.0)) - rows["log_bias"]) / np.maximum(spread, 1e-9)))
+
+
 # --- saying it ------------------------------------------------------------------------------------------
 
 
-def _terms(
-    label: tuple[str, str],
-    parts: Parts,
-    place: int,
-    prompt_tokens: float,
-    question: Features,
-    row: Any,
-    now: float,
-) -> Terms:
-    stale = min(max(now - float(row["measured_s"]), 0.0) / STALE_S, 1.0)
-    network, wait, fixed, prefill, decode = (float(part[place]) for part in parts)
-    return Terms(
-        node=label[0],
-        bundle=label[1],
-        network_ms=network,
-        wait_ms=wait,
-        fixed_ms=fixed,
-        prefill_ms=prefill,
-        decode_ms=decode,
-        prompt_tokens=float(prompt_tokens),
-        completion_tokens=question.expected_tokens,
-        log_bias=float(row["log_bias"]),
-        log_spread=math.sqrt(float(row["log_variance"]) + stale * stale),
-    )
+class _Said(NamedTuple):
+    """Terms of candidates in words, by their places."""
+
+    question: Features
+    fleet: Fleet
+    rows: Rows
+    parts: Parts
+    prompt_tokens: Series
+    scores: Series
+    now: float
+
+    def terms(self, places: list[int]) -> list[Terms]:
+        """Of these, in this order."""
+        picked = self.fleet.table.pick(self.rows[places])
+        stale = np.clip((self.now - picked["measured_s"]) / STALE_S, 0.0, 1.0)
+        columns = (
+            *(part[places] for part in self.parts),
+            self.scores[places] - self.parts.cost[places],
+            self.prompt_tokens[places],
+            picked["log_bias"],
+            np.sqrt(picked["log_variance"] + stale * stale),
+            picked["spread_weight"],
+        )
+        labels = [self.fleet.label(int(row)) for row in self.rows[places]]
+        lines = zip(labels, *(column.tolist() for column in columns), strict=True)
+        return [
+            Terms(
+                node=node,
+                bundle=bundle,
+                network_ms=network,
+                wait_ms=wait,
+                fixed_ms=fixed,
+                prefill_ms=prefill,
+                decode_ms=decode,
+                risk_ms=risk,
+                price_ms=price,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=self.question.expected_tokens,
+                log_bias=bias,
+                log_spread=spread,
+                spread_weight=weight,
+            )
+            for (
+                node,
+                bundle,
+            ), network, wait, fixed, prefill, decode, risk, price, prompt_tokens, bias, spread, weight in lines
+        ]
 
 
 def _rejected(
@@ -261,7 +335,7 @@ def _rejected(
 
 
 def _reason(question: Features, fleet: Fleet, node: str, row: int, exclude: Set[str], tier: int) -> str:
-    values = fleet.table[row]
+    values = {name: fleet.table[name][row] for name in ("task", "model", "bundle", "standing", "context")}
     if values["task"] != fleet.word(question.task):
         return f"does not do {question.task}"
     wanted = fleet.word(question.model) if question.model is not None else values["model"]
@@ -292,4 +366,5 @@ def _decision(
         rejected=rejected,
         more_candidates=more,
         more_rejected=more_rejected,
+        budget_ms=question.budget_ms,
     )

@@ -9,11 +9,22 @@ import sys
 from collections.abc import Callable
 
 from hub.broker import EmbeddedBroker, parse_listen
+from hub.objective import Objective
 from hub.records import Records
 from hub.service import HubService
+from hub.shares import Rate
 
 
-def serve(name: str, *, broker: str, embedded: str | None, store: str | None) -> None:
+def serve(
+    name: str,
+    *,
+    broker: str,
+    embedded: str | None,
+    store: str | None,
+    objective: Objective,
+    device_rate: Rate | None = None,
+    fair_shares: bool = False,
+) -> None:
     """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here, and `broker` is not used.
 
     Raises HubError (of `hub.errors`).
@@ -26,7 +37,15 @@ def serve(name: str, *, broker: str, embedded: str | None, store: str | None) ->
         if store is not None:
             records = Records(store)
             stack.callback(records.close)
-        service = HubService(broker, name, records, alone=embedded is not None)
+        service = HubService(
+            broker,
+            name,
+            records,
+            objective,
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+            alone=embedded is not None,
+        )
         stop_on_signals(service.stop)
         service.run()
 

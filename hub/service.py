@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import random
 import time
 import uuid
 from typing import Final, Protocol
@@ -21,7 +22,9 @@ from hub.errors import LinkError, WireError
 from hub.explain import decision_line
 from hub.heritage import SESSION_S, Heritage, session_of
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.objective import Objective, ranking
 from hub.presence import Presence
+from hub.shares import Rate
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +48,30 @@ class HubService:
     asks unacknowledged.
     """
 
-    def __init__(self, broker: str, name: str, records: RecordSink | None, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        broker: str,
+        name: str,
+        records: RecordSink | None,
+        objective: Objective = "fleet",
+        *,
+        device_rate: Rate | None = None,
+        fair_shares: bool = False,
+        alone: bool = False,
+    ) -> None:
         url = BrokerUrl.parse(broker)
         self._url = url
         self._alone = alone
         self.name = name
         self._records = records
-        self._core = Core(name, new_id=lambda: uuid.uuid4().hex)
+        self._core = Core(
+            name,
+            new_id=lambda: uuid.uuid4().hex,
+            rank=ranking(objective),
+            draw=random.random,
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+        )
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's

@@ -14,7 +14,7 @@ import msgspec
 from hub import events, wire
 from hub.columns import Fleet
 from hub.fleet import Key, Node, Standing, announced, answered, doubted, given_up, judge, ponged, told
-from hub.heartbeat import PING_EVERY_S, Heartbeat
+from hub.heartbeat import Heartbeat, ping_every_s
 from hub.timers import Timers
 
 STALL_S: Final = 0.25  # an alarm this late says that the hub was held up
@@ -102,14 +102,14 @@ class Watch:
             self._counters["stray_pong"] += 1
             return NOTHING
         if pong.hub != self._hub:
-            self._fleet.put(told(node, pong.backlog, _before_travel(node, now), now))
+            self._fleet.put(told(node, pong.backlog, now))
             return NOTHING
         measured = beat.pong(pong.seq, pong.hold_ms, now) if beat is not None else None
         if measured is None:
             self._counters["stray_pong"] += 1
             return NOTHING
         sent_s, round_trip_ms = measured
-        after = ponged(node, pong.backlog, round_trip_ms, sent_s, now)
+        after = ponged(node, pong.backlog, round_trip_ms, now)
         self._fleet.put(after)
         self._timers.cancel(("lost", name))
         missing: tuple[Key, ...] = ()
@@ -125,7 +125,8 @@ class Watch:
             return False
         if done.outcome == "answered":
             node = answered(node, done.timing_ms.compute, now)
-        self._fleet.put(told(node, done.backlog, _before_travel(node, now), now))
+        after = told(node, done.backlog, now, ended=(done.device, done.id))
+        self._fleet.put(msgspec.structs.replace(after, ended_s=now))
         return True
 
     # --- silence ----------------------------------------------------------------------------------------
@@ -152,13 +153,15 @@ class Watch:
         self._fleet.put(given_up(node))
         return keys_of(node)
 
-    def notice_stall(self, now: float) -> None:
+    def notice_stall(self, now: float) -> bool:
         """An alarm that is long overdue shows that this process was held up: pongs under way measure nothing."""
         due_s = self._timers.next_s()
         if due_s is not None and now - due_s > STALL_S:
             self._counters["stalls"] += 1
             for beat in self._beats.values():
                 beat.distrust()
+            return True
+        return False
 
     # --- the link ---------------------------------------------------------------------------------------
 
@@ -184,7 +187,7 @@ class Watch:
     def _ping(self, name: str, beat: Heartbeat, now: float) -> tuple[events.PublishControl, ...]:
         if not self._link_open:
             return ()
-        self._timers.set(("ping", name), now + PING_EVERY_S)
+        self._timers.set(("ping", name), now + ping_every_s(len(self._beats)))
         ping = wire.Ping(hub=self._hub, seq=beat.ping(now))
         return (events.PublishControl(node=name, control=ping),)
 
@@ -231,8 +234,3 @@ def _became_usable(before: Node | None, after: Node) -> bool:
     if after.standing != Standing.READY or before is None:
         return False
     return before.standing != Standing.READY or before.bundles != after.bundles
-
-
-def _before_travel(node: Node, now: float) -> float:
-    """What was sent to the node after this had not reached it when it spoke."""
-    return now - (node.network_ms or 0.0) / 1000

@@ -7,6 +7,7 @@ Durations cross the wire in milliseconds, timestamps never do.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from msgspec import Meta
 from hub.errors import WireError
 
 PREFIX: Final = "edge/v1"
+_MOST_TOPIC_CHARS: Final = 128  # of ours: prefix, words, and a name of 64
 DEFAULT_DEADLINE_MS: Final = 30_000.0
 MAX_QUESTION_BYTES: Final = 256 * 1024
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # anything larger is no message of ours
@@ -82,15 +84,7 @@ class Topic(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, topic: str) -> Topic | None:
         """The topic behind `topic`, or None where it is none of ours."""
-        if not topic.startswith(PREFIX + "/"):
-            return None
-        rest = topic[len(PREFIX) + 1 :]
-        for kind, (before, after) in _SHAPES.items():
-            if rest.startswith(before) and rest.endswith(after):
-                name = rest[len(before) : len(rest) - len(after)]
-                if is_name(name):
-                    return cls(kind, name)
-        return None
+        return _parsed(topic) if len(topic) <= _MOST_TOPIC_CHARS else None
 
     @staticmethod
     def all_of(kind: TopicKind) -> str:
@@ -110,6 +104,19 @@ class Topic(msgspec.Struct, frozen=True):
         '$share/hubs/edge/v1/ask/+'
         """
         return f"$share/{group}/{Topic.all_of(kind)}"
+
+
+@functools.lru_cache(maxsize=16_384)  # the same nodes and devices speak again and again
+def _parsed(topic: str) -> Topic | None:
+    if not topic.startswith(PREFIX + "/"):
+        return None
+    rest = topic[len(PREFIX) + 1 :]
+    for kind, (before, after) in _SHAPES.items():
+        if rest.startswith(before) and rest.endswith(after):
+            name = rest[len(before) : len(rest) - len(after)]
+            if is_name(name):
+                return Topic(kind, name)
+    return None
 
 
 def reply_topic(device: str, asked_for: str | None) -> str:
@@ -386,10 +393,18 @@ Report = Pong | Done | OwnRecords
 # --- from a hub -----------------------------------------------------------------------------------------
 
 
+class Expected(Message, frozen=True):
+    """The compute that a hub predicts: before the first token, and for so many."""
+
+    before_ms: Milliseconds = 0.0
+    decode_ms: Milliseconds = 0.0
+    tokens: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
 class Work(Message, frozen=True):
     """One question for one node. `question.id` is set; `budget_ms` is what is left of its deadline.
 
-    `expected_ms` is the compute that the hub predicts: other hubs hear Work, too, and see by it what loads the node.
+    `expected` is for other hubs: they hear Work, too, and see by it what loads the node.
     """
 
     hub: Name
@@ -401,7 +416,7 @@ class Work(Message, frozen=True):
     reply_to: Annotated[str, Meta(max_length=MAX_REPLY_CHARS)]
     correlation: Annotated[bytes, Meta(max_length=65_535)] | None = None
     plain: bool = False
-    expected_ms: Milliseconds = 0.0
+    expected: Expected = Expected()
 
 
 class Ping(Message, frozen=True, tag_field="type", tag="ping"):

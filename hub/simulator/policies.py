@@ -8,7 +8,6 @@ how a fleet is simulated, but for the oracle, which is told everything.
 from __future__ import annotations
 
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -41,13 +40,21 @@ class Policy(Protocol):
         """The nodes to be looked at with the question that was just sent."""
         ...
 
+    def draw(self) -> float:
+        """A number from 0 to 1: whether the hub may send a question to learn of a node."""
+        ...
+
     def probed(self, node: str, in_flight: int, latency_ms: float, now: float) -> None:
         """What such a look has found."""
         ...
 
 
 class Deaf:
-    """Most policies hear of nothing."""
+    """Most policies hear of nothing, and choose what they choose."""
+
+    def draw(self) -> float:
+        """No question is sent to learn."""
+        return 1.0
 
     def answered(self, node: str, delay_ms: float, now: float) -> None:
         """Nothing to learn."""
@@ -63,8 +70,12 @@ class Deaf:
 class Ours(Deaf):
     """What the hub does."""
 
-    def __init__(self, ranking: Ranking) -> None:
-        self._ranking = ranking
+    def __init__(self, ranking: Ranking, chance: np.random.Generator) -> None:
+        self._ranking, self._chance = ranking, chance
+
+    def draw(self) -> float:
+        """As the hub draws."""
+        return float(self._chance.random())
 
     def __call__(self, candidates: Candidates) -> Series:
         return self._ranking(candidates)
@@ -73,11 +84,11 @@ class Ours(Deaf):
 class Random(Deaf):
     """Any."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
 
     def __call__(self, candidates: Candidates) -> Series:
-        return _only(self._draw.randrange(len(candidates.rows)), candidates)
+        return _only(int(self._draw.integers(len(candidates.rows))), candidates)
 
 
 class RoundRobin(Deaf):
@@ -97,7 +108,7 @@ class RoundRobin(Deaf):
 class LeastInFlight(Deaf):
     """The one with the fewest questions."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
 
     def __call__(self, candidates: Candidates) -> Series:
@@ -107,13 +118,13 @@ class LeastInFlight(Deaf):
 class PowerOfTwo(Deaf):
     """Of two at random the one with fewer questions (Mitzenmacher, 2001)."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
 
     def __call__(self, candidates: Candidates) -> Series:
         count = len(candidates.rows)
-        pair = self._draw.sample(range(count), min(2, count))
-        return _only(min(pair, key=lambda place: float(_in_flight(candidates)[place])), candidates)
+        pair = self._draw.choice(count, min(2, count), replace=False)
+        return _only(int(pair[_in_flight(candidates)[pair].argmin()]), candidates)
 
 
 class EwmaLatency(Deaf):
@@ -121,7 +132,7 @@ class EwmaLatency(Deaf):
 
     _REMEMBERED: Final = 10
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
         self._means: dict[str, float] = {}
 
@@ -145,7 +156,7 @@ class PeakEwma(Deaf):
     _TAU_S: Final = 10.0
     _PENALTY: Final = 1e12  # of a node that was asked and has not answered yet
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: np.random.Generator) -> None:
         self._draw = draw
         self._costs: dict[str, tuple[float, float]] = {}
 
@@ -183,7 +194,7 @@ class Prequal(Deaf):
     _MOST_AGE_S: Final = 1.0
     _HOT: Final = 0.84
 
-    def __init__(self, draw: random.Random, nodes: Sequence[str]) -> None:
+    def __init__(self, draw: np.random.Generator, nodes: Sequence[str]) -> None:
         self._draw = draw
         self._nodes = list(nodes)
         self._pool: deque[_Look] = deque(maxlen=self._POOL)
@@ -193,7 +204,7 @@ class Prequal(Deaf):
         places = {candidates.fleet.label(int(row))[0]: place for place, row in enumerate(candidates.rows)}
         fresh = [look for look in self._pool if candidates.now - look.at_s <= self._MOST_AGE_S and look.node in places]
         if not fresh:
-            return _only(self._draw.randrange(len(places)), candidates)
+            return _only(int(self._draw.integers(len(places))), candidates)
         hot = float(np.quantile(self._seen, self._HOT))
         cold = [look for look in fresh if look.in_flight <= hot]
         best = min(cold, key=lambda look: look.latency_ms) if cold else min(fresh, key=lambda look: look.in_flight)
@@ -202,7 +213,8 @@ class Prequal(Deaf):
 
     def wants_probed(self) -> Sequence[str]:
         """Three at random."""
-        return self._draw.sample(self._nodes, min(self._PROBES, len(self._nodes)))
+        chosen = self._draw.choice(len(self._nodes), min(self._PROBES, len(self._nodes)), replace=False)
+        return [self._nodes[number] for number in chosen]
 
     def probed(self, node: str, in_flight: int, latency_ms: float, now: float) -> None:
         """Into the pool, the oldest out."""
@@ -223,12 +235,12 @@ class Oracle(Deaf):
         return delays[numbers]
 
 
-def open_policy(name: str, draw: random.Random, truth: Truth, nodes: Sequence[str], default: str) -> Policy:
+def open_policy(name: str, draw: np.random.Generator, truth: Truth, nodes: Sequence[str], default: str) -> Policy:
     """The policy of one run; `default` is the objective that `least-delay` stands for."""
     if name == "least-delay":
         name = f"least-delay-{default}"
     if name in OURS:
-        return Ours(OURS[name])
+        return Ours(OURS[name], draw)
     makers: dict[str, Callable[[], Policy]] = {
         "random": lambda: Random(draw),
         "round-robin": RoundRobin,
@@ -252,5 +264,5 @@ def _in_flight(candidates: Candidates) -> Series:
     return candidates.fleet.table["in_flight"][candidates.rows].astype(np.float64)
 
 
-def _ties(draw: random.Random, count: int) -> Series:
-    return np.random.default_rng(draw.getrandbits(32)).random(count) * 1e-6
+def _ties(draw: np.random.Generator, count: int) -> Series:
+    return draw.random(count) * 1e-6

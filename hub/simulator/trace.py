@@ -31,7 +31,11 @@ class Trace(NamedTuple):
 
     def of(self, questions: int) -> Trace:
         """As many questions, the trace told again from its beginning where it is too short."""
-        return Trace(*(np.resize(column, questions) for column in self))
+        return Trace(
+            np.resize(self.gaps, questions),
+            np.resize(self.prompt_tokens, questions),
+            np.resize(self.answer_tokens, questions),
+        )
 
 
 def open_trace(name: str, seed: int) -> Trace:

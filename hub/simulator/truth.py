@@ -33,8 +33,9 @@ class Truth:
 
     def mean_service_ms(self) -> Nodes:
         """Of the questions of the trace, undisturbed."""
-        prompt, answer = self._trace.prompt_tokens.mean(), self._trace.answer_tokens.mean()
-        return (self.fixed_ms + self.prefill_ms * prompt + self.decode_ms * answer) * np.exp(self._jitter**2 / 2)
+        prompt, answer = float(self._trace.prompt_tokens.mean()), float(self._trace.answer_tokens.mean())
+        undisturbed: Nodes = self.fixed_ms + self.prefill_ms * prompt + self.decode_ms * answer
+        return undisturbed * np.exp(self._jitter**2 / 2)
 
     def prefill_of_ms(self, question: int, node: int) -> float:
         """The fixed part and the prompt's."""

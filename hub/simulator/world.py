@@ -30,6 +30,7 @@ DEVICES: Final = 50
 WILL_AFTER_S: Final = 7.5  # the broker waits one and a half keepalives
 _SETTLING_S: Final = 5.0  # before the first question: the fleet shows itself, and is pinged
 _RECENT_LATENCIES: Final = 16
+_DRAWN_AT_ONCE: Final = 4096
 
 
 class Outcomes(NamedTuple):
@@ -61,12 +62,22 @@ class World:
         self._deadline_ms, self._lengths_known = deadline_ms, lengths_known
         self._jitter, self._draw = fleet.network.jitter, draw
         self.nodes = [SimulatedNode(name, kind) for name, kind in fleet.nodes]
+        self._report_topics = [str(wire.Topic("report", node.name)) for node in self.nodes]
         self._number = {node.name: number for number, node in enumerate(self.nodes)}
         self._latencies: list[deque[float]] = [deque(maxlen=_RECENT_LATENCIES) for _ in self.nodes]
         self._arrived_s = np.zeros((2, len(self.nodes)))  # of the last message to and from each: none overtakes another
         limits = Limits(in_flight=10**6, in_flight_bytes=2**40, nodes=2 * len(self.nodes), ended=1000)
-        self._core = Core("hub", new_id=lambda: "drawn", settle_s=0.0, rank=policy, limits=limits)
+        self._core = Core(
+            "hub",
+            new_id=lambda: "drawn",
+            settle_s=0.0,
+            rank=policy,
+            limits=limits,
+            draw=policy.draw,
+            minds_deadlines=False,
+        )
         self._now = 0.0
+        self._drawn: list[float] = []
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._sent_s: dict[tuple[str, str], float] = {}
@@ -204,8 +215,7 @@ class World:
             self._travel(number, 1, lambda: self._report(number, pong))
 
     def _report(self, number: int, report: wire.Pong | wire.Done) -> None:
-        topic = str(wire.Topic("report", self.nodes[number].name))
-        self._handle(events.MessageReceived(topic=topic, payload=wire.encode(report)))
+        self._handle(events.MessageReceived(topic=self._report_topics[number], payload=wire.encode(report)))
 
     def _publish_state(self, node: SimulatedNode) -> None:
         topic = str(wire.Topic("node_state", node.name))
@@ -266,7 +276,9 @@ class World:
     def _travel(self, number: int, way: int, arrive: Callable[[], None]) -> None:
         half_s = float(self._truth.round_trip_ms[number]) / 2000
         if self._jitter:
-            half_s *= 1 + float(self._draw.exponential(self._jitter))
+            if not self._drawn:
+                self._drawn = self._draw.standard_exponential(_DRAWN_AT_ONCE).tolist()
+            half_s *= 1 + self._jitter * self._drawn.pop()
         at_s = max(self._now + half_s, float(self._arrived_s[way, number]))
         self._arrived_s[way, number] = at_s
         self._at(at_s, arrive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -83,8 +84,8 @@ def answered(future: Any) -> wire.Answer:
 
 
 def sent_by(processes: Any, hub: str, device: str) -> int:
-    """Questions of `device` that a hub has sent to a node."""
-    return int(processes.log(hub).count(f" question {device}/"))
+    """Questions of `device` that a hub has sent to a node first."""
+    return len(re.findall(rf" question {device}/\S+ attempt 1 -> ", processes.log(hub)))
 
 
 def test_one_is_killed_and_one_is_stopped(fleet: tuple[Any, str, PlainClient], eventually: Callable[..., None]) -> None:
@@ -112,14 +113,15 @@ def test_one_is_killed_and_one_is_stopped(fleet: tuple[Any, str, PlainClient], e
 
 
 def test_hubs_share_the_work(fleet: tuple[Any, str, PlainClient]) -> None:
-    """Each hub gets a third of the questions, each node its part of all; each question is answered and kept once."""
+    """Each hub gets a part of the questions, each node its part of all; each question is answered and kept once."""
     processes, url, _ = fleet
     before = {name: sent_by(processes, name, "kitchen") for name in HUBS}
     with Asker(url, "kitchen") as asker:
         outcomes = [answered(asker.submit(wire.Question(question="Why?"))) for _ in range(12)]
         outcomes += map(answered, [asker.submit(wire.Question(question="Why?")) for _ in range(ASKED)])
     taken = {name: sent_by(processes, name, "kitchen") - before[name] for name in HUBS}
-    assert taken == dict.fromkeys(HUBS, (12 + ASKED) // 3)
+    assert sum(taken.values()) == 12 + ASKED
+    assert min(taken.values()) >= (12 + ASKED) / 6, taken
     at_once = Counter(outcome.node for outcome in outcomes[12:])
     assert min(at_once.values()) >= ASKED / NODES / 2, at_once
     for name in HUBS:

@@ -21,6 +21,7 @@ BUNDLE = wire.ServedBundle(
 )
 TIMING = wire.Timing(queue=1.0, prefill=39.0, decode=40.0, compute=80.0)
 TOKENS = wire.Tokens(prompt=37, completion=8)
+EXPECTED = wire.Expected(before_ms=39.0, decode_ms=41.0, tokens=8.0)
 
 
 def bundle(**changes: Any) -> wire.ServedBundle:
@@ -154,3 +155,33 @@ def cancels(effects: list[events.Effect]) -> list[tuple[str, int]]:
 
 def records(effects: list[events.Effect]) -> list[events.Record]:
     return [effect.record for effect in effects if isinstance(effect, events.StoreRecord)]
+
+
+ANSWER_S = 0.1
+
+
+def teach(hub: Driver, name: str, answers: int = 30, *, after_s: float = ANSWER_S, **fields: Any) -> None:
+    """Let the one ready node answer questions, each after as long."""
+    for number in range(answers):
+        asked = hub.ask(id=f"{name}-{number}", device="teacher")
+        assert [node for node, _ in works(asked)] == [name]
+        hub.wait_ponging(after_s, name)
+        hub.done(name, id=f"{name}-{number}", device="teacher", **fields)
+
+
+def proven(*names: str, **options: Any) -> Driver:
+    """Nodes whose delays are known from thirty answers each, the first one the nearest."""
+    hub = Driver(**options)
+    for place, name in enumerate(names):
+        hub.node(name, network_ms=1.0 + 10.0 * place)
+        teach(hub, name)
+        hub.state(name, status="draining")
+    for name in names:
+        hub.state(name)
+        hub.pong(name)
+    return hub
+
+
+def failure(effects: list[events.Effect]) -> wire.Problem:
+    (found,) = (effect for effect in effects if isinstance(effect, events.PublishFailure))
+    return found.failure.error

@@ -7,12 +7,16 @@ from collections import Counter
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hub import events, wire
+from hub.admission import least_wait_ms
 from hub.core import Core, Limits
+from hub.failing import rate_at
 from hub.fleet import Key, wait_ms, waiting
-from tests.hub.core_driver import BUNDLE, bundle
+from hub.second import HEDGE_BURST, RETRY_BURST
+from hub.shares import Rate
+from tests.hub.core_driver import BUNDLE, EXPECTED, bundle
 
 LIMITS = Limits(in_flight=6, in_flight_bytes=2000, ended=5, nodes=4, devices=3, unaccepted=8, attempts=4)
 NODES = ("a", "b", "c", "d", "e")
@@ -28,8 +32,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        drawn = itertools.count(1)
-        self.core = Core("hub", new_id=lambda: f"drawn-{next(drawn)}", limits=LIMITS)
+        self.drawn = itertools.count(1)
+        self.core = self.new_core()
         self.now = 0.0
         self.open = False
         self.receipts = itertools.count(1)
@@ -38,8 +42,37 @@ class CoreMachine(RuleBasedStateMachine):
         self.tickets: list[int] = []
         self.works: list[events.PublishWork] = []
         self.pings: list[tuple[str, int]] = []
+        self.unanswered: list[tuple[str, int]] = []
         self.ended: Counter[Key] = Counter()
         self.begun: Counter[Key] = Counter()
+
+    def new_core(self, **options: Any) -> Core:
+        return Core("hub", new_id=lambda: f"drawn-{next(self.drawn)}", limits=LIMITS, **options)
+
+    @initialize(
+        device_rate=st.sampled_from([None, None, Rate(3, 1.0)]),
+        fair_shares=st.booleans(),
+        hedge_share=st.sampled_from([1.0, 1.0, 0.02]),
+        known=st.sampled_from([True, True, False]),
+    )
+    def hub_starts(self, known: bool, **options: Any) -> None:
+        """With any policy; where `known`, its nodes have answered often enough to be taken at their word."""
+        self.core = self.new_core(**options)
+        if not known:
+            return
+        self.link_opens()
+        for name in ("a", "b"):
+            self.node_says_what_it_is(name, "ready", 1, False, backlog=wire.Backlog(), parallel=1)
+            for number in range(8):
+                self.ask(
+                    f"teacher-{number}", wire.encode(wire.Question(id=f"{name}{number}", question="Why?", model="smol"))
+                )
+                self.time_passes_in_a_healthy_fleet(0.1)
+                for effect in self.works[-1:]:
+                    self.node_ends(effect, "answered", 8)
+            self.node_says_what_it_is(name, "draining", 1, False, backlog=wire.Backlog(), parallel=1)
+        for name in ("a", "b"):
+            self.node_says_what_it_is(name, "ready", 1, False, backlog=wire.Backlog(), parallel=1)
 
     # --- the world --------------------------------------------------------------------------------------
 
@@ -64,13 +97,14 @@ class CoreMachine(RuleBasedStateMachine):
                 self.works.append(effect)
             elif isinstance(effect, events.PublishControl) and isinstance(effect.control, wire.Ping):
                 self.pings.append((effect.node, effect.control.seq))
+                self.unanswered.append((effect.node, effect.control.seq))
         if not self.open:
             kinds = {type(effect) for effect in effects}
             assert not kinds & {events.PublishWork, events.PublishFailure, events.PublishControl}
         assert all(count == 1 for count in recorded.values())
         if not repeats:
             assert all(count == 1 for count in said.values())
-        self.works, self.pings = self.works[-30:], self.pings[-30:]
+        self.works, self.pings, self.unanswered = self.works[-30:], self.pings[-30:], self.unanswered[-30:]
         return effects
 
     def receive(self, topic: str, payload: bytes, *, repeats: bool = False, **options: Any) -> None:
@@ -95,6 +129,23 @@ class CoreMachine(RuleBasedStateMachine):
             self.handle(events.TimePassed())
         self.now = end
 
+    @rule(seconds=st.sampled_from([0.3, 2.0, 6.0]))
+    @precondition(lambda self: self.open)
+    def time_passes_in_a_healthy_fleet(self, seconds: float) -> None:
+        """Every ping is answered; no question is."""
+        end = self.now + seconds
+        while True:
+            for name, seq in self.unanswered[:]:
+                pong = wire.Pong(hub="hub", seq=seq, hold_ms=0.0, backlog=wire.Backlog(questions=1, ms=10.0))
+                self.receive(f"node/{name}/report", wire.encode(pong))
+            self.unanswered.clear()
+            wake = self.core.next_wake(self.now)
+            if wake is None or wake > end:
+                break
+            self.now = wake
+            self.handle(events.TimePassed())
+        self.now = end
+
     @rule(seconds=st.sampled_from([0.5, 7.0]))
     def hub_is_held_up(self, seconds: float) -> None:
         self.now += seconds
@@ -103,15 +154,17 @@ class CoreMachine(RuleBasedStateMachine):
         device=st.sampled_from(DEVICES),
         question_id=st.sampled_from([None, "1", "2", "3"]),
         text=st.sampled_from(["Why?", "Why not?", "x" * 900]),
-        deadline_ms=st.sampled_from([None, 300, 4000, 20_000]),
+        deadline_ms=st.sampled_from([4000, 20_000, 300, None]),
         model=st.sampled_from([None, None, "smol", "big", "none"]),
         max_tokens=st.sampled_from([None, 8, 500]),
+        stream=st.sampled_from([False, False, True]),
+        session=st.sampled_from([None, None, "s"]),
         correlation=st.sampled_from([None, b"1", b"c"]),
         expiry_s=st.sampled_from([None, 0, 10]),
         retained=st.sampled_from([False, False, False, True]),
     )
     def device_asks(self, device: str, question_id: str | None, text: str, **given: Any) -> None:
-        asked = {name: given.pop(name) for name in ("deadline_ms", "model", "max_tokens")}
+        asked = {name: given.pop(name) for name in ("deadline_ms", "model", "max_tokens", "stream", "session")}
         question = wire.Question(id=question_id, question=text, **asked)
         self.ask(device, wire.encode(question), **given)
 
@@ -166,7 +219,7 @@ class CoreMachine(RuleBasedStateMachine):
     ) -> None:
         work = wire.Work(
             hub=hub, device=device, question=wire.Question(id=question_id, question=text), attempt=attempt,
-            budget_ms=budget_ms, bundle=SERVED[node].bundle, reply_to=f"edge/v1/answer/{device}", expected_ms=80.0,
+            budget_ms=budget_ms, bundle=SERVED[node].bundle, reply_to=f"edge/v1/answer/{device}", expected=EXPECTED,
         )  # fmt: skip
         self.works.append(events.PublishWork(node=node, work=work, ticket=0))
         self.receive(f"node/{node}/work", wire.encode(work), repeats=True)
@@ -189,7 +242,10 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), tokens=st.integers(0, 50))
     @precondition(lambda self: self.works)
     def node_is_done(self, data: st.DataObject, outcome: Any, tokens: int) -> None:
-        effect = data.draw(st.sampled_from(self.works))
+        self.node_ends(data.draw(st.sampled_from(self.works)), outcome, tokens)
+
+    def node_ends(self, effect: events.PublishWork, outcome: Any, tokens: int) -> None:
+        before = self.failure_rates()
         done = wire.Done(
             hub=effect.work.hub,
             device=effect.work.device,
@@ -201,6 +257,11 @@ class CoreMachine(RuleBasedStateMachine):
             timing_ms=wire.Timing(prefill=20, decode=5.0 * tokens, compute=20 + 5.0 * tokens),
         )
         self.receive(f"node/{effect.node}/report", wire.encode(done))
+        after = self.failure_rates()
+        assert outcome == "answered" or all(after[name] >= before[name] for name in before)
+
+    def failure_rates(self) -> dict[str, float]:
+        return {name: rate_at(node.failing, self.now) for name, node in self.core.fleet.items()}
 
     @rule(data=st.data())
     @precondition(lambda self: self.tickets)
@@ -248,12 +309,17 @@ class CoreMachine(RuleBasedStateMachine):
         assert len(core.fleet) <= LIMITS.nodes
         assert len(core._ended) <= LIMITS.ended
         assert core._outbox.waiting <= LIMITS.unaccepted + LIMITS.in_flight
-        assert len(core._timers) <= 2 * LIMITS.in_flight + 2 * LIMITS.nodes + 2
+        assert len(core._timers) <= 3 * LIMITS.in_flight + 2 * LIMITS.nodes + 2
+        assert core._room.shares.size_bytes == sum(each.ask.payload_bytes for each in core._in_flight.values())
+        assert core._room.shares.size_bytes <= LIMITS.in_flight_bytes
+        assert len(core._room.shares) <= core.in_flight
+        assert core._room._rates is None or len(core._room._rates._buckets) <= LIMITS.devices
+        assert len(core._refusals) <= LIMITS.devices + LIMITS.nodes
+        assert core._hedges._saved <= HEDGE_BURST
+        assert core._retries._saved <= RETRY_BURST
         assert len(core._peers) <= 4 * LIMITS.in_flight
         assert core._peers._bytes == sum(each.payload_bytes for each in core._peers._elsewhere.values())
         assert core._peers._bytes <= LIMITS.in_flight_bytes
-        assert core._in_flight_bytes == sum(each.ask.payload_bytes for each in core._in_flight.values())
-        assert core._in_flight_bytes <= LIMITS.in_flight_bytes
 
     @invariant()
     def nothing_leaks(self) -> None:
@@ -261,10 +327,17 @@ class CoreMachine(RuleBasedStateMachine):
         assert set(core._adrift) <= set(core._in_flight)
         for node in core.fleet.values():
             assert {load.key for load in node.load} <= {*core._in_flight, *core._peers._elsewhere}, node
-            assert wait_ms(waiting(node), self.now) >= 0
+            assert wait_ms(waiting(node), self.now, self.core.fleet.tail) >= 0
+            assert least_wait_ms(node, "kitchen", self.now) >= 0
         assert not set(core._in_flight) & set(core._peers._elsewhere)
+        for alarm in core._timers._at:
+            assert alarm[0] not in ("deadline", "hopeless", "second") or alarm[1:] in core._in_flight
         for question in core._in_flight.values():
             assert question.current is not None or question.key in core._adrift
+            assert len(question.attempts) <= question.tries <= LIMITS.attempts
+            assert sum(decision.cause in ("hedge", "silence") for decision in question.decisions) <= 1
+            assert question.second == "" or question.ask.question.session is None
+            assert question.second != "hedge" or not question.ask.question.stream
             assert question.deadline_s > core._timers.next_s() or question.deadline_s >= self.now - 50
 
     @invariant()

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from hub.cli import main
 from hub.decision import Decision, Terms
 from hub.records import Records
+from hub.shares import Rate
 from tests.hub.rows import record
 
 TERMS = Terms(
@@ -106,3 +107,22 @@ def test_help(command: list[str]) -> None:
     done = run(*command, "--help")
     assert done.exit_code == 0
     assert not command or "Example: edge-hub" in done.stdout
+
+
+@pytest.mark.parametrize("rate", ["0", "5/d", "fast", "-1/s"])
+def test_no_rate(rate: str) -> None:
+    """A rate that is none is a usage error that shows how to write one."""
+    done = run("serve", "--embedded-broker", "1883", "--device-rate", rate)
+    assert done.exit_code == 2
+    assert "is no rate: write a number" in done.stderr
+
+
+def test_policy_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said on the command line is what the hub runs with; without it there is no bound."""
+    given: list[tuple[object, object]] = []
+    monkeypatch.setattr(
+        "hub.serve.serve", lambda name, **options: given.append((options["device_rate"], options["fair_shares"]))
+    )
+    assert run("serve", "--embedded-broker", "1883", "--device-rate", "30/m", "--fair-shares").exit_code == 0
+    assert run("serve", "--embedded-broker", "1883").exit_code == 0
+    assert given == [(Rate(30.0, 60.0), True), (None, False)]

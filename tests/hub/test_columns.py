@@ -13,6 +13,8 @@ from hub.columns import Fleet
 from hub.fleet import Standing, announced, doubted, ponged
 from tests.hub.core_driver import bundle
 
+COLUMNS = ("model", "bundle", "task", "standing", "network_ms", "decode_ms", "prompt_slope", "others_end_s")
+
 
 def put(fleet: Fleet, name: str, *bundles: wire.ServedBundle, epoch: int = 1) -> None:
     state = wire.NodeState(epoch=epoch, status="ready", bundles=bundles)
@@ -22,7 +24,8 @@ def put(fleet: Fleet, name: str, *bundles: wire.ServedBundle, epoch: int = 1) ->
 def shown(fleet: Fleet) -> dict[tuple[str, str], Any]:
     """Each used row by what it stands for."""
     table = fleet.table
-    return {fleet.label(int(row)): table[row] for row in np.flatnonzero(table["used"])}
+    rows = [int(row) for row in np.flatnonzero(table["used"])]
+    return {fleet.label(row): {name: table[name][row] for name in COLUMNS} for row in rows}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 40)), max_size=40))
@@ -50,10 +53,10 @@ def test_row_shows_its_node() -> None:
     assert np.isnan(shown(fleet)["a", "smol-int4"]["network_ms"])
     node = fleet.get("a")
     assert node is not None
-    fleet.put(doubted(ponged(node, wire.Backlog(questions=1, ms=500), 12.0, 0.0, 1.0)))
+    fleet.put(doubted(ponged(node, wire.Backlog(questions=1, ms=500), 12.0, 1.0)))
     row = shown(fleet)["a", "smol-int4"]
     assert (row["standing"], row["network_ms"], row["decode_ms"]) == (int(Standing.SUSPECT), 12.0, 7.0)
-    assert row["said_end_s"] == 1.494
+    assert row["others_end_s"] == 1.494
 
 
 def test_prompt_sizes_are_shared_by_a_bundle() -> None:

@@ -20,6 +20,7 @@ from tests.hub.core_driver import (
     bundle,
     cancels,
     failures,
+    proven,
     records,
     without_pings,
     works,
@@ -54,7 +55,7 @@ def test_question_answered() -> None:
         reply_to="edge/v1/answer/kitchen",
         correlation=b"c",
         plain=False,
-        expected_ms=69.0,
+        expected=wire.Expected(before_ms=19.0, decode_ms=50.0, tokens=10.0),
     )
     assert effects == [events.PublishWork(node="a", work=work, ticket=1)]
     assert hub.do(events.PublishAccepted(1)) == [events.AcknowledgeAsk(7)]
@@ -897,3 +898,95 @@ def test_what_a_leaving_node_hands_back_may_return_to_it() -> None:
     other.node("b", network_ms=50.0)
     other.state("a", status="draining")
     assert works(other.done("a", "overloaded")) == [("b", 2)]
+
+
+# --- nodes, bundles, drains ------------------------------------------------------------------------
+
+
+def test_a_node_with_two_bundles() -> None:
+    """Each has its own cost, and what is learned of one says nothing of the other."""
+    hub = Driver()
+    hub.node("a", BUNDLE, bundle(bundle="big-int8", model="big", decode_ms_per_token=50.0))
+    for number in range(10):
+        hub.ask(id=str(number), model="smol")
+        hub.done("a", id=str(number))
+    hub.ask(id="q", model="big", max_tokens=8)
+    hub.ask(id="r", model="smol", max_tokens=8)
+    big, small = (decision.chosen for decision in hub.decisions[-2:])
+    assert (big.bundle, big.decode_ms / big.completion_tokens) == ("big-int8", 50.0)
+    assert (small.bundle, small.decode_ms / small.completion_tokens) == ("smol-int4", pytest.approx(5.0))
+    assert small.prefill_ms + small.fixed_ms == pytest.approx(39.0, rel=0.2)
+
+
+def test_tasks_are_kept_apart() -> None:
+    """A question goes only to a bundle of its task, though the same node has a faster one."""
+    hub = Driver()
+    hub.node("a", BUNDLE, bundle(bundle="labels", model="tiny", task="text-classification", decode_ms_per_token=0.0))
+    (work,) = hub.ask(id="q")
+    (other,) = hub.ask(id="r", task="text-classification")
+    assert isinstance(work, events.PublishWork)
+    assert isinstance(other, events.PublishWork)
+    assert (work.work.bundle, other.work.bundle) == ("smol-int4", "labels")
+
+
+def test_drained_node_comes_back() -> None:
+    """Nothing new goes to it, it ends what it has, and takes questions again when the drain is taken back."""
+    hub = proven("a", "b")
+    hub.accept(hub.ask(id="q"))
+    hub.state("a", status="draining")
+    assert works(hub.ask(id="2")) == [("b", 1)]
+    assert [record.node for record in records(hub.done("a"))] == ["a"]
+    hub.state("a")
+    assert works(hub.ask(id="3")) == [("a", 1)]
+
+
+def test_question_for_a_drained_fleet_is_taken_when_the_drain_ends() -> None:
+    """What had lost its node waits, and goes to the node that takes questions again."""
+    hub = Driver()
+    hub.node("a")
+    hub.ask(id="q", receipt=1)
+    hub.state("b", status="draining")
+    hub.state("a", epoch=2, status="draining")
+    assert works(hub.state("b")) == [("b", 2)]
+    assert acknowledged(hub.done("b", attempt=2)) == [1]
+
+
+# --- what nodes still have ------------------------------------------------------------------------------
+
+
+def placed(effects: list[events.Effect]) -> str:
+    ((node, _),) = works(effects)
+    return node
+
+
+def test_a_conversation_goes_on_where_it_is() -> None:
+    """Also at a farther node, as long as it is there in the same life; then it begins anew."""
+    hub = two_nodes()
+    hub.state("a", status="draining")
+    assert placed(hub.ask("Hi", id="q", session="talk")) == "b"
+    hub.done("b")
+    hub.state("a")
+    assert placed(hub.ask("And?", id="q2", session="talk")) == "b"
+    hub.done("b", id="q2")
+    assert placed(hub.ask("Something else", id="q3")) == "a"
+    hub.done("a", id="q3")
+    hub.state("b", epoch=2)
+    assert placed(hub.ask("Still there?", id="q4", session="talk")) == "a"
+
+
+def test_a_cached_prompt_is_not_paid_again() -> None:
+    """A device with a long system prompt is worth a longer way to the node that has read it."""
+    hub = two_nodes()
+    prompt = "You are the assistant of a workshop. " * 60
+    hub.state("a", status="draining")
+    for number in (1, 2):
+        hub.ask(prompt, id=f"q{number}")
+        cached = 0 if number == 1 else 500
+        prefill_ms = BUNDLE.fixed_ms + BUNDLE.prefill_ms_per_token * (555 - cached)
+        decode_ms = BUNDLE.decode_ms_per_token * 10
+        timing = wire.Timing(prefill=prefill_ms, decode=decode_ms, compute=prefill_ms + decode_ms)
+        tokens = wire.Tokens(prompt=555, cached=cached, completion=10)
+        hub.done("b", id=f"q{number}", tokens=tokens, timing_ms=timing)
+    hub.state("a")
+    assert placed(hub.ask(prompt, id="q3")) == "b"
+    assert placed(hub.ask(prompt, id="q4", device="library")) == "a"

@@ -95,3 +95,44 @@ def test_text_of_a_question_without_a_choice() -> None:
     head, rest = explain_text(row(id="7", outcome="overloaded", node=None, predicted_ms=None, decisions=()))
     assert head == "kitchen/7: overloaded after 100.0 ms"
     assert rest == "No node was chosen for it, nor looked for."
+
+
+def test_near_a_deadline_the_line_says_how_sure_each_is() -> None:
+    """A sooner node that lost for its chance is told apart from one that ties; far from a deadline nothing is said."""
+    quick, steady = terms("quick", log_spread=1.0), terms("steady", network_ms=40.0, log_spread=0.1)
+    near = decision(quick, steady, chosen=steady, budget_ms=180.0, cause="hedge")
+    line = decision_line(near)
+    assert line.startswith("question kitchen/7 attempt 1 (hedge) -> steady: ")
+    assert "in time with 99%" in line
+    assert "38.0 ms sooner, but in time with 71%, not 99%" in line
+    assert "in time" not in decision_line(decision(quick, steady, budget_ms=60_000.0))
+    (document,) = explain_document(row(decisions=(near,), hedged=True))
+    assert (document["cause"], document["budget_ms"], document["hedged"]) == ("hedge", 180.0, True)
+    assert [round(each["chance"], 2) for each in document["candidates"]] == [0.71, 0.99]
+    assert "99%" in printed(explain_table(near))
+
+
+def test_a_node_that_fails_lost_for_that() -> None:
+    """Its risk is named, in the line and in the table."""
+    good, bad = terms("good", network_ms=100.0), terms("bad", risk_ms=7500.0)
+    made = decision(good, bad, budget_ms=30_000.0)
+    assert why_lost(made, bad) == "98.0 ms sooner, but it fails or lacks the conversation: 7500.0 ms for that"
+    assert "and 7500.0 for its risk" in decision_line(made)
+    assert "7500.0" in printed(explain_table(made))
+
+
+def test_refused_question_says_what_for() -> None:
+    """Nobody was chosen, and each candidate's chance is shown."""
+    made = decision(terms("a", log_spread=0.3), chosen=None, budget_ms=20.0, cause="refused: deadline")
+    assert decision_line(made).startswith("question kitchen/7 attempt 1 (refused: deadline) -> no node: a 103.0 ms")
+    assert "in time with 0%" in decision_line(made)
+    assert "refused: deadline" in printed(explain_table(made))
+
+
+def test_a_sooner_node_may_be_dear_for_others() -> None:
+    """Where the fleet's delay is what counts, that is why it lost; it is no tie."""
+    quick, spare = terms("quick"), terms("spare", network_ms=12.0)
+    assert (
+        why_lost(decision(spare, quick), quick)
+        == "10.0 ms sooner, at a higher price for the questions after it: 0.0 ms, not 0.0"
+    )

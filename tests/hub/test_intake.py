@@ -91,3 +91,15 @@ def test_message_of_a_refusal_is_short() -> None:
     refused = read(b'{"question": 7, "x": "' + b"y" * 100_000 + b'"}')
     assert isinstance(refused, Refusal)
     assert len(refused.failure.error.message) <= 500
+
+
+@pytest.mark.parametrize(
+    ("given", "hurried"), [({}, False), ({"deadline_ms": 5000}, True), ({"deadline_ms": 29_999.7}, False)]
+)
+def test_deadline_of_its_own(given: dict[str, float], hurried: bool) -> None:
+    """The default, written out by an asker a moment later, is no deadline of the device's own; nor is an expiry."""
+    payload = wire.encode(wire.Question(question="Why?", **given))  # type: ignore[arg-type]
+    message = MessageReceived(topic="edge/v1/ask/kitchen", payload=payload, expiry_s=7)
+    ask = read_ask(message, "kitchen", lambda: "drawn")
+    assert isinstance(ask, Ask)
+    assert ask.hurried == hurried

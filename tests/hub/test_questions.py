@@ -13,6 +13,7 @@ from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.fleet import announced
 from hub.intake import Ask, Sender
+from hub.prefixes import Prefixes
 from hub.questions import Attempt, InFlight, load_of, record_of
 from tests.hub.core_driver import BUNDLE, TIMING, TOKENS
 
@@ -61,7 +62,7 @@ def test_load_of_a_question() -> None:
 
 def test_features() -> None:
     """What the router is told is the question's own, and what is expected of its device."""
-    features = in_flight(model="smol", max_tokens=5).features(Lengths(10))
+    features = in_flight(model="smol", max_tokens=5).features(Lengths(10), Prefixes(10), Fleet(), 10.0)
     assert (features.chars, features.model, features.task) == (4, "smol", "text-generation")
     assert features.expected_tokens == 5
 
@@ -83,7 +84,9 @@ def test_record_of_an_answer_after_a_lost_node() -> None:
         tokens=TOKENS,
         timing_ms=TIMING,
     )
-    record = record_of(question, "hub", "answered", fleet, done, Attempt(2, "b", 1, BUNDLE.bundle, 10.0, 100.0), 11.0)
+    record = record_of(
+        question, "hub", "answered", fleet, done, Attempt(2, "b", 1, BUNDLE.bundle, 10.0, 100.0, 64.0), 11.0
+    )
     assert (record.node, record.model, record.attempts, record.total_ms) == ("b", "smol", 2, 1000.0)
     assert record.network_ms == pytest.approx(1000 - 1 - 80)
     assert record.predicted_ms == decision(1).chosen.delay_ms  # type: ignore[union-attr]

@@ -166,7 +166,7 @@ def test_newer_schema_is_refused(store: str) -> None:
     with sqlite3.connect(store) as connection:
         connection.execute("UPDATE edgefleet_schema SET version = 99")
     for use in (Records, read_rows):
-        with pytest.raises(StoreError, match="schema 99, this edgefleet knows 1"):
+        with pytest.raises(StoreError, match="schema 99, this edgefleet knows 2"):
             use(store)
 
 
@@ -209,6 +209,35 @@ def test_password_is_not_shown() -> None:
     with pytest.raises(StoreError) as caught:
         Records("nosuchdb://me:secret@host/x")
     assert "secret" not in str(caught.value)
+
+
+OLD_STORE = """
+CREATE TABLE edgefleet_schema (version INTEGER NOT NULL);
+INSERT INTO edgefleet_schema VALUES (1);
+CREATE TABLE questions (seq INTEGER NOT NULL, wall_time_s FLOAT NOT NULL, device VARCHAR(64) NOT NULL,
+  id VARCHAR(128) NOT NULL, hub VARCHAR(64) NOT NULL, outcome VARCHAR(16) NOT NULL, node VARCHAR(64),
+  bundle VARCHAR(256), model VARCHAR(256), task TEXT NOT NULL, attempts INTEGER NOT NULL, duplicates INTEGER NOT NULL,
+  question_bytes INTEGER NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
+  completion_tokens BIGINT NOT NULL, predicted_ms FLOAT, total_ms FLOAT NOT NULL, network_ms FLOAT NOT NULL,
+  queue_ms FLOAT NOT NULL, prefill_ms FLOAT NOT NULL, decode_ms FLOAT NOT NULL, decisions TEXT NOT NULL,
+  PRIMARY KEY (seq));
+INSERT INTO questions VALUES (1, 1000.0, 'kitchen', 'old', 'hub', 'answered', 'a', 'b', 'm', 't', 1, 0, 20, 37, 0, 8,
+  110.0, 100.0, 10.0, 5.0, 45.0, 40.0, '[]');
+"""
+
+
+def test_store_of_the_version_before(store: str) -> None:
+    """It is read as it is, and brought up to date by whoever writes: its rows stay, and new ones follow."""
+    with sqlite3.connect(store) as connection:
+        connection.executescript(OLD_STORE)
+    before = Path(store).read_bytes()
+    assert [(row.id, row.hedged) for row in read_rows(store)] == [("old", False)]
+    assert Path(store).read_bytes() == before
+    for question_id in ("new", "newer"):
+        records = Records(store)
+        records.store(record(id=question_id, hedged=True), 2000.0)
+        records.close()
+    assert [(row.id, row.hedged) for row in read_rows(store)] == [("old", False), ("new", True), ("newer", True)]
 
 
 def test_hubs_that_start_together_share_a_store(tmp_path: Path) -> None:

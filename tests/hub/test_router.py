@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision
-from hub.fleet import Load, Node, announced, doubted, freed, loaded, ponged, taught, told, wait_ms, waiting
+from hub.delay import Spread
+from hub.failing import FORGET_S
+from hub.fleet import Load, Node, announced, doubted, failed, freed, loaded, ponged, taught, told, wait_ms, waiting
 from hub.router import NAMED, UNMEASURED_MS, Features, choose, least_wait_ms, refusal
 from tests.hub.core_driver import BUNDLE, bundle
 
@@ -36,7 +39,7 @@ def question(**changes: Any) -> Features:
 def node_of(name: str, *bundles: wire.ServedBundle, network_ms: float | None = 1.0, status: Any = "ready") -> Node:
     state = wire.NodeState(epoch=1, status=status, bundles=bundles or (BUNDLE,))
     fresh = announced(None, name, state, 0.0, live=False)
-    return fresh if network_ms is None else ponged(fresh, wire.Backlog(), network_ms, 0.0, 0.0)
+    return fresh if network_ms is None else ponged(fresh, wire.Backlog(), network_ms, 0.0)
 
 
 def fleet_of(*nodes: Node) -> Fleet:
@@ -52,13 +55,26 @@ def naive_delay_ms(fleet: Fleet, node: Node, served: wire.ServedBundle, asked: F
     network_ms = node.network_ms if node.network_ms is not None else max([*known, UNMEASURED_MS])
     cost = dict(zip((each.bundle for each in node.bundles), node.costs, strict=True))[served.bundle]
     prompt_tokens = fleet.prompt_size(served.bundle).at(asked.chars)
-    wait = wait_ms(waiting(node), now)
+    wait = wait_ms(waiting(node), now, fleet.tail)
     return (
         network_ms
         + max(wait - network_ms / 2, 0)
         + cost.fixed_ms
         + cost.prefill_ms_per_token * prompt_tokens
         + cost.decode_ms_per_token * asked.expected_tokens
+    )
+
+
+def load(work_ms: float, sent_s: float = NOW) -> Load:
+    """A question that is all decoding and begins now."""
+    return Load(
+        key=("d", "1"),
+        sent_s=sent_s,
+        start_s=NOW,
+        before_ms=0.0,
+        decode_ms=work_ms,
+        longest_ms=5000.0,
+        deadline_s=99.0,
     )
 
 
@@ -80,7 +96,7 @@ def nodes(draw: st.DrawFn) -> Node:
     state = wire.NodeState(epoch=1, status="ready", bundles=served, parallel=draw(st.integers(1, 3)))
     made = announced(None, draw(names), state, 0.0, live=False)
     if draw(st.booleans()):
-        made = ponged(made, wire.Backlog(), draw(milliseconds), 0.0, 0.0)
+        made = ponged(made, wire.Backlog(), draw(milliseconds), 0.0)
     for number in range(draw(st.integers(0, 4))):
         sent_s = draw(st.floats(0, NOW))
         made = loaded(
@@ -89,14 +105,15 @@ def nodes(draw: st.DrawFn) -> Node:
                 key=("d", str(number)),
                 sent_s=sent_s,
                 start_s=sent_s,
-                work_ms=draw(milliseconds),
+                before_ms=draw(milliseconds),
+                decode_ms=draw(milliseconds),
                 longest_ms=draw(st.floats(0, 1e5)),
                 deadline_s=draw(st.floats(0, 100)),
             ),
         )
     if draw(st.booleans()):
         backlog = wire.Backlog(questions=draw(st.integers(0, 5)), ms=draw(milliseconds))
-        made = told(made, backlog, draw(st.floats(0, NOW)), draw(st.floats(0, NOW)))
+        made = told(made, backlog, draw(st.floats(0, NOW)))
     if made.load and draw(st.booleans()):
         made = freed(made, made.load[0].key, NOW)
     for served_one in made.bundles:
@@ -153,18 +170,30 @@ def test_order_of_arrival_does_not_matter(made: list[Node]) -> None:
 def test_near_and_far_change_places_with_load() -> None:
     """The near node is chosen when free; while it is busy for longer than the way to the far one, that is."""
     near, far = node_of("near", network_ms=1), node_of("far", network_ms=60)
-    work = Load(key=("d", "1"), sent_s=NOW, start_s=NOW, work_ms=50.0, longest_ms=5000.0, deadline_s=99.0)
+    work = Load(
+        key=("d", "1"), sent_s=NOW, start_s=NOW, before_ms=0.0, decode_ms=50.0, longest_ms=5000.0, deadline_s=99.0
+    )
     assert chosen(choose(question(), fleet_of(near, far), NOW)) == "near"
     assert chosen(choose(question(), fleet_of(loaded(near, work), far), NOW)) == "near"
-    longer = Load(key=("d", "1"), sent_s=NOW, start_s=NOW, work_ms=500.0, longest_ms=5000.0, deadline_s=99.0)
+    longer = Load(
+        key=("d", "1"), sent_s=NOW, start_s=NOW, before_ms=0.0, decode_ms=500.0, longest_ms=5000.0, deadline_s=99.0
+    )
     assert chosen(choose(question(), fleet_of(loaded(near, longer), far), NOW)) == "far"
 
 
 def test_queue_drains_while_the_question_travels() -> None:
     """A wait shorter than half the round trip is not felt."""
-    work = Load(key=("d", "1"), sent_s=NOW - 0.05, start_s=NOW, work_ms=40.0, longest_ms=5000.0, deadline_s=99.0)
+    work = Load(
+        key=("d", "1"),
+        sent_s=NOW - 0.05,
+        start_s=NOW,
+        before_ms=0.0,
+        decode_ms=40.0,
+        longest_ms=5000.0,
+        deadline_s=99.0,
+    )
     (terms,) = choose(question(), fleet_of(loaded(node_of("a", network_ms=100), work)), NOW).candidates
-    assert terms.wait_ms == pytest.approx(40)
+    assert terms.wait_ms == pytest.approx(40, abs=1)
     assert terms.delay_ms == pytest.approx(100 + terms.fixed_ms + terms.prefill_ms + terms.decode_ms)
 
 
@@ -246,7 +275,7 @@ def test_refusals(nodes_there: tuple[Node, ...], asked: dict[str, Any], code: st
 
 def test_least_wait() -> None:
     """The shortest queue of the ready nodes."""
-    busy = told(node_of("a", network_ms=0), wire.Backlog(questions=1, ms=700), NOW, NOW)
+    busy = told(node_of("a", network_ms=0), wire.Backlog(questions=1, ms=700), NOW)
     assert least_wait_ms(fleet_of(busy), NOW) == pytest.approx(700)
     assert least_wait_ms(fleet_of(busy, node_of("b")), NOW) == 0
     assert least_wait_ms(fleet_of(), NOW) == 0
@@ -274,3 +303,47 @@ def test_ties_in_a_large_fleet(distances: list[int]) -> None:
 
 def chosen(decision: Decision) -> str | None:
     return decision.chosen.node if decision.chosen is not None else None
+
+
+def test_failing_node_loses_until_that_is_forgotten() -> None:
+    """Its risk, the budget by its rate of failures, is put on its delay; other terms stay as they are."""
+    bad = failed(node_of("bad"), NOW)
+    fleet = fleet_of(bad, node_of("good", network_ms=400.0))
+    asked = question(budget_ms=30_000.0)
+    decision = choose(asked, fleet, NOW)
+    assert chosen(decision) == "good"
+    other = next(terms for terms in decision.candidates if terms.node == "bad")
+    assert other.risk_ms == pytest.approx(0.25 * 30_000)
+    assert other.delay_ms == choose(asked, fleet_of(node_of("bad")), NOW).candidates[0].delay_ms
+    assert chosen(choose(asked, fleet, NOW + 5 * FORGET_S)) == "bad"
+    assert chosen(choose(question(), fleet, NOW)) == "bad"  # without a budget nothing is at stake
+
+
+@given(st.lists(nodes(), min_size=1, max_size=6), st.integers(0, 5), st.floats(1, 1e5), st.integers(1, 9))
+def test_a_failure_never_makes_a_node_more_likely_to_be_chosen(
+    made: list[Node], which: int, budget_ms: float, failures: int
+) -> None:
+    """Whoever is not chosen is not chosen after failures either."""
+    fleet, asked = fleet_of(*made), question(budget_ms=budget_ms)
+    before = choose(asked, fleet, NOW)
+    node = list(fleet.values())[which % len(fleet)]
+    for _ in range(failures):
+        node = failed(node, NOW)
+    fleet.put(node)
+    after = choose(asked, fleet, NOW)
+    assert (before.chosen is None) == (after.chosen is None)
+    assert after.chosen is None or after.chosen.node != node.name or chosen(before) == node.name
+
+
+def test_the_surest_is_named_where_the_deadline_is_near() -> None:
+    """Of many nodes those with the least delay are named, and one that is later but steady."""
+    wild = [node_of(f"n{number:03}") for number in range(NAMED + 5)]
+    wild = [msgspec.structs.replace(node, spread=Spread(weight=20.0, mean=1.0, variance=4.0)) for node in wild]
+    steady = node_of("steady", network_ms=20.0)
+    steady = msgspec.structs.replace(steady, spread=Spread(weight=20.0, mean=0.0, variance=0.01))
+    fleet = fleet_of(*wild, steady)
+    near = choose(question(budget_ms=200.0), fleet, NOW)
+    assert len(near.candidates) == NAMED
+    assert near.candidates[-1].node == "steady"
+    assert near.candidates[-1].chance_within(200.0) > near.candidates[0].chance_within(200.0)
+    assert "steady" not in {terms.node for terms in choose(question(budget_ms=1e7), fleet, NOW).candidates}

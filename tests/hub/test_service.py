@@ -116,6 +116,43 @@ def test_second_hub_of_a_name_takes_over(
         assert isinstance(asker.ask(wire.Question(question="why?")).reply, wire.Answer)
 
 
+class Holding(Noop):
+    """Answers until it hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = False
+        self.hung = threading.Event()
+        self.end = threading.Event()
+
+    def answer(self, question: wire.Question, **given: Any) -> Generation:
+        if self.hangs:
+            self.hung.set()
+            self.end.wait(60)
+        return super().answer(question, **given)
+
+
+def test_node_that_hangs(broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> None:
+    """A node that answers pings and no questions keeps none: they are answered elsewhere, long before the deadline."""
+    kept, held = Kept(), Holding()
+    hub = running(HubService(broker_url, "h", kept))
+    running(AgentService(broker_url, "n1", {BUNDLE: OneByOne(held)}))
+    eventually(lambda: hub.service._asks.is_open)
+    with Asker(broker_url, "kitchen") as asker:
+        for number in range(10):
+            assert isinstance(asker.ask(wire.Question(question=f"before {number}?")).reply, wire.Answer)
+        held.hangs = True
+        stuck = asker.submit(wire.Question(question="stuck?"))
+        assert held.hung.wait(20)
+        running(AgentService(broker_url, "n2", {BUNDLE: OneByOne(Noop())}))
+        reply = stuck.result(25).reply
+        held.end.set()
+    assert isinstance(reply, wire.Answer)
+    assert (reply.node, reply.attempt) == ("n2", 2)
+    eventually(lambda: len(kept.records) == 11)
+    assert [decision.cause for decision in kept.records[-1].decisions] == ["", "silence"]
+
+
 @pytest.mark.broker
 def test_broker_restart(mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]) -> None:
     """When the broker is killed and comes back, hub and node come back by themselves."""

@@ -38,7 +38,9 @@ class World:
     def give(self, name: str, key: tuple[str, str], now: float) -> None:
         node = self.fleet.get(name)
         assert node is not None
-        load = Load(key=key, sent_s=now, start_s=now, work_ms=10.0, longest_ms=math.inf, deadline_s=math.inf)
+        load = Load(
+            key=key, sent_s=now, start_s=now, before_ms=0.0, decode_ms=10.0, longest_ms=math.inf, deadline_s=math.inf
+        )
         self.fleet.put(loaded(node, load))
 
     def standing(self, name: str) -> Standing | None:
@@ -110,7 +112,7 @@ def test_pong_for_another_hub() -> None:
     world.pong("a", 1, 0.02, hub="other", questions=4)
     node = world.fleet.get("a")
     assert node is not None
-    assert (node.reported_questions, node.network_ms) == (4, None)
+    assert (node.others, node.network_ms) == (4, None)
 
 
 @pytest.mark.parametrize("seq", [0, 2, 999])
