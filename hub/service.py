@@ -65,6 +65,7 @@ class HubService:
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
+        self._unwritten: list[events.LogDecision | events.StoreRecord] = []  # lines and rows, while messages go first
         self._offers: tuple[wire.Offer, ...] = ()
         self._loop = Loop()
         self._presence = Presence(
@@ -107,9 +108,11 @@ class HubService:
             while not self._stopping:
                 wake_at = self._core.next_wake(time.monotonic())
                 self._loop.run_once(math.inf if wake_at is None else max(wake_at - time.monotonic(), 0.0))
+                self._write_down()
                 if wake_at is not None and time.monotonic() >= wake_at:
                     self._handle(events.TimePassed())
         finally:
+            self._write_down()
             if self._link.is_open:
                 self._publish_state(wire.HubState(epoch=self._presence.epoch, status="offline"))
             self._link.flush()
@@ -194,10 +197,17 @@ class HubService:
             self._link.publish(topic, wire.encode(effect.control), qos=qos, until=WITH_THE_CONNECTION)
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
-        elif isinstance(effect, events.LogDecision):
-            log.info("%s", decision_line(effect.decision))
-        elif self._records is not None:
-            self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
+        else:
+            self._unwritten.append(effect)
+
+    def _write_down(self) -> None:
+        """Log decisions and keep records, now that what they led to travels."""
+        for effect in self._unwritten:
+            if isinstance(effect, events.LogDecision):
+                log.info("%s", decision_line(effect.decision))
+            elif self._records is not None:
+                self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
+        self._unwritten.clear()
 
     def _publish_work(self, effect: events.PublishWork) -> None:
         ticket = self._link.publish(
