@@ -80,7 +80,12 @@ def tables(figures: dict[str, Any]) -> list[str]:
     for name in ("mosquitto", "embedded", "paho_default_sockets"):
         cells = [
             f"{median(figures[name][field]):{width}.2f}" if field in figures[name] else ""
-            for field, width in (("direct_p50_ms", 12), ("direct_p99_ms", 8), ("routed_p50_ms", 12), ("routed_p99_ms", 8))
+            for field, width in (
+                ("direct_p50_ms", 12),
+                ("direct_p99_ms", 8),
+                ("routed_p50_ms", 12),
+                ("routed_p99_ms", 8),
+            )
         ]
         lines.append(f"{name:22}{''.join(cells)}")
     lines += ["", f"{'nodes, objective':22}{'p50 ms':>12}{'p99':>8}"]
@@ -104,8 +109,10 @@ def step_lines(taken: Sequence[dict[str, Any]]) -> list[str]:
         ("nodes CPU ms", "nodes_cpu_ms", ".2f"),
     )
     lines = ["".join(f"{heading:>{max(len(heading), 8) + 2}}" for heading, _, _ in fields)]
-    for one in taken:
-        lines.append("".join(f"{format(one[field], form):>{max(len(heading), 8) + 2}}" for heading, field, form in fields))
+    lines.extend(
+        "".join(f"{format(one[field], form):>{max(len(heading), 8) + 2}}" for heading, field, form in fields)
+        for one in taken
+    )
     return lines
 
 

@@ -103,4 +103,6 @@ def _states(nodes: int, states: int) -> Iterator[events.MessageReceived]:
         )
         backlog = wire.Backlog(questions=draw.randrange(3), ms=draw.uniform(0, 500))
         state = wire.NodeState(epoch=1, status="ready", bundles=(served,), backlog=backlog)
-        yield events.MessageReceived(topic=f"{wire.Topic('node_state', f'n{number % nodes:05d}')}", payload=wire.encode(state))
+        yield events.MessageReceived(
+            topic=f"{wire.Topic('node_state', f'n{number % nodes:05d}')}", payload=wire.encode(state)
+        )

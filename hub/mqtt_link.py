@@ -30,7 +30,7 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import Properties, VariableByteIntegers
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from hub import reach
@@ -209,16 +209,8 @@ class Link:
         ticket = next(self._tickets)
         if qos == 0 and not self.is_open:
             return ticket
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        if correlation is not None:
-            properties.CorrelationData = correlation
-        if response_topic is not None:
-            properties.ResponseTopic = response_topic
-        if expiry_s is not None:
-            properties.MessageExpiryInterval = expiry_s
-        if user_properties:
-            properties.UserProperty = list(user_properties)
-        info = self._client.publish(topic, payload, qos, retain, properties)
+        properties = _PublishProperties(correlation, response_topic, expiry_s, user_properties)
+        info = self._client.publish(topic, payload, qos, retain, properties)  # type: ignore[arg-type]  # it only packs them
         if qos > 0:
             self._ticket_of_mid[info.mid] = ticket, time.monotonic() if self.is_open else None
             if until < math.inf:
@@ -279,14 +271,10 @@ class Link:
         sock = self._client.socket()
         if sock is None or not self._client.want_write():
             return
-        if _CORK is None:
-            self._client.loop_write()
-            self._raise_if_fatal()
-            return
-        sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)
+        _cork(sock, on=True)
         self._client.loop_write()
         if self._client.socket() is sock:
-            sock.setsockopt(socket.IPPROTO_TCP, _CORK, 0)
+            _cork(sock, on=False)
         self._raise_if_fatal()
 
     def tend(self, now: float) -> None:
@@ -431,6 +419,47 @@ class Link:
         if flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
             self._fatal = f"another client took over the name {self.client_id!r} at {self.url}: give each its own"
         self._lost(f"connection to {self.url} lost: {reason}")
+
+
+class _PublishProperties:
+    """Properties of a PUBLISH (MQTT 5, 3.3.2.3) as paho packs its own, in a tenth of the time.
+
+    >>> _PublishProperties(b"c", "t", 20, [("k", "v")]).pack().hex(" ")
+    '14 02 00 00 00 14 08 00 01 74 09 00 01 63 26 00 01 6b 00 01 76'
+    """
+
+    def __init__(
+        self,
+        correlation: bytes | None,
+        response_topic: str | None,
+        expiry_s: int | None,
+        user_properties: Iterable[tuple[str, str]],
+    ) -> None:
+        parts = []
+        if expiry_s is not None:
+            parts.append(b"\x02" + expiry_s.to_bytes(4, "big"))
+        if response_topic is not None:
+            parts.append(b"\x08" + _with_length(response_topic.encode()))
+        if correlation is not None:
+            parts.append(b"\x09" + _with_length(correlation))
+        for name, value in user_properties:
+            parts.append(b"\x26" + _with_length(name.encode()) + _with_length(value.encode()))
+        self._packed = b"".join(parts)
+
+    def pack(self) -> bytes:
+        """Their length, then they themselves."""
+        length: bytes = VariableByteIntegers.encode(len(self._packed))  # type: ignore[no-untyped-call]
+        return length + self._packed
+
+
+def _with_length(value: bytes) -> bytes:
+    return len(value).to_bytes(2, "big") + value
+
+
+def _cork(sock: Any, *, on: bool) -> None:
+    """Hold small packets back until a segment is full or this is off again, where the platform can."""
+    if _CORK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _CORK, int(on))
 
 
 def _has_more(sock: Any) -> bool:
