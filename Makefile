@@ -7,7 +7,7 @@ BIN := .venv/bin
 OLDEST := onnxruntime==1.23.2
 MODELS := models/SmolLM2-135M-Instruct.Q4_1.gguf models/all-MiniLM-L6-v2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-agent bench-export soak chaos fuzz-wire models clean
+.PHONY: help setup demo test check bench bench-agent bench-hub bench-export soak chaos fuzz-wire models clean
 
 help:
 	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
@@ -16,6 +16,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    measure everything against its peers (compiles llama.cpp once: needs a C++ compiler)"
 	@echo "make bench-agent   of that, the agent alone: llama.cpp, onnxruntime-genai and PyTorch on the same weights"
+	@echo "make bench-hub     of that, the hub alone: what it adds to a round trip, how many questions it routes, 5,000 nodes"
 	@echo "make bench-export  measure every optimization of the exporter, and write the tables of docs/exporting.md"
 	@echo "make soak     ask one node 30,000 questions and watch its memory"
 	@echo "make chaos    half an hour of faults: kill, stop, cut and replay, and judge what became of 10,000 questions"
@@ -64,6 +65,9 @@ bench: .venv/.bench models
 
 bench-agent: .venv/.bench models
 	$(BIN)/python benchmarks/bench_agent.py
+
+bench-hub: setup
+	$(BIN)/python benchmarks/bench_hub.py
 
 bench-export: setup models
 	$(BIN)/python benchmarks/exporting.py

@@ -271,10 +271,12 @@ class AgentService:
         elif isinstance(effect, core.StopWork):
             self._worker.stop(effect.key)
         elif isinstance(effect, core.PublishAnswer):
+            self._publish_answer(effect)
+            self._link.write()  # log and books can wait while it travels
+            log.info("answered %s of %s, attempt %d", effect.answer.id, effect.work.device, effect.answer.attempt)
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
                 self._tally.answered(effect.answer)
-            self._publish_answer(effect)
         elif isinstance(effect, core.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
@@ -343,6 +345,5 @@ class AgentService:
 
     def _publish_answer(self, effect: core.PublishAnswer) -> None:
         work, answer = effect.work, effect.answer
-        log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)
         payload = wire.plain_text(answer).encode() if work.plain else wire.encode(answer)
         self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation, until=effect.until)

@@ -624,7 +624,7 @@ class Core:
         load = load_of(question, terms, now)
         self.fleet.put(loaded(freed(node, question.key, now), load))
         self._publish_work(question, now)
-        self._outbox.out.append(events.LogDecision(decision))  # the line is written while the Work travels
+        self._outbox.out.append(events.LogDecision(decision))
         if node.standing == Standing.READY:
             self._adrift.pop(question.key, None)
             self._timers.cancel(("hopeless", *question.key))

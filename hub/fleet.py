@@ -125,6 +125,8 @@ def waits_ms(
     tail: Tail,
 ) -> Series:
     """`wait_ms` of many queues."""
+    if not busy.any():
+        return np.zeros(len(busy))
     decoding_ms = (now - start_s) * 1000 - before_ms
     left_ms = decode_ms * tail.left(np.maximum(decoding_ms, 0.0) / decode_ms) + np.maximum(-decoding_ms, 0.0)
     left_ms = np.minimum(left_ms, np.maximum(end_by_s - now, 0.0) * 1000)

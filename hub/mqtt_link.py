@@ -5,6 +5,9 @@ A `Loop` drives any number of `Link`s, timers and calls from other threads, all 
 
 Two socket options make the difference between 88 ms and 0.65 ms for a request and its reply: `TCP_NODELAY`, which
 paho never sets, and `TCP_QUICKACK`, which the kernel forgets and which is therefore set again after each read.
+
+What a turn of the loop publishes is written at its end, all of a connection at once: each write by itself wakes the
+broker, and that costs more than all else that a small message does.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import Properties, VariableByteIntegers
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from hub import reach
@@ -54,6 +57,8 @@ _FATAL_CONNACK: Final = {
     0x8A,
 }  # version, client id, credentials, authorization, banned
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+_CORK: Final[int | None] = getattr(socket, "TCP_CORK", None)
+_READS_A_TURN: Final = 16  # packets of one connection, before what they led to is written
 
 
 class BrokerUrl(msgspec.Struct, frozen=True):
@@ -181,6 +186,7 @@ class Link:
         self._client.username = url.username
         self._client.password = url.password
         self._client.on_socket_open = self._on_socket_open
+        self._client.on_socket_register_write = _written_by_the_loop
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -210,16 +216,8 @@ class Link:
         ticket = next(self._tickets)
         if qos == 0 and not self.is_open:
             return ticket
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        if correlation is not None:
-            properties.CorrelationData = correlation
-        if response_topic is not None:
-            properties.ResponseTopic = response_topic
-        if expiry_s is not None:
-            properties.MessageExpiryInterval = expiry_s
-        if user_properties:
-            properties.UserProperty = list(user_properties)
-        info = self._client.publish(topic, payload, qos, retain, properties)
+        properties = _PublishProperties(correlation, response_topic, expiry_s, user_properties)
+        info = self._client.publish(topic, payload, qos, retain, properties)  # type: ignore[arg-type]  # it only packs them
         if qos > 0:
             self._ticket_of_mid[info.mid] = ticket, time.monotonic() if self.is_open else None
             if until < math.inf:
@@ -286,13 +284,25 @@ class Link:
             return None
         return sock.fileno(), select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
 
-    def serve(self, readable: bool) -> None:
-        """Read what has come, write what waits. Raises LinkError when going on is pointless."""
-        if readable:
+    def read(self) -> None:
+        """Take what has come. Raises LinkError when going on is pointless."""
+        for _ in range(_READS_A_TURN):
             self._client.loop_read()
-            self._rearm_quickack()
-        if self._client.want_write():
-            self._client.loop_write()
+            sock = self._client.socket()
+            if sock is None or not _has_more(sock):
+                break
+        self._rearm_quickack()
+        self._raise_if_fatal()
+
+    def write(self) -> None:
+        """Write what waits, in as few segments as hold it. Raises LinkError when going on is pointless."""
+        sock = self._client.socket()
+        if sock is None or not self._client.want_write():
+            return
+        _cork(sock, on=True)
+        self._client.loop_write()
+        if self._client.socket() is sock:
+            _cork(sock, on=False)
         self._raise_if_fatal()
 
     def tend(self, now: float) -> None:
@@ -447,6 +457,58 @@ class Link:
         self._lost(f"connection to {self.url} lost: {reason}")
 
 
+class _PublishProperties:
+    """Properties of a PUBLISH (MQTT 5, 3.3.2.3) as paho packs its own, in a tenth of the time.
+
+    >>> _PublishProperties(b"c", "t", 20, [("k", "v")]).pack().hex(" ")
+    '14 02 00 00 00 14 08 00 01 74 09 00 01 63 26 00 01 6b 00 01 76'
+    """
+
+    def __init__(
+        self,
+        correlation: bytes | None,
+        response_topic: str | None,
+        expiry_s: int | None,
+        user_properties: Iterable[tuple[str, str]],
+    ) -> None:
+        parts = []
+        if expiry_s is not None:
+            parts.append(b"\x02" + expiry_s.to_bytes(4, "big"))
+        if response_topic is not None:
+            parts.append(b"\x08" + _with_length(response_topic.encode()))
+        if correlation is not None:
+            parts.append(b"\x09" + _with_length(correlation))
+        for name, value in user_properties:
+            parts.append(b"\x26" + _with_length(name.encode()) + _with_length(value.encode()))
+        self._packed = b"".join(parts)
+
+    def pack(self) -> bytes:
+        """Their length, then they themselves."""
+        length: bytes = VariableByteIntegers.encode(len(self._packed))  # type: ignore[no-untyped-call]
+        return length + self._packed
+
+
+def _with_length(value: bytes) -> bytes:
+    return len(value).to_bytes(2, "big") + value
+
+
+def _cork(sock: Any, *, on: bool) -> None:
+    """Hold small packets back until a segment is full or this is off again, where the platform can."""
+    if _CORK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _CORK, int(on))
+
+
+def _has_more(sock: Any) -> bool:
+    """Whether something can be read at once."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _written_by_the_loop(client: paho.Client, userdata: Any, sock: Any) -> None:
+    """With this callback paho leaves writing to its owner, who does it once a turn."""
+
+
 class Loop:
     """Drives links, timers and calls from other threads, all in one thread.
 
@@ -491,12 +553,14 @@ class Loop:
         now = time.monotonic()
         for link in list(self._links):
             link.tend(now)
+        self._write()
         self._wait_and_serve(min(limit_s, self._time_to_next(time.monotonic())))
         for _ in range(len(self._calls)):
             self._calls.popleft()()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
+        self._write()
 
     def close(self) -> None:
         """Leave all brokers and free the sockets."""
@@ -504,6 +568,10 @@ class Loop:
             link.leave()
         self._wake_in.close()
         self._wake_out.close()
+
+    def _write(self) -> None:
+        for link in list(self._links):
+            link.write()
 
     def _time_to_next(self, now: float) -> float:
         times = [1.0]  # keepalives are looked after at least once a second
@@ -526,7 +594,8 @@ class Loop:
         # poll takes whole milliseconds; round up, so that a timer is not polled for in a busy loop
         for fileno, mask in poller.poll(math.ceil(limit_s * 1000)):
             if fileno in by_fileno:
-                by_fileno[fileno].serve(bool(mask & ~select.POLLOUT))
+                if mask & ~select.POLLOUT:
+                    by_fileno[fileno].read()
             else:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_in.recv(4096)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 from hub.delay import FLOW_TAU_S
-from hub.router import STALE_S, Candidates, Ranking, Series, least_delay
+from hub.router import Candidates, Ranking, Series, least_delay, log_spread
 from hub.table import Picked
 
 Objective = Literal["question", "fleet"]
@@ -51,10 +51,9 @@ def late_ms(candidates: Candidates) -> Series | float:
     if not budget_ms:
         return 0.0
     rows = candidates.fleet.table.pick(candidates.rows)
-    stale = np.clip((candidates.now - rows["measured_s"]) / STALE_S, 0.0, 1.0)
-    spread = np.maximum(np.sqrt(rows["log_variance"] + stale * stale), 1e-3)
+    spread = np.maximum(log_spread(rows, candidates.now), 1e-3)
     off = (np.log((candidates.parts.delay + 1.0) / (budget_ms + 1.0)) + rows["log_bias"]) / spread
-    lost: Series = budget_ms / (1.0 + np.exp(-np.clip(_LOGISTIC * off, -500.0, 500.0)))
+    lost: Series = budget_ms / (1.0 + np.exp(np.minimum(-_LOGISTIC * off, 500.0)))
     return lost
 
 
@@ -63,9 +62,8 @@ def price_ms(candidates: Candidates) -> Series:
     parts = candidates.parts
     rows = candidates.fleet.table.pick(candidates.rows)
     rate, busy = _use(rows, candidates.now)
-    ahead = np.maximum(parts.wait - parts.network / 2, 0.0)
     work = parts.compute / rows["parallel"]
-    price: Series = rate / (1.0 - busy) * (ahead * work + work * work / 2)
+    price: Series = rate / (1.0 - busy) * work * (parts.visible_wait + work * 0.5)
     return price
 
 

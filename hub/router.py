@@ -15,6 +15,7 @@ is taken as cached.
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import msgspec
@@ -41,7 +42,7 @@ Mask = NDArray[np.bool_]
 Series = NDArray[np.float64]
 
 
-class Parts(NamedTuple):
+class Parts(msgspec.Struct, frozen=True, dict=True, eq=False):
     """The terms of the delay, each of all candidates, in milliseconds."""
 
     network: Series
@@ -51,18 +52,23 @@ class Parts(NamedTuple):
     decode: Series
     risk: Series  # no part of the delay, see `_risk_ms`
 
-    @property
-    def delay(self) -> Series:
-        """Their sum; of the wait what is left of it when the question arrives."""
-        arrived: Series = self.network + np.maximum(self.wait - self.network / 2, 0.0)
-        return arrived + self.compute
+    @cached_property
+    def visible_wait(self) -> Series:
+        """What is left of the wait when the question arrives."""
+        left: Series = np.maximum(self.wait - self.network * 0.5, 0.0)
+        return left
 
-    @property
+    @cached_property
+    def delay(self) -> Series:
+        """Their sum, of the wait what is left of it."""
+        return self.network + self.visible_wait + self.compute
+
+    @cached_property
     def cost(self) -> Series:
         """The delay, and what the node's failures cost."""
         return self.delay + self.risk
 
-    @property
+    @cached_property
     def compute(self) -> Series:
         """What the node is busy with this question for."""
         return self.fixed + self.prefill + self.decode
@@ -126,12 +132,12 @@ def choose(
         eligible[fleet.rows(name)] = False
     standing = table["standing"]
     worst = _LAST_USABLE if last_resort else int(Standing.READY)
-    usable = eligible & (standing <= worst)
-    if not usable.any():
+    usable = (eligible & (standing <= worst)).nonzero()[0]
+    if not len(usable):
         return _decision(question, [], 0, *_rejected(question, fleet, table["used"], exclude, worst))
-    tier = int(standing[usable].min())
-    candidates = usable & (standing == tier)
-    rows = np.flatnonzero(candidates)
+    standings = standing[usable]
+    tier = int(standings.min())
+    rows = usable[standings == tier]
     picked = table.pick(rows)
     prompt_tokens = _computed(question, fleet, prompt_tokens)[rows]
     parts = _parts(question, picked, rows, prompt_tokens, fleet, now)
@@ -144,7 +150,9 @@ def choose(
         surest = _surest(budget_ms, parts.delay, picked, now)
         if surest not in best:
             named[-1:] = said.terms([surest])
-    rejected = _rejected(question, fleet, table["used"] & ~candidates, exclude, tier)
+    others = table["used"].copy()
+    others[rows] = False
+    rejected = _rejected(question, fleet, others, exclude, tier)
     return _decision(question, named, len(rows) - len(named), *rejected)
 
 
@@ -183,6 +191,14 @@ def terms_of(rows: Picked, fleet: Fleet, now: float) -> tuple[NDArray[np.float64
         largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
         network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
     return network_ms, _waits(rows, fleet, now)
+
+
+def log_spread(rows: Picked, now: float) -> Series:
+    """The deviation of ln(actual / delay) of each row, wider the longer its network was not measured."""
+    # np.clip would do, at four times the cost where few rows are priced
+    stale = np.minimum(np.maximum((now - rows["measured_s"]) / STALE_S, 0.0), 1.0)
+    spread: Series = np.sqrt(rows["log_variance"] + stale * stale)
+    return spread
 
 
 def least_wait_ms(fleet: Fleet, now: float) -> float:
@@ -252,7 +268,7 @@ def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
 
 def _risk_ms(question: Features, rows: Picked, now: float) -> Series:
     """What the failures of each node cost: a failed question has lost its budget, however fast it failed."""
-    if not np.any(rows["failure_rate"]):
+    if not rows["failure_rate"].any():
         return np.zeros(len(rows))
     forgotten = np.exp(-np.maximum(now - rows["failed_s"], 0.0) / FORGET_S)
     risk_ms: Series = rows["failure_rate"] * forgotten * (question.budget_ms or 0.0)
@@ -261,8 +277,7 @@ def _risk_ms(question: Features, rows: Picked, now: float) -> Series:
 
 def _surest(budget_ms: float, delay_ms: Series, rows: Picked, now: float) -> int:
     """The place with the best `Terms.chance_within`: the most deviations between its delay and the budget."""
-    stale = np.clip((now - rows["measured_s"]) / STALE_S, 0.0, 1.0)
-    spread = np.sqrt(rows["log_variance"] + stale * stale)
+    spread = log_spread(rows, now)
     return int(np.argmax((np.log((budget_ms + 1.0) / (delay_ms + 1.0)) - rows["log_bias"]) / np.maximum(spread, 1e-9)))
 
 
@@ -283,13 +298,12 @@ class _Said(NamedTuple):
     def terms(self, places: list[int]) -> list[Terms]:
         """Of these, in this order."""
         picked = self.fleet.table.pick(self.rows[places])
-        stale = np.clip((self.now - picked["measured_s"]) / STALE_S, 0.0, 1.0)
         columns = (
-            *(part[places] for part in self.parts),
+            *(getattr(self.parts, name)[places] for name in Parts.__struct_fields__),
             self.scores[places] - self.parts.cost[places],
             self.prompt_tokens[places],
             picked["log_bias"],
-            np.sqrt(picked["log_variance"] + stale * stale),
+            log_spread(picked, self.now),
             picked["spread_weight"],
         )
         labels = [self.fleet.label(int(row)) for row in self.rows[places]]
@@ -322,7 +336,7 @@ def _rejected(
     question: Features, fleet: Fleet, others: Mask, exclude: Set[str], tier: int
 ) -> tuple[tuple[Rejected, ...], int]:
     """Up to NAMED of the rows that are no candidates, with the first reason of each, and how many more there are."""
-    rows = np.flatnonzero(others)
+    rows = others.nonzero()[0]
     if not len(rows):
         return (), 0
     rank = fleet.rank()

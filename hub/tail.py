@@ -39,7 +39,7 @@ class Tail:
 
     def learn(self, ratio: float) -> None:
         """An answer had `ratio` times the tokens that were expected."""
-        place = int(np.searchsorted(_EDGES, ratio, side="right")) - 1
+        place = int(_EDGES.searchsorted(ratio, side="right")) - 1
         self._counts *= _KEEP
         self._sums *= _KEEP
         self._counts[place] += 1.0
@@ -50,7 +50,7 @@ class Tail:
 
     def left(self, ratios: Series) -> Series:
         """What is left in the mean, in expected lengths, of answers that have reached `ratios` of theirs."""
-        bins = np.searchsorted(_EDGES, ratios, side="right") - 1
+        bins = _EDGES.searchsorted(ratios, side="right") - 1
         left: Series = np.maximum(self._whole[bins] - ratios, 0.0)
         return left
 

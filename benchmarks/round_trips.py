@@ -1,16 +1,12 @@
 """What the hub adds: a question through hub and no-op node against the same two clients talking directly.
 
-    python benchmarks/bench_mqtt.py [--questions 500]
-
-Direct and routed questions take turns in one run, so that noise hits both. Each broker gets its own row; the last
-row is what paho does with the sockets it opens by itself. Prints a table, then one JSON line.
+Direct and routed questions take turns in one run, so that noise hits both; what counts is the ratio within each
+hundred of them. Knows nothing of goals.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import shutil
 import socket
 import subprocess
@@ -22,8 +18,6 @@ from pathlib import Path
 import paho.mqtt.client as paho
 from noop_node import DIRECT_ANSWER, DIRECT_ASK
 from paho.mqtt.enums import CallbackAPIVersion
-from rich.console import Console
-from rich.table import Table
 
 from hub import wire
 from hub.broker import EmbeddedBroker
@@ -31,6 +25,7 @@ from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
+ROUND = 100  # questions whose percentiles are one figure
 ASK = str(wire.Topic("ask", "bench"))
 ANSWER = str(wire.Topic("answer", "bench"))
 
@@ -42,11 +37,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(*command: str) -> Iterator[None]:
-    """A process of ours, ended when done."""
+def running(*command: str) -> Iterator[int]:
+    """The id of a process of ours, which is ended when done."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(10)
@@ -73,7 +68,7 @@ def wait_for_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def fleet(broker: str) -> Iterator[None]:
+def noop_fleet(broker: str) -> Iterator[None]:
     """A hub process and a no-op node process that are ready."""
     with (
         running(str(BIN / "edge-hub"), "serve", "--broker", broker, "--name", "bench"),
@@ -133,7 +128,7 @@ class Client:
 
 def measure(broker: str, questions: int) -> dict[str, list[float]]:
     """Direct and routed round trips in turns, after a warm-up of a tenth."""
-    with fleet(broker):
+    with noop_fleet(broker):
         client = Client(broker)
         times: dict[str, list[float]] = {"direct": [], "routed": []}
         for number in range(-questions // 10, questions):
@@ -178,38 +173,27 @@ def default_sockets(broker: str, questions: int) -> list[float]:
     return times
 
 
+def by_rounds(times_ms: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The p50 and p99 of each kind over each ROUND of questions: one number a round, so that rounds can be compared."""
+    return {
+        f"{kind}_p{share}_ms": [percentile(values[at : at + ROUND], share / 100) for at in range(0, len(values), ROUND)]
+        for kind, values in times_ms.items()
+        for share in (50, 99)
+    }
+
+
+def round_trips(questions: int) -> dict[str, dict[str, list[float]]]:
+    """By broker, the direct and the routed round trips; and what paho does with the sockets it opens by itself."""
+    figures = {}
+    with mosquitto() as url:
+        figures["mosquitto"] = by_rounds(measure(url, questions))
+        figures["paho_default_sockets"] = by_rounds({"direct": default_sockets(url, max(questions // 10, 20))})
+    with EmbeddedBroker("127.0.0.1", free_port()) as embedded:
+        figures["embedded"] = by_rounds(measure(embedded.url, questions))
+    return figures
+
+
 def percentile(values: list[float], share: float) -> float:
+    """The least value that at least `share` of all do not exceed, nearly."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--questions", type=int, default=500)
-    questions = parser.parse_args().questions
-    rows: dict[str, dict[str, float]] = {}
-    table = Table(title=f"request and reply over MQTT, {questions} questions each, milliseconds")
-    for column in ("broker", "direct p50", "direct p99", "routed p50", "routed p99", "ratio p50", "ratio p99"):
-        table.add_column(column, justify="left" if column == "broker" else "right")
-    with contextlib.ExitStack() as stack:
-        brokers = {"mosquitto": stack.enter_context(mosquitto())}
-        brokers["embedded"] = stack.enter_context(EmbeddedBroker("127.0.0.1", free_port())).url
-        for name, url in brokers.items():
-            times = measure(url, questions)
-            row = {
-                f"{kind}_p{share}_ms": percentile(times[kind], share / 100)
-                for kind in ("direct", "routed")
-                for share in (50, 99)
-            }
-            row |= {f"ratio_p{share}": row[f"routed_p{share}_ms"] / row[f"direct_p{share}_ms"] for share in (50, 99)}
-            rows[name] = row
-            table.add_row(name, *(f"{value:.2f}" for value in row.values()))
-        plain = default_sockets(brokers["mosquitto"], max(questions // 10, 20))
-    rows["paho_default_sockets"] = {"direct_p50_ms": percentile(plain, 0.5), "direct_p99_ms": percentile(plain, 0.99)}
-    table.add_row("mosquitto, paho as shipped", *(f"{value:.2f}" for value in rows["paho_default_sockets"].values()))
-    Console().print(table)
-    print(json.dumps({"benchmark": "mqtt", **rows}))
-
-
-if __name__ == "__main__":
-    main()
