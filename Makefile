@@ -7,7 +7,7 @@ BIN := .venv/bin
 OLDEST := onnxruntime==1.23.2
 MODELS := models/SmolLM2-135M-Instruct.Q4_1.gguf models/all-MiniLM-L6-v2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-agent bench-export soak models clean
+.PHONY: help setup demo test check bench bench-agent bench-export soak chaos fuzz-wire models clean
 
 help:
 	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench-agent   of that, the agent alone: llama.cpp, onnxruntime-genai and PyTorch on the same weights"
 	@echo "make bench-export  measure every optimization of the exporter, and write the tables of docs/exporting.md"
 	@echo "make soak     ask one node 30,000 questions and watch its memory"
+	@echo "make chaos    half an hour of faults: kill, stop, cut and replay, and judge what became of 10,000 questions"
+	@echo "make fuzz-wire     200,000 malformed messages for the cores of hub and node"
 	@echo "make models   fetch the models that demo, test and bench use"
 	@echo "make clean    remove .venv, bundles, builds and caches; models stay"
 
@@ -71,6 +73,14 @@ SOAK ?= bundles/smollm2-desktop-cpu
 soak: setup models
 	test -d $(SOAK) || $(BIN)/edge-export --model models/SmolLM2-135M-Instruct.Q4_1.gguf --profile desktop-cpu --output $(SOAK)
 	$(BIN)/python benchmarks/soak.py --bundle $(SOAK)
+
+# CHAOS takes other options, such as CHAOS="--seed 7 --seconds 300 --questions 2000 --faults 60".
+CHAOS ?= --seconds 1800 --questions 10000 --faults 150
+chaos: setup
+	$(BIN)/python benchmarks/chaos.py $(CHAOS)
+
+fuzz-wire: setup
+	$(BIN)/python benchmarks/fuzz_wire.py
 
 clean:
 	rm -rf .venv bundles build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

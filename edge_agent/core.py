@@ -2,8 +2,8 @@
 
 `NodeCore.handle(event, now)` returns what is to be done; it reads no clock and touches no socket or thread.
 As many questions run at once as their bundle takes, devices in turns; `now` is monotonic seconds. Work is a repeat
-when device, id and question are the same: a device that uses an id again for another question gets an answer to that
-one. Failures are reported to the hub, which decides whether to try elsewhere; only an answer goes to the device.
+when device, id, question and bundle are the same: a device that uses an id again for another question gets an answer to
+that one. Failures are reported to the hub, which decides whether to try elsewhere; only an answer goes to the device.
 
 A question's life here:
 
@@ -131,6 +131,7 @@ class PublishAnswer(msgspec.Struct, frozen=True):
 
     work: wire.Work
     answer: wire.Answer
+    until: float  # when nobody waits for it any more
     again: bool = False  # a repeat: it was computed before
 
 
@@ -310,13 +311,15 @@ class NodeCore:
     def _take(self, work: wire.Work, now: float) -> list[Effect]:
         job = _Job(work, now)
         known = self._find(job.key)
-        if known is not None and known.unwanted is None and known.work.question == work.question:
+        same = known is not None and (known.work.question, known.work.bundle) == (work.question, work.bundle)
+        if known is not None and known.unwanted is None and same:
             # A repeat: the newest sender and attempt get the answer, the place in the queue is kept.
             known.work = work
             known.deadline_at = job.deadline_at
             return []
         if known is None and (ended := self._answered.get(job.key)) is not None and ended[0] == work.question:
-            return self._answer(work, msgspec.structs.replace(ended[1], attempt=work.attempt), now, again=True)
+            answer = msgspec.structs.replace(ended[1], attempt=work.attempt)
+            return self._answer(work, answer, now, job.deadline_at, again=True)
         if work.bundle not in self._served:
             return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
         if self.leaving and not job.here:
@@ -382,9 +385,7 @@ class NodeCore:
         if isinstance(result, Refusal):
             return [self._failed(job.work, result, now)]
         if result.finish == "cancelled":
-            late = job.unwanted is not None and job.unwanted.code == "deadline"
-            message = job.unwanted.message if late and job.unwanted is not None else ""
-            return [self._done(job.work, "deadline" if late else "cancelled", now, message=message)]
+            return [self._unanswered(job, now)]
         assert job.started_at is not None
         answer = wire.Answer(
             id=job.key[1],
@@ -410,7 +411,16 @@ class NodeCore:
             self._answered.popitem(last=False)
         if result.tokens.completion:  # encoders write none
             self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
-        return self._answer(job.work, answer, now)
+        if job.unwanted is None and now >= job.deadline_at:
+            job.unwanted = Refusal("deadline", "late when it was answered")
+        if job.unwanted is not None:  # the hub has said so to the device: no answer after a failure
+            return [self._unanswered(job, now)]
+        return self._answer(job.work, answer, now, job.deadline_at)
+
+    def _unanswered(self, job: _Job, now: float) -> Effect:
+        late = job.unwanted is not None and job.unwanted.code == "deadline"
+        message = job.unwanted.message if late and job.unwanted is not None else ""
+        return self._done(job.work, "deadline" if late else "cancelled", now, message=message)
 
     def _drop_late(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -471,11 +481,13 @@ class NodeCore:
     def _find(self, key: Key) -> _Job | None:
         return self._queue.get(key) or self._running.get(key)
 
-    def _answer(self, work: wire.Work, answer: wire.Answer, now: float, *, again: bool = False) -> list[Effect]:
+    def _answer(
+        self, work: wire.Work, answer: wire.Answer, now: float, until: float, *, again: bool = False
+    ) -> list[Effect]:
         if work.device == _HERE:
             return [TellOutcome(answer.id, answer)]
         done = self._done(work, "answered", now, tokens=answer.tokens, timing_ms=answer.timing_ms)
-        return [PublishAnswer(work, answer, again), done]
+        return [PublishAnswer(work, answer, until, again), done]
 
     def _failed(self, work: wire.Work, refusal: Refusal, now: float) -> Effect:
         return self._done(work, refusal.code, now, message=refusal.message)

@@ -274,7 +274,7 @@ class AgentService:
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
                 self._tally.answered(effect.answer)
-            self._publish_answer(effect.work, effect.answer)
+            self._publish_answer(effect)
         elif isinstance(effect, core.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
@@ -341,7 +341,8 @@ class AgentService:
     def _records_count(self) -> tuple[int, int]:
         return (0, 0) if self._store is None else (self._store.waiting, self._store.lost)
 
-    def _publish_answer(self, work: wire.Work, answer: wire.Answer) -> None:
+    def _publish_answer(self, effect: core.PublishAnswer) -> None:
+        work, answer = effect.work, effect.answer
         log.info("answered %s of %s, attempt %d", answer.id, work.device, answer.attempt)
         payload = wire.plain_text(answer).encode() if work.plain else wire.encode(answer)
-        self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation)
+        self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation, until=effect.until)

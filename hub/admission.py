@@ -9,7 +9,7 @@ nothing, one is let through now and then: see `Refusals`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -18,9 +18,9 @@ from hub import wire
 from hub.decision import Decision, Terms
 from hub.fleet import Load, Node
 from hub.recent import Recent
-from hub.router import NEAR_CHANCE
+from hub.router import LATE_CHANCE
 
-CLEARLY: Final = 0.1  # so much surer must another node be: a tenth less is no reason to be slower
+SURE_CHANCE: Final = 0.9  # must another one have: where all are late, a rush for the quickest makes all later
 LEAST_CHANCE: Final = 0.05  # with less, an answer in time would be luck
 FITS_CHANCE: Final = 0.5  # what whoever comes again after `retry_after_ms` should find
 LEAST_RETRY_MS: Final = 100.0
@@ -34,15 +34,12 @@ def chance(terms: Terms, budget_ms: float) -> float:
 
 
 def surer(decision: Decision) -> Decision:
-    """The decision, with a candidate that is clearly more likely to be in time where the chosen one may be late."""
+    """The decision, with the candidate that is most likely in time where the chosen one would more likely be late."""
     chosen, budget_ms = decision.chosen, decision.budget_ms
-    if chosen is None or budget_ms is None:
-        return decision
-    chosen_chance = chance(chosen, budget_ms)
-    if chosen_chance >= NEAR_CHANCE:
+    if chosen is None or budget_ms is None or chance(chosen, budget_ms) >= LATE_CHANCE:
         return decision
     chances = [chance(terms, budget_ms) for terms in decision.candidates]
-    if max(chances) < chosen_chance + CLEARLY:
+    if max(chances) < SURE_CHANCE:
         return decision
     return msgspec.structs.replace(decision, chosen=decision.candidates[chances.index(max(chances))])
 
@@ -50,7 +47,7 @@ def surer(decision: Decision) -> Decision:
 def problem_of(decision: Decision, node: Callable[[str], Node], now: float) -> wire.Problem | None:
     """Why this question can be answered by nobody in time; None where somebody may, or where too little is known."""
     budget_ms = decision.budget_ms
-    if budget_ms is None or not decision.candidates or _is_possible(decision.candidates, budget_ms):
+    if budget_ms is None or not decision.candidates or _best_chance(decision.candidates, budget_ms) >= LEAST_CHANCE:
         return None
     if not all(terms.is_proven for terms in decision.candidates):
         return None
@@ -58,16 +55,17 @@ def problem_of(decision: Decision, node: Callable[[str], Node], now: float) -> w
     for terms in decision.candidates:
         wait_ms = min(terms.wait_ms, least_wait_ms(node(terms.node), decision.device, now))
         favourable.append(msgspec.structs.replace(terms, wait_ms=wait_ms))
-    if _is_possible(favourable, budget_ms):
-        return None
-    fitting = [terms for terms in favourable if _is_possible([_idle(terms)], budget_ms)]
-    if not fitting:
-        soonest = min(map(_idle, favourable), key=lambda terms: terms.within_ms(0.5))
+    idle = [_idle(terms) for terms in favourable]
+    if _best_chance(idle, budget_ms) < LEAST_CHANCE:
+        soonest = min(idle, key=lambda terms: terms.within_ms(0.5))
         message = (
             f"no node can answer within {budget_ms:.0f} ms: the soonest, {soonest.node}, would need about "
             f"{soonest.within_ms(0.5):.0f} ms with nothing else to do: give it more time or fewer tokens"
         )
         return wire.Problem(code="deadline", message=message)
+    if _best_chance(favourable, budget_ms) >= LEAST_CHANCE:
+        return None
+    fitting = [terms for terms in favourable if _best_chance([_idle(terms)], budget_ms) >= LEAST_CHANCE]
     retry_ms = max(min(_too_long_ms(terms, budget_ms) for terms in fitting), LEAST_RETRY_MS)
     message = f"every node is too busy to answer within {budget_ms:.0f} ms: ask again later"
     return wire.Problem(code="overloaded", message=message, retry_after_ms=round(retry_ms))
@@ -130,8 +128,8 @@ class Refusals:
         return len(self._since)
 
 
-def _is_possible(candidates: tuple[Terms, ...] | list[Terms], budget_ms: float) -> bool:
-    return any(terms.chance_within(budget_ms) >= LEAST_CHANCE for terms in candidates)
+def _best_chance(candidates: Sequence[Terms], budget_ms: float) -> float:
+    return max(terms.chance_within(budget_ms) for terms in candidates)
 
 
 def _idle(terms: Terms) -> Terms:

@@ -25,7 +25,7 @@ import msgspec
 
 from hub import wire
 from hub.errors import LinkError, WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received
 
 # Questions without an outcome at a time; more wait here. Brokers hold only so many for a hub (Mosquitto: 1,000), drop
 # the rest without a word, and each one dropped would be asked again by a crowd of them.
@@ -237,6 +237,7 @@ class Asker:
             correlation=pending.question.id.encode(),
             response_topic=str(wire.Topic("answer", self.device)),
             expiry_s=expiry_s,
+            until=WITH_THE_CONNECTION,  # `_opened` asks again, with the budget that is left
         )
 
     def _opened(self) -> None:

@@ -44,7 +44,7 @@ from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.errors import WireError
 from hub.explore import EXPLORING_SHARE, exploring
-from hub.fleet import Key, Node, Standing, failed, freed, loaded, succeeded, surprised, taught
+from hub.fleet import Key, Node, Standing, failed, freed, kept_waiting, loaded, succeeded, surprised, taught
 from hub.intake import DEFAULT_TASK, Ask, Refusal, fingerprint_of, other_id, read_ask
 from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
@@ -68,7 +68,7 @@ from hub.shares import Rate, Room
 from hub.timers import Timers
 from hub.watch import STALL_S, Watch
 
-WORTH_WAITING_S: Final = 5.0  # "as long as a node and the broker are up for 5 s of the budget"
+WORTH_WAITING_S: Final = 3.0  # of the 5 s of budget that a node is up, it may need 2 until it is heard of
 RESEND_AFTER_S: Final = 2.0  # a repeat or an idle node makes the hub send Work again, no sooner than this
 MESSAGE_CHARS: Final = 500  # of a node's own words in a failure
 QUESTIONS_FAULT: Final = ("invalid", "too_large", "deadline")  # outcomes that say nothing against the node
@@ -732,8 +732,8 @@ class Core:
         late_ms = (now - attempt.sent_s) * 1000
         node = self.fleet.get(attempt.node)
         clear = self._outbox.is_open and attempt.sent_s > self._clear_since_s
-        if clear and node is not None and self._is_at_ready_node(attempt) and late_ms > attempt.predicted_ms:
-            self.fleet.put(surprised(node, attempt.predicted_ms, late_ms))
+        if clear and node is not None and self._is_at_ready_node(attempt):
+            self.fleet.put(kept_waiting(node, attempt.predicted_ms, late_ms))
 
     def _answered(self, question: InFlight, attempt: Attempt | None, node: Node, done: wire.Done, now: float) -> None:
         """The device has its answer, be it from an attempt that this hub (before a restart) does not remember."""

@@ -14,6 +14,7 @@ throttled node is priced as slower in all.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Final
 
 import msgspec
@@ -25,6 +26,7 @@ NETWORK_TAU_S: Final = 10.0
 FLOW_TAU_S: Final = 60.0
 EXPECTED_TOKENS: Final = 64.0  # before any answer was seen: a paragraph
 
+_NORMAL: Final = NormalDist()
 _PULL: Final = 0.005  # weight of the anchor against one observation of typical size
 _ANCHOR_STEP: Final = 0.05  # of the way from the anchor to each new fit
 _KEEP_COST: Final = 0.7  # of an observation's weight after the next one: five answers outweigh the past 5 to 1
@@ -220,6 +222,25 @@ def fit_spread(spread: Spread, predicted_ms: float, actual_ms: float) -> Spread:
     mean = spread.mean + step / weight
     variance = (1.0 - 1.0 / weight) * (spread.variance + step * step / weight)
     return Spread(weight=weight, mean=mean, variance=variance)
+
+
+def beyond_ms(spread: Spread, predicted_ms: float, at_least_ms: float) -> float:
+    """What an answer would have taken, by this spread, that had not come after `at_least_ms`: a censored observation.
+
+    By its expected logarithm, the step of Buckley and James (1979). Taken as if it had come just then, the answers that
+    are cut off would make a busy node look punctual.
+
+    >>> [round(beyond_ms(Spread(), 99, at_least)) for at_least in (99, 199, 999)]
+    [148, 250, 1104]
+    """
+    off = math.log((max(at_least_ms, 0.0) + 1.0) / (max(predicted_ms, 0.0) + 1.0))
+    deviation = math.sqrt(spread.variance)
+    if deviation <= 0.0:
+        return at_least_ms
+    place = (off - spread.mean) / deviation
+    left = _NORMAL.cdf(-place)
+    further = _NORMAL.pdf(place) / left if left > 1e-12 else place
+    return (max(predicted_ms, 0.0) + 1.0) * math.exp(spread.mean + deviation * further) - 1.0
 
 
 def seed_prompt_size() -> Line:

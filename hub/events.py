@@ -80,7 +80,7 @@ class PublishFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PublishControl(msgspec.Struct, frozen=True, kw_only=True):
-    """QoS 0 to `node/{node}/control`."""
+    """To `node/{node}/control`: a Ping with QoS 0, all else with QoS 1 behind the Work that was published before."""
 
     node: str
     control: wire.Control

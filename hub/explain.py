@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from hub.admission import CLEARLY, chance
+from hub.admission import SURE_CHANCE, chance
 from hub.decision import Decision, Terms
 from hub.events import Row
-from hub.router import NEAR_CHANCE
+from hub.router import LATE_CHANCE
 
 _LOSERS_ON_A_LINE: Final = 4
 _TIE_MS: Final = 0.05
@@ -156,7 +156,7 @@ def _surer_by(decision: Decision, terms: Terms) -> tuple[float, float] | None:
     if decision.chosen is None or decision.budget_ms is None:
         return None
     ours, theirs = chance(decision.chosen, decision.budget_ms), chance(terms, decision.budget_ms)
-    return (ours, theirs) if theirs < NEAR_CHANCE and ours >= theirs + CLEARLY else None
+    return (ours, theirs) if theirs < LATE_CHANCE and ours >= SURE_CHANCE else None
 
 
 def _doubts(decision: Decision, terms: Terms) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub import wire
-from hub.delay import Cost, Flow, Spread, fit_cost, fit_flow, fit_spread, peak_ewma, seed_cost
+from hub.delay import Cost, Flow, Spread, beyond_ms, fit_cost, fit_flow, fit_spread, peak_ewma, seed_cost
 from hub.failing import Failing, after_answer, after_failure
 from hub.tail import Tail
 
@@ -262,6 +262,11 @@ def answered(node: Node, compute_ms: float, now: float) -> Node:
 def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:
     """The node after an answer came, as late as it came."""
     return msgspec.structs.replace(node, spread=fit_spread(node.spread, predicted_ms, actual_ms))
+
+
+def kept_waiting(node: Node, predicted_ms: float, at_least_ms: float) -> Node:
+    """The node after an attempt was ended without its answer, which would have taken longer still."""
+    return surprised(node, predicted_ms, beyond_ms(node.spread, predicted_ms, at_least_ms))
 
 
 def failed(node: Node, now: float) -> Node:

@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S: Final = 5
 FIRST_RETRY_S: Final = 0.1
-LAST_RETRY_S: Final = 5.0
+LAST_RETRY_S: Final = 1.0  # who has 5 s of a broker to answer in must not spend them waiting to connect
+WITH_THE_CONNECTION: Final = -math.inf  # `until` of what its owner sends anew over the next one
 CONNECT_LIMIT_S: Final = 2.0  # of an attempt that nothing is known about: everything else waits for it
 SLOW_CONNECT_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.02
@@ -157,6 +158,7 @@ class Link:
         self._session_expiry_s = session_expiry_s
         self._tickets = itertools.count(1)
         self._ticket_of_mid: dict[int, tuple[int, float | None]] = {}  # and when it was written, if to an open link
+        self._until_of_mid: dict[int, float] = {}
         self.round_trip_ms: float | None = None  # to the broker and back, a running mean; None before the first
         self._unacknowledged: collections.OrderedDict[int, tuple[int, int]] = collections.OrderedDict()
         self._acknowledged: set[int] = set()
@@ -198,10 +200,12 @@ class Link:
         response_topic: str | None = None,
         expiry_s: int | None = None,
         user_properties: Iterable[tuple[str, str]] = (),
+        until: float = math.inf,
     ) -> int:
         """Publish; returns the ticket that `accepted` gets when the broker has acknowledged (QoS 1 only).
 
-        While the link is down QoS 1 waits for the next connection and QoS 0 is dropped.
+        While the link is down QoS 1 waits for the next connection and QoS 0 is dropped. What the broker has not
+        acknowledged is sent again over the next connection, if that is made before `until` (`time.monotonic`).
         """
         ticket = next(self._tickets)
         if qos == 0 and not self.is_open:
@@ -218,6 +222,8 @@ class Link:
         info = self._client.publish(topic, payload, qos, retain, properties)
         if qos > 0:
             self._ticket_of_mid[info.mid] = ticket, time.monotonic() if self.is_open else None
+            if until < math.inf:
+                self._until_of_mid[info.mid] = until
         return ticket
 
     def acknowledge(self, receipt: int) -> None:
@@ -301,6 +307,7 @@ class Link:
 
     def _connect(self) -> None:
         self.retry_at = None
+        self._drop_outdated(time.monotonic())
         if self._will is not None:
             will = self._will()
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
@@ -314,6 +321,14 @@ class Link:
         except OSError as error:
             self._was_slow = self._look_first or time.monotonic() - started > SLOW_CONNECT_S
             self._lost(f"cannot connect to {self.url}: {error}")
+
+    def _drop_outdated(self, now: float) -> None:
+        """Before connecting: let paho forget what must not be sent again, for which it has no public name."""
+        for mid in [mid for mid, until in self._until_of_mid.items() if until <= now]:
+            with self._client._out_message_mutex:
+                self._client._out_messages.pop(mid, None)
+            del self._until_of_mid[mid]
+            self._ticket_of_mid.pop(mid, None)
 
     def _reached(self, now: float) -> bool:
         """Whether the broker can be reached; False until that is known.
@@ -417,6 +432,7 @@ class Link:
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
         ticket, sent_at = self._ticket_of_mid.pop(mid, (None, None))
+        self._until_of_mid.pop(mid, None)
         if sent_at is not None:
             sample_ms = (time.monotonic() - sent_at) * 1000
             known_ms = sample_ms if self.round_trip_ms is None else self.round_trip_ms

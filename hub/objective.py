@@ -11,13 +11,14 @@ from typing import Final, Literal
 import numpy as np
 
 from hub.delay import FLOW_TAU_S
-from hub.router import Candidates, Ranking, Series, least_delay
+from hub.router import STALE_S, Candidates, Ranking, Series, least_delay
 from hub.table import Picked
 
 Objective = Literal["question", "fleet"]
 MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
 DREADED: Final = 1.25  # of a usual delay
 DREAD: Final = 10.0
+_LOGISTIC: Final = 1.702
 
 
 def fleet_delay(candidates: Candidates) -> Series:
@@ -31,7 +32,7 @@ def fleet_delay(candidates: Candidates) -> Series:
     the usual delay.
     """
     parts, usual_ms = candidates.parts, candidates.fleet.usual_ms
-    delay = parts.cost  # a failure is a long delay
+    delay = parts.cost + late_ms(candidates)  # a failure is a long delay
     price = price_ms(candidates)
     if usual_ms is None:
         return delay + price
@@ -39,6 +40,22 @@ def fleet_delay(candidates: Candidates) -> Series:
     slope = 1.0 + DREAD * DREADED**-DREAD
     scores: Series = delay + dread + price * slope
     return scores
+
+
+def late_ms(candidates: Candidates) -> Series | float:
+    """What is lost by coming too late: the budget, as by any failure, times how likely that is.
+
+    As `Terms.chance_within`, but for the normal distribution a logistic one, within 1% of it (Bowling et al., 2009).
+    """
+    budget_ms = candidates.question.budget_ms
+    if not budget_ms:
+        return 0.0
+    rows = candidates.fleet.table.pick(candidates.rows)
+    stale = np.clip((candidates.now - rows["measured_s"]) / STALE_S, 0.0, 1.0)
+    spread = np.maximum(np.sqrt(rows["log_variance"] + stale * stale), 1e-3)
+    off = (np.log((candidates.parts.delay + 1.0) / (budget_ms + 1.0)) + rows["log_bias"]) / spread
+    lost: Series = budget_ms / (1.0 + np.exp(-np.clip(_LOGISTIC * off, -500.0, 500.0)))
+    return lost
 
 
 def price_ms(candidates: Candidates) -> Series:

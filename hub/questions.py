@@ -13,7 +13,7 @@ from hub import events, wire
 from hub.columns import Fleet
 from hub.decision import Decision, Terms
 from hub.delay import Lengths
-from hub.fleet import Key, Load
+from hub.fleet import Key, Load, Standing
 from hub.intake import Ask, Sender
 from hub.prefixes import Kept, Prefixes
 from hub.router import Features
@@ -102,7 +102,7 @@ def _known_prompt(
 ) -> tuple[tuple[tuple[str, float], ...], str | None]:
     """What nodes have cached of a prompt like this device's last, and who has its conversation.
 
-    A node that has started anew since has neither.
+    A node that has started anew since has neither, and one that takes no questions is of no use for it.
     """
     if session is not None:
         kept = prefixes.of_session(device, session)
@@ -112,7 +112,7 @@ def _known_prompt(
 
 def _lives(kept: Kept, fleet: Fleet) -> bool:
     node = fleet.get(kept.node)
-    return node is not None and node.epoch == kept.epoch
+    return node is not None and node.epoch == kept.epoch and node.standing == Standing.READY
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from hub.table import Picked, Table
 UNMEASURED_MS: Final = 100.0
 NAMED: Final = 16  # candidates, and rejected ones, that a decision names
 STALE_S: Final = 60.0  # since the last pong: then a node's delay is known to a factor of e, no better
-NEAR_CHANCE: Final = 0.95  # of the chosen node to be in time; below it the deadline is near, the surest is named, too
+LATE_CHANCE: Final = 0.5  # of the chosen node to be in time: with less the surest one is named, too
 SURE_SHARE: Final = 0.75  # of the rough prompt estimate: a question is refused only if even this does not fit
 
 _LAST_USABLE: Final = int(Standing.LOST)
@@ -140,7 +140,7 @@ def choose(
     said = _Said(question, fleet, rows, parts, prompt_tokens, scores, now)
     named = said.terms(best)
     budget_ms = question.budget_ms
-    if budget_ms is not None and len(rows) > NAMED and named[0].chance_within(budget_ms) < NEAR_CHANCE:
+    if budget_ms is not None and len(rows) > NAMED and named[0].chance_within(budget_ms) < LATE_CHANCE:
         surest = _surest(budget_ms, parts.delay, picked, now)
         if surest not in best:
             named[-1:] = said.terms([surest])

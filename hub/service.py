@@ -21,7 +21,7 @@ from hub.core import Core
 from hub.errors import LinkError, WireError
 from hub.explain import decision_line
 from hub.heritage import SESSION_S, Heritage, session_of
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received, Will
 from hub.objective import Objective, ranking
 from hub.presence import Presence
 from hub.shares import Rate
@@ -225,7 +225,9 @@ class HubService:
             self._publish_failure(effect)
         elif isinstance(effect, events.PublishControl):
             topic = str(wire.Topic("control", effect.node))
-            self._link.publish(topic, wire.encode(effect.control), qos=0)
+            # A lost ping tells something. A Cancel must not overtake its Work, which waits where many are not accepted.
+            qos = 0 if isinstance(effect.control, wire.Ping) else 1
+            self._link.publish(topic, wire.encode(effect.control), qos=qos, until=WITH_THE_CONNECTION)
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
             self._heritage.acknowledge(effect.receipt)
@@ -256,6 +258,7 @@ class HubService:
             wire.encode(effect.work),
             qos=1,
             expiry_s=max(math.ceil(effect.work.budget_ms / 1000), 1),
+            until=WITH_THE_CONNECTION,  # the core sends anew what is still wanted, with the budget that is left
         )
         self._core_ticket[ticket] = effect.ticket
 
@@ -267,7 +270,12 @@ class HubService:
         else:
             payload, marks = wire.encode(effect.failure), []
         ticket = self._link.publish(
-            effect.reply_to, payload, qos=1, correlation=effect.correlation, user_properties=marks
+            effect.reply_to,
+            payload,
+            qos=1,
+            correlation=effect.correlation,
+            user_properties=marks,
+            until=WITH_THE_CONNECTION,
         )
         self._core_ticket[ticket] = effect.ticket
 

@@ -5,6 +5,7 @@ Knows nothing of how the figures came about.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from typing import Any, Final
 from hub.errors import SimulationError
 from hub.simulator.simulate import CURVE_POINTS, LoadResult
 
+_SCRIPT: Final = re.compile(r"<script\b.*?</script>", re.DOTALL)  # pygal's, for tooltips
 _HEIGHT: Final = 420
 _WIDTH: Final = 900
 _COLORS: Final = (
@@ -30,7 +32,9 @@ def write_plot(results: Sequence[LoadResult], path: Path) -> None:
     if len(results) > 1:
         charts.insert(0, _over_load(pygal, results))
     try:
-        path.write_text(_stacked([chart.render(is_unicode=True) for chart in charts]), encoding="utf-8")
+        path.write_text(
+            _stacked([_SCRIPT.sub("", chart.render(is_unicode=True)) for chart in charts]), encoding="utf-8"
+        )
     except OSError as error:
         raise SimulationError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -20,9 +20,9 @@ class Truth:
     """True costs, round trips and queues; `luck` is what a service time is multiplied by, question by question."""
 
     def __init__(self, kinds: list[Kind], round_trips_ms: Nodes, trace: Trace, luck: NDArray[np.float64]) -> None:
-        self.fixed_ms = np.array([kind.fixed_ms for kind in kinds])
-        self.prefill_ms = np.array([kind.prefill_ms_per_token for kind in kinds])
-        self.decode_ms = np.array([kind.decode_ms_per_token for kind in kinds])
+        self.fixed_ms = np.array([kind.fixed_ms for kind in kinds], np.float64)
+        self.prefill_ms = np.array([kind.prefill_ms_per_token for kind in kinds], np.float64)
+        self.decode_ms = np.array([kind.decode_ms_per_token for kind in kinds], np.float64)
         self._jitter = np.array([kind.jitter for kind in kinds])
         self.round_trip_ms = round_trips_ms.copy()  # as it is now
         self.slower = np.ones(len(kinds))

@@ -203,6 +203,23 @@ def test_late_while_running() -> None:
     assert dones(agent.handle(core.WorkFinished(KEY, generation(finish="cancelled")), 0.32)) == [("1", "deadline", 1)]
 
 
+def test_no_answer_after_the_deadline_or_a_cancel() -> None:
+    """What was computed too late, or could not be stopped any more, is reported and goes to nobody: a hub has said so.
+
+    It is remembered: asked again with a new budget, it is there.
+    """
+    agent = node()
+    agent.handle(core.WorkReceived(work(budget_ms=500.0)), 0.0)
+    late = agent.handle(core.WorkFinished(KEY, generation()), 0.5)
+    assert (answers(late), dones(late)) == ([], [("1", "deadline", 1)])
+    agent.handle(core.WorkReceived(work("2")), 1.0)
+    agent.handle(core.ControlReceived(wire.Cancel(device="kitchen", id="2", attempt=1), 1.1), 1.1)
+    cancelled = agent.handle(core.WorkFinished(("kitchen", "2"), generation()), 1.2)
+    assert (answers(cancelled), dones(cancelled)) == ([], [("2", "cancelled", 1)])
+    again = agent.handle(core.WorkReceived(work(budget_ms=500.0, attempt=2)), 2.0)
+    assert [(answer.text, answer.attempt) for answer in answers(again)] == [("because", 2)]
+
+
 def test_no_budget_no_work() -> None:
     """Work that arrives too late is refused on the spot."""
     assert dones(node().handle(core.WorkReceived(work(budget_ms=0.0)), 1.0)) == [("1", "deadline", 1)]
@@ -246,6 +263,15 @@ def test_failures_go_to_the_hub_only() -> None:
     assert dones(effects) == [("1", "too_large", 1)]
     assert answers(effects) == []
     assert isinstance(agent.handle(core.WorkReceived(work(attempt=2)), 0.2)[0], core.StartWork)
+
+
+def test_a_repeat_for_another_bundle_is_none() -> None:
+    """Work under a known id for a bundle that is not served is refused; what runs goes on and is answered."""
+    agent = node()
+    agent.handle(core.WorkReceived(work()), 0.0)
+    assert dones(agent.handle(core.WorkReceived(work(bundle="other", attempt=2)), 0.1)) == [("1", "unsupported", 2)]
+    assert agent.backlog(0.2).questions == 1
+    assert answers(agent.handle(core.WorkFinished(KEY, generation()), 0.3))[0].bundle == "b"
 
 
 def test_unknown_bundle_and_full_queue() -> None:

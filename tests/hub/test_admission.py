@@ -203,25 +203,28 @@ def test_a_refusal_does_not_last_for_ever() -> None:
 
 def test_near_a_deadline_the_surer_node_is_chosen() -> None:
     """The one with the lesser mean may be late; with time enough it is the better one."""
-    quick = terms("quick", 100.0, log_spread=1.0)
+    quick = terms("quick", 100.0, log_spread=1.0, log_bias=1.0)
     steady = terms("steady", 150.0, log_spread=0.1)
     chosen = surer(decision(200.0, quick, steady)).chosen
     assert chosen is not None
     assert chosen.node == "steady"
-    for budget_ms in (2000.0, None):
+    for budget_ms in (400.0, 2000.0, None):
         assert surer(decision(budget_ms, quick, steady)).chosen == quick
 
 
-def test_a_little_surer_is_not_enough() -> None:
-    """Noise does not move a question away from the node with the least delay."""
-    first, second = terms("a", 100.0), terms("b", 99.0, wait_ms=1.0)
-    assert surer(decision(105.0, first, second)).chosen == first
+def test_a_rush_for_the_quickest_helps_nobody() -> None:
+    """Where no node is sure, or the chosen one is as likely in time as not, the ranking has the last word."""
+    for first, second in (
+        (terms("a", 150.0), terms("b", 95.0)),
+        (terms("a", 95.0), terms("b", 40.0)),
+    ):
+        assert surer(decision(100.0, first, second)).chosen == first
 
 
 def test_a_node_that_fails_is_not_sure() -> None:
     """An answer in time takes an answer."""
-    failing, steady = terms("failing", 50.0, risk_ms=100.0), terms("steady", 150.0, log_spread=0.1)
-    assert chance(failing, 200.0) == pytest.approx(0.5, abs=0.01)
+    failing, steady = terms("failing", 50.0, risk_ms=120.0), terms("steady", 150.0, log_spread=0.1)
+    assert chance(failing, 200.0) == pytest.approx(0.4, abs=0.01)
     chosen = surer(decision(200.0, failing, steady)).chosen
     assert chosen == steady
 
@@ -307,23 +310,19 @@ def test_as_long_as_answers_come_a_refusal_is_well_founded() -> None:
     assert failures(hub.ask(id="3", deadline_ms=20)) == ["deadline"]
 
 
-def test_near_a_deadline_the_surer_node() -> None:
-    """A node that is quicker in the mean and often late loses against a steady one, where the deadline is near."""
+def test_near_a_deadline_the_surer_node_in_the_core() -> None:
+    """A node whose answers come later than its prediction loses against a punctual one where the deadline is near."""
     hub = Driver()
-    hub.node("wild", network_ms=1.0)
-    for number in range(40):
-        hub.ask(id=str(number), device="teacher")
-        hub.now += 0.01 if number % 2 else 0.5
-        hub.done("wild", id=str(number), device="teacher")
-        hub.pong("wild")
-    hub.state("wild", status="draining")
+    hub.node("tardy", network_ms=1.0)
+    teach(hub, "tardy", after_s=0.5)
+    hub.state("tardy", status="draining")
     hub.node("steady", network_ms=30.0)
     teach(hub, "steady", after_s=0.12)
-    hub.state("wild")
-    hub.pong("wild")
-    assert works(hub.ask(id="far", deadline_ms=20_000)) == [("wild", 1)]
-    hub.done("wild", id="far")
-    assert works(hub.ask(id="near", deadline_ms=200)) == [("steady", 1)]
+    hub.state("tardy")
+    hub.pong("tardy")
+    assert works(hub.ask(id="far", deadline_ms=20_000)) == [("tardy", 1)]
+    hub.done("tardy", id="far")
+    assert works(hub.ask(id="near", deadline_ms=250)) == [("steady", 1)]
 
 
 def test_a_suspect_fleet_refuses_nobody() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -15,6 +16,7 @@ from hub.delay import (
     Lengths,
     Line,
     Spread,
+    beyond_ms,
     fit_cost,
     fit_line,
     fit_prompt_size,
@@ -204,3 +206,31 @@ def test_spread_learns_how_sure_a_prediction_is() -> None:
     for actual_ms in (20, 500, 80, 200) * 10:
         unsure = fit_spread(unsure, 100, actual_ms)
     assert sure.variance < 0.02 < 0.5 < unsure.variance
+
+
+@given(st.floats(0.01, 2), st.floats(-2, 2), st.floats(0, 1e5), st.floats(0, 1e5))
+def test_what_was_cut_off_would_have_taken_longer(
+    deviation: float, mean: float, predicted_ms: float, at_least_ms: float
+) -> None:
+    """And by the spread no less than the usual answer; a spread without width adds nothing."""
+    spread = Spread(weight=20.0, mean=mean, variance=deviation**2)
+    found = beyond_ms(spread, predicted_ms, at_least_ms)
+    usual_ms = (predicted_ms + 1) * math.exp(mean) - 1
+    assert found >= max(at_least_ms, usual_ms) * (1 - 1e-6) - 1e-3
+    assert beyond_ms(Spread(variance=0.0), predicted_ms, at_least_ms) == at_least_ms
+
+
+def test_spread_of_answers_that_are_cut_off() -> None:
+    """Learned from what came within the budget and from what did not, it is near to the truth; else far too short."""
+    draw = random.Random(3)
+    whole = cut = naive = Spread()
+    means: list[tuple[float, float]] = []
+    for _ in range(3000):
+        actual_ms = 100 * math.exp(draw.gauss(0.7, 0.6))
+        whole = fit_spread(whole, 100, actual_ms)
+        cut = fit_spread(cut, 100, actual_ms if actual_ms < 200 else beyond_ms(cut, 100, 200))
+        naive = fit_spread(naive, 100, min(actual_ms, 200))
+        means.append((cut.mean, naive.mean))
+    cut_mean, naive_mean = (sum(column) / len(means) for column in zip(*means, strict=True))
+    assert cut_mean == pytest.approx(0.7, abs=0.15)
+    assert naive_mean < 0.6

@@ -99,16 +99,16 @@ def test_text_of_a_question_without_a_choice() -> None:
 
 def test_near_a_deadline_the_line_says_how_sure_each_is() -> None:
     """A sooner node that lost for its chance is told apart from one that ties; far from a deadline nothing is said."""
-    quick, steady = terms("quick", log_spread=1.0), terms("steady", network_ms=40.0, log_spread=0.1)
+    quick, steady = terms("quick", log_spread=1.0, log_bias=1.0), terms("steady", network_ms=40.0, log_spread=0.1)
     near = decision(quick, steady, chosen=steady, budget_ms=180.0, cause="hedge")
     line = decision_line(near)
     assert line.startswith("question kitchen/7 attempt 1 (hedge) -> steady: ")
     assert "in time with 99%" in line
-    assert "38.0 ms sooner, but in time with 71%, not 99%" in line
+    assert "38.0 ms sooner, but in time with 33%, not 99%" in line
     assert "in time" not in decision_line(decision(quick, steady, budget_ms=60_000.0))
     (document,) = explain_document(row(decisions=(near,), hedged=True))
     assert (document["cause"], document["budget_ms"], document["hedged"]) == ("hedge", 180.0, True)
-    assert [round(each["chance"], 2) for each in document["candidates"]] == [0.71, 0.99]
+    assert [round(each["chance"], 2) for each in document["candidates"]] == [0.33, 0.99]
     assert "99%" in printed(explain_table(near))
 
 
@@ -132,7 +132,5 @@ def test_refused_question_says_what_for() -> None:
 def test_a_sooner_node_may_be_dear_for_others() -> None:
     """Where the fleet's delay is what counts, that is why it lost; it is no tie."""
     quick, spare = terms("quick"), terms("spare", network_ms=12.0)
-    assert (
-        why_lost(decision(spare, quick), quick)
-        == "10.0 ms sooner, at a higher price for the questions after it: 0.0 ms, not 0.0"
-    )
+    said = "10.0 ms sooner, at a higher price for the questions after it: 0.0 ms, not 0.0"
+    assert why_lost(decision(spare, quick), quick) == said

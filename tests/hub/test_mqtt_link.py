@@ -159,6 +159,26 @@ def test_publishes_outlive_a_broker_restart(loop: Loop, mosquitto: object) -> No
     assert [message.payload for message in got] == [b"late"]
 
 
+@pytest.mark.broker
+def test_what_is_outdated_is_not_sent_again(loop: Loop, mosquitto: Any) -> None:
+    """Of three messages that the broker never acknowledged the two whose time is over are dropped when it is back."""
+    got: list[Received] = []
+    link = connect(loop, mosquitto.url, "sender", [])
+    mosquitto.stop(kill=True)
+    drive(loop, lambda: not link.is_open)
+    link.publish("t", b"with its connection", qos=1, until=mqtt_link.WITH_THE_CONNECTION)
+    link.publish("t", b"until now", qos=1, until=time.monotonic())
+    link.publish("t", b"for long", qos=1, until=time.monotonic() + 60)
+    link.paused = True
+    mosquitto.start()
+    connect(loop, mosquitto.url, "receiver", got, "t")
+    link.paused = False
+    drive(loop, lambda: link.is_open)
+    link.publish("t", b"after", qos=1)
+    drive(loop, lambda: len(got) >= 2)
+    assert [message.payload for message in got] == [b"for long", b"after"]
+
+
 @pytest.mark.parametrize("look_first", [False, True])
 def test_a_network_that_swallows_packets_stops_nobody_twice(
     loop: Loop, broker_url: str, monkeypatch: pytest.MonkeyPatch, look_first: bool

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.service import AgentService
@@ -30,8 +31,9 @@ MANY = 300  # questions at once: more than any broker here keeps in flight
 class Held(Noop):
     """Answers when it may, and keeps what it was asked."""
 
+    served = msgspec.structs.replace(Noop.served, fixed_ms=1000.0)
+
     def __init__(self) -> None:
-        super().__init__(1000.0)
         self.may = threading.Event()
         self.asked: list[str | None] = []
 
@@ -163,6 +165,26 @@ def test_broker_restart(mosquitto: Any, running: Callable[[object], Any], eventu
         during = asker.submit(wire.Question(question="during?"))
         mosquitto.start()
         assert isinstance(during.result(30).reply, wire.Answer)
+
+
+def test_a_cancel_cannot_overtake_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What must arrive in order goes at the same QoS, so that it waits in the same queue; a ping may get lost."""
+    service = HubService("mqtt://127.0.0.1:1", "h", None)
+    published: list[tuple[str, int]] = []
+
+    def publish(topic: str, payload: bytes, *, qos: int, **options: object) -> int:
+        published.append((topic.rsplit("/", 1)[1], qos))
+        return len(published)
+
+    monkeypatch.setattr(service._link, "publish", publish)
+    question = wire.Question(id="1", question="why?")
+    work = wire.Work(
+        hub="h", device="d", question=question, attempt=1, budget_ms=9.0, bundle="b", reply_to="edge/v1/answer/d"
+    )
+    service._do(events.PublishWork(node="n", work=work, ticket=1))
+    service._do(events.PublishControl(node="n", control=wire.Cancel(device="d", id="1", attempt=1)))
+    service._do(events.PublishControl(node="n", control=wire.Ping(hub="h", seq=1)))
+    assert published == [("work", 1), ("control", 1), ("control", 0)]
 
 
 # --- several hubs ---------------------------------------------------------------------------------------

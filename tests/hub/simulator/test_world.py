@@ -1,0 +1,83 @@
+"""A core in virtual time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hub.simulator.fleet_file import FleetFile, Happening, Kind, Network
+from hub.simulator.policies import open_policy
+from hub.simulator.trace import Trace
+from hub.simulator.truth import Truth
+from hub.simulator.world import Outcomes, World
+
+KIND = Kind(name="k", count=3, fixed_ms=10, prefill_ms_per_token=1, decode_ms_per_token=10)
+
+
+def ran(
+    *happenings: Happening,
+    policy: str = "least-delay",
+    gap_s: float = 1.0,
+    questions: int = 40,
+    deadline_ms: float = 60_000.0,
+) -> Outcomes:
+    trace = Trace(np.ones(questions), np.full(questions, 40), np.full(questions, 5))
+    fleet = FleetFile(kind=(KIND,), network=Network(median_ms=20), event=happenings)
+    truth = Truth([KIND] * 3, np.array([20.0, 40.0, 60.0]), trace, np.zeros(questions))
+    names = [name for name, _ in fleet.nodes]
+    world = World(
+        fleet,
+        truth,
+        trace,
+        open_policy(policy, np.random.default_rng(0), truth, names, "question"),
+        arrivals_s=gap_s * np.arange(1, questions + 1),
+        deadline_ms=deadline_ms,
+        lengths_known=True,
+        draw=np.random.default_rng(0),
+    )
+    return world.run()
+
+
+def test_an_idle_fleet_answers_in_the_time_it_takes() -> None:
+    """Way and work of the nearest, 20 + 10 + 40 + 50 ms, as promised once it is known; but for one sent to learn."""
+    outcomes = ran()
+    assert np.sort(outcomes.delays_ms)[:38] == pytest.approx(120.0)
+    assert np.median(outcomes.predicted_ms[20:]) == pytest.approx(120.0, rel=0.05)
+    assert outcomes.attempts == 40
+
+
+def test_questions_at_once_wait_or_go_elsewhere() -> None:
+    """Three nodes take three of four, the fourth waits."""
+    delays = sorted(ran(gap_s=0.0, questions=4).delays_ms)
+    assert delays[:3] == pytest.approx([120, 140, 160])
+    assert delays[3] == pytest.approx(120 + 100)
+
+
+def test_a_slow_node_is_left_within_five_answers() -> None:
+    """Throttled threefold, the nearest is no more the soonest."""
+    outcomes = ran(Happening(since=0.25, share=1.0, node="k-000", slower=3.0))
+    slow = np.flatnonzero(outcomes.delays_ms > 200)
+    assert 1 <= len(slow) <= 5
+    assert np.median(outcomes.delays_ms[-20:]) == pytest.approx(140.0)
+
+
+def test_a_longer_way_is_noticed() -> None:
+    """By pings, before the next question pays for it twice."""
+    outcomes = ran(Happening(since=0.25, until=0.75, node="k-000", link_ms=200.0))
+    assert (outcomes.delays_ms > 200).sum() <= 2
+    assert np.median(outcomes.delays_ms[15:25]) == pytest.approx(140.0)
+
+
+def test_a_death_loses_no_question() -> None:
+    """What a dead node had is answered by another when its will has come."""
+    outcomes = ran(Happening(since=0.25, until=0.75, node="k-000", down=True), gap_s=0.3)
+    assert not np.isnan(outcomes.delays_ms).any()
+    assert outcomes.attempts > 40
+
+
+def test_what_is_too_late_has_failed() -> None:
+    """It is no answer, and ends the run all the same."""
+    outcomes = ran(gap_s=0.0, questions=30, deadline_ms=400.0)
+    failed = np.isnan(outcomes.delays_ms).sum()
+    assert 0 < failed < 30
+    assert outcomes.counters["failed_deadline"] + outcomes.counters.get("failed_overloaded", 0) == failed
