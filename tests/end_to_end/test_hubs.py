@@ -61,17 +61,8 @@ def fleet(processes: Any, mosquitto: Any, eventually: Callable[..., None]) -> It
     for name in HUBS:
         processes.hub(mosquitto.url, name=name)
     for number in range(NODES):
-        command = (
-            "python",
-            "benchmarks/noop_node.py",
-            "--broker",
-            mosquitto.url,
-            "--answer-ms",
-            str(ANSWER_MS),
-            "--parallel",
-            "1",
-        )
-        processes.start(f"n{number}", *command, "--node", f"n{number}")
+        command = ("python", "benchmarks/noop_node.py", "--broker", mosquitto.url, "--node", f"n{number}")
+        processes.start(f"n{number}", *command, "--answer-ms", str(ANSWER_MS), "--parallel", "1")
     for name in HUBS:
         eventually(lambda name=name: "is not the only one" in processes.log(name), limit_s=30)
         eventually(lambda name=name: "takes questions" in processes.log(name), limit_s=30)
