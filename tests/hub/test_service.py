@@ -31,8 +31,9 @@ MANY = 300  # questions at once: more than any broker here keeps in flight
 class Held(Noop):
     """Answers when it may, and keeps what it was asked."""
 
+    served = msgspec.structs.replace(Noop.served, fixed_ms=1000.0)
+
     def __init__(self) -> None:
-        self.served = msgspec.structs.replace(Noop.served, fixed_ms=1000.0)
         self.may = threading.Event()
         self.asked: list[str | None] = []
 
