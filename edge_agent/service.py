@@ -74,6 +74,7 @@ class AgentService:
         margin_ms = MARGIN_MS if own is None else own.margin_ms
         self._own = OwnQuestions(self._loop, self._core, self._handle, self._own_ended, LocalFirst(name, margin_ms))
         self._store = None if own is None or own.records is None else Store(own.records, self._send_records)
+        self._records_hub: str | None = None  # who gets them
         self._asker = None if own is None else Asker(broker, self._device)
         self._sense, self._tally = MachineSense(), Tally()
         self._machine = self._sense.read()
@@ -226,8 +227,10 @@ class AgentService:
         self._note_hub()
 
     def _note_hub(self) -> None:
-        if self._store is not None:
-            self._store.online(self._own.choice.hub is not None)
+        """Records wait for no hub that is gone: what it had not confirmed goes to the next one."""
+        if self._store is not None and self._own.choice.hub != self._records_hub:
+            self._records_hub = self._own.choice.hub
+            self._store.online(self._records_hub is not None)
 
     def _publish_state(self, state: wire.NodeState) -> None:
         self._link.publish(self._presence.topic, wire.encode(state), qos=1, retain=True)

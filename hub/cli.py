@@ -162,16 +162,16 @@ def nodes(broker: str, as_json: bool) -> None:
     import msgspec
     from rich.console import Console
 
-    from hub.nodes import fetch_states, nodes_document, nodes_table
+    from hub.nodes import fetch_fleet, nodes_document, nodes_table
 
     try:
-        states = fetch_states(broker)
+        fleet = fetch_fleet(broker)
     except HubError as error:
         _end(error)
     if as_json:
-        click.echo(msgspec.json.encode(nodes_document(states)))
+        click.echo(msgspec.json.encode(nodes_document(fleet.nodes)))
     else:
-        Console(width=None if sys.stdout.isatty() else 140).print(nodes_table(states))
+        Console(width=None if sys.stdout.isatty() else 140).print(nodes_table(fleet))
 
 
 @main.command(epilog="Example: edge-hub drain orin-1 --broker mqtt://127.0.0.1:1883")

@@ -21,6 +21,9 @@ An ask's life here:
   `WORTH_WAITING_S` of one any more, at the latest.
 - *Ended* questions are remembered: a repeat gets the same answer again from the node that gave it, or the same
   failure.
+- *Elsewhere* is a question that another hub has in flight, see `hub/peers.py`. A repeat of it that comes here is left
+  to that hub, as long as it and the node are there; else this hub goes on with it. Where two hubs are at one question,
+  the one with the later attempt has it, or with the greater name.
 
 What is not a valid message is counted and dropped; nothing else changes.
 """
@@ -42,9 +45,10 @@ from hub.delay import Lengths
 from hub.errors import WireError
 from hub.explore import EXPLORING_SHARE, exploring
 from hub.fleet import Key, Node, Standing, failed, freed, kept_waiting, loaded, succeeded, surprised, taught
-from hub.intake import Ask, Refusal, other_id, read_ask
+from hub.intake import DEFAULT_TASK, Ask, Refusal, fingerprint_of, other_id, read_ask
 from hub.offers import offers_of
 from hub.outbox import Outbox, Reply
+from hub.peers import SWEEP_EVERY_S, Elsewhere, Peers
 from hub.prefixes import Prefixes
 from hub.questions import Attempt, Ended, InFlight, failure_for, load_of, own_record, record_of, work_for
 from hub.recent import Recent
@@ -138,6 +142,8 @@ class Core:
         self._outbox = Outbox(self.counters, limits.unaccepted)
         self._settled = False
         self._clear_since_s = -math.inf  # what was sent before says nothing of a node's delay: link or hub was held up
+        self._peers = Peers(hub, self.fleet, limits)
+        self._hears_work = False
 
     @property
     def in_flight(self) -> int:
@@ -167,6 +173,8 @@ class Core:
             self._opened(now)
         elif isinstance(event, events.LinkClosed):
             self._closed()
+        elif isinstance(event, events.AsksTakenOver):
+            self._asks_taken_over(event.hub)
         for alarm in self._timers.due(now):
             self._fire(alarm, now)
         return effects
@@ -187,6 +195,11 @@ class Core:
                 self._state_published(topic.name, message, now)
             elif topic.kind == "report" and not message.retained:
                 self._reported(topic.name, message.payload, now)
+            elif topic.kind == "work" and not message.retained:
+                self._sent_elsewhere(topic.name, message.payload, now)
+            elif topic.kind == "hub_state" and topic.name != self.hub:
+                self._peers.state_published(topic.name, message.payload)
+                self._mind_peers(now)
             else:
                 self.counters[f"ignored_{topic.kind}"] += 1
         except WireError:
@@ -210,6 +223,8 @@ class Core:
             self._repeated(question, receipts, now)
         elif (ended := self._ended.get(ask.key)) is not None:
             self._asked_again(ended, ask, receipts, now)
+        elif (other := self._peers.find(ask.key)) is not None:
+            self._asked_elsewhere(other, ask, receipts, now)
         else:
             self.counters["asks"] += 1
             self._begin(InFlight(ask, now), receipts, now)
@@ -218,8 +233,8 @@ class Core:
         question = self._in_flight.get(key)
         if question is not None:
             return question.ask.fingerprint
-        ended = self._ended.get(key)
-        return ended.fingerprint if ended is not None else None
+        known = self._ended.get(key) or self._peers.find(key)
+        return known.fingerprint if known is not None else None
 
     def _resolve_conflict(self, ask: Ask, receipts: list[int]) -> Ask | None:
         """Another question under a known id must not get the other's answer.
@@ -230,8 +245,7 @@ class Core:
         self.counters["id_conflicts"] += 1
         if not ask.id_is_own:
             return other_id(ask)
-        if ask.key not in self._in_flight:
-            self._ended.pop(ask.key)
+        if self._ended.pop(ask.key) is not None:
             return ask
         problem = wire.Problem(code="invalid", message=f"id {ask.key[1]!r} is in use by another question in flight")
         failure = wire.Failure(id=ask.key[1], error=problem)
@@ -293,6 +307,7 @@ class Core:
         report = wire.decode_report(payload)
         if isinstance(report, wire.Pong):
             news = self._watch.ponged(name, report, now)
+            self._peers.missing(name, news.missing, now)
             for key in news.missing:
                 self._resend_missing(key, name, now)
             if news.usable:
@@ -302,8 +317,8 @@ class Core:
             if report.hub == self.hub:
                 self._keep(name, report)
             return
-        if self._watch.told_by_done(name, report, now) and report.hub == self.hub:
-            self._done(name, report, now)
+        if self._watch.told_by_done(name, report, now):
+            self._done_somewhere(name, report, now)
 
     def _keep(self, name: str, own: wire.OwnRecords) -> None:
         """What a node answered on its own becomes rows, each once, and the node may forget it."""
@@ -323,6 +338,100 @@ class Core:
         if question.accepted and now - question.published_s >= RESEND_AFTER_S:
             self.counters["resent"] += 1
             self._publish_work(question, now)
+
+    # --- other hubs -------------------------------------------------------------------------------------
+
+    def _mind_peers(self, now: float) -> None:
+        """Hear what others send as soon as there are any, and go on with what those left behind whose heir we are."""
+        if self._peers.any_there != self._hears_work and (self._settled or not self._hears_work):
+            self._hears_work = not self._hears_work
+            self._outbox.out.append(events.HearWork(self._hears_work))
+        if self._settled:
+            self._outbox.out += [events.TakeOverAsks(hub) for hub in self._peers.left_behind]
+            for other in self._peers.orphans:
+                self._take_over(other, other.ask(now), now)
+
+    def _asks_taken_over(self, hub: str) -> None:
+        if hub in self._peers.left_behind:  # it may have come back
+            self._outbox.out.append(events.ForgetHub(hub))
+
+    def _sent_elsewhere(self, name: str, payload: bytes, now: float) -> None:
+        """Another hub has sent a question to a node: a repeat of it is known from now on, and so is the load."""
+        work = wire.decode_work(payload)
+        assert work.question.id is not None
+        key = (work.device, work.question.id)
+        known = self._known_fingerprint(key)
+        if work.hub == self.hub or (known is not None and known != fingerprint_of(work.question)):
+            return  # a device that uses an id twice is told so where it asks
+        question, ended = self._in_flight.get(key), self._ended.get(key)
+        if question is not None:
+            mine = question.current
+            if mine is not None and (mine.number, self.hub) > (work.attempt, work.hub):
+                self._publish_work(question, now)  # so that the other one hears of it
+                return
+            self.counters["handed_over"] += question.recorded  # else it had its record before
+            self._let_go(question, name, now)
+        elif ended is not None:
+            if ended.attempt is not None and work.attempt <= ended.attempt.number:
+                return  # its answer is told again
+            self._ended.pop(key)
+        self._peers.sent(name, work, len(payload), now)
+        self._timers.set(("sweep",), now + SWEEP_EVERY_S)
+
+    def _asked_elsewhere(self, other: Elsewhere, ask: Ask, receipts: list[int], now: float) -> None:
+        """A repeat of a question that another hub has in flight."""
+        self.counters["duplicates"] += 1
+        self._outbox.acknowledge(receipts)  # a broker had its Work: it is not lost with this hub
+        if self._settled and not (self._peers.is_there(other.hub) and self._peers.is_well(other)):
+            self._take_over(other, ask, now)
+
+    def _take_over(self, other: Elsewhere, ask: Ask, now: float) -> None:
+        """Go on with a question that another hub had: say so by its Work, or move it, where its node is lost."""
+        size = other.payload_bytes
+        full = len(self._in_flight) >= self._limits.in_flight
+        if full or self._room.shares.size_bytes + size > self._limits.in_flight_bytes or ask.budget_ms <= 0:
+            return  # a repeat will come
+        self.counters["taken_over"] += 1
+        question = InFlight(msgspec.structs.replace(ask, payload_bytes=size), now)
+        question.attempts += self._peers.take(other.key).attempts
+        question.tries = len(question.attempts)
+        question.next_number = max(attempt.number for attempt in question.attempts) + 1
+        question.accepted = True
+        self._in_flight[question.key] = question
+        self._room.shares.add(question.key[0], size)
+        self._timers.set(("deadline", *question.key), question.deadline_s)
+        if self._peers.is_well(other):
+            self._publish_work(question, now)
+        elif not self._move(question, now):
+            self._mark_adrift(question, now)
+
+    def _done_somewhere(self, name: str, done: wire.Done, now: float) -> None:
+        """A node has ended a question: ours, or another hub's, which a repeat may bring here."""
+        other = self._peers.done(name, done, now)
+        key = (done.device, done.id)
+        theirs = done.hub != self.hub and self._peers.is_there(done.hub)
+        if other is not None:
+            if done.outcome == "answered":
+                self._answered_elsewhere(other, name, done, now)
+            elif done.outcome != "cancelled":
+                self.fleet.put(self._charged(self._node(name), done, now))
+        elif done.hub == self.hub:
+            self._done(name, done, now)
+        elif (question := self._in_flight.get(key)) is not None and (done.outcome == "answered" or not theirs):
+            if theirs:  # it has its record there
+                self.counters["answered_for_others"] += question.recorded
+                question.recorded = False
+            self._done(name, done, now)
+
+    def _answered_elsewhere(self, other: Elsewhere, name: str, done: wire.Done, now: float) -> None:
+        node = self._node(name)
+        found = (a for a in other.attempts if (a.node, a.number) == (name, done.attempt) and a.epoch == node.epoch)
+        attempt = next(found, None)
+        if attempt is None:
+            attempt = Attempt(done.attempt, name, node.epoch, done.bundle[:256], now, 0.0, 0.0)
+        else:
+            self._learn(other.key[0], other.work.question, attempt, node, done, now)
+        self._ended.put(other.key, Ended(other.fingerprint, attempt, None))
 
     # --- the link ---------------------------------------------------------------------------------------
 
@@ -347,6 +456,7 @@ class Core:
     def _closed(self) -> None:
         self._settled = False
         self._timers.cancel(("settled",))
+        self._peers.link_closed()
         self._watch.link_closed()
         self._outbox.close()
 
@@ -364,6 +474,11 @@ class Core:
             for key in list(self._adrift):
                 if self._in_flight[key].current is None:
                     self._place(self._in_flight[key], now)
+            self._mind_peers(now)
+        elif alarm[0] == "sweep":
+            self._peers.sweep(now)
+            if len(self._peers):
+                self._timers.set(("sweep",), now + SWEEP_EVERY_S)
         elif alarm[0] == "ping":
             news = self._watch.ping_due(alarm[1], now)
             self._outbox.out += news.pings
@@ -496,6 +611,8 @@ class Core:
                     now,
                     terms.delay_ms,
                     terms.completion_tokens,
+                    terms.fixed_ms + terms.prefill_ms,
+                    terms.decode_ms,
                 )
             )
             question.decisions.append(decision)
@@ -624,26 +741,30 @@ class Core:
             self.counters["answered_unasked"] += 1
             attempt = Attempt(done.attempt, node.name, node.epoch, done.bundle[:256], now, 0.0, 0.0)
         else:
-            chars = question.ask.question.size_chars
-            after = taught(freed(node, question.key, now), attempt.bundle, done.tokens, done.timing_ms)
-            if attempt.sent_s > self._clear_since_s:
-                after = surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000)
-            self.fleet.put(succeeded(after, now))
-            self._refusals.answered(question.key[0], node.name)
+            self._learn(question.key[0], question.ask.question, attempt, freed(node, question.key, now), done, now)
             for other in question.attempts:
                 if other is not attempt:
                     self._note_lateness(other, now)
             self.fleet.took((now - question.received_s) * 1000)
-            session = question.ask.question.session
-            self._prefixes.learn(question.key[0], session, node.name, node.epoch, done.tokens)
-            if session is None:  # else the prompt holds turns that were not sent
-                self.fleet.learn_prompt_size(attempt.bundle, chars, done.tokens.prompt)
-            if (tokens := done.tokens.completion) > 0:
-                if attempt.expected_tokens > 0:
-                    self.fleet.tail.learn(tokens / attempt.expected_tokens)
-                self._lengths.learn(question.key[0], question.ask.task, tokens, question.ask.question.max_tokens)
         self.counters["answered"] += 1
         self._end(question, "answered", None, done, attempt, now)
+
+    def _learn(
+        self, device: str, question: wire.Question, attempt: Attempt, node: Node, done: wire.Done, now: float
+    ) -> None:
+        """What an answer shows of its node, its bundle and its device, whichever hub it was asked for."""
+        after = taught(node, attempt.bundle, done.tokens, done.timing_ms)
+        if attempt.sent_s > self._clear_since_s:
+            after = surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000)
+        self.fleet.put(succeeded(after, now))
+        self._refusals.answered(device, node.name)
+        self._prefixes.learn(device, question.session, node.name, node.epoch, done.tokens)
+        if question.session is None:  # else the prompt holds turns that were not sent
+            self.fleet.learn_prompt_size(attempt.bundle, question.size_chars, done.tokens.prompt)
+        if (tokens := done.tokens.completion) > 0:
+            if attempt.expected_tokens > 0:
+                self.fleet.tail.learn(tokens / attempt.expected_tokens)
+            self._lengths.learn(device, question.task or DEFAULT_TASK, tokens, question.max_tokens)
 
     def _retry_or_fail(self, question: InFlight, attempt: Attempt, node: Node, done: wire.Done, now: float) -> None:
         """The node has given up. Another one may do better, unless the fault is the question's own."""
@@ -702,6 +823,14 @@ class Core:
         now: float,
     ) -> None:
         """Forget the question, but for its outcome; every other attempt at it is called off."""
+        self._let_go(question, by.node if failure is None and by is not None else None, now)
+        self._ended.put(question.key, Ended(question.ask.fingerprint, by if failure is None else None, failure))
+        if question.recorded:
+            record = record_of(question, self.hub, outcome, self.fleet, done, by, now)
+            self._outbox.out.append(events.StoreRecord(record))
+
+    def _let_go(self, question: InFlight, but: str | None, now: float) -> None:
+        """The question is not in flight here any more; what other nodes than `but` do about it is called off."""
         key = question.key
         del self._in_flight[key]
         self._room.shares.remove(key[0], question.ask.payload_bytes)
@@ -716,13 +845,9 @@ class Core:
             if node is None or node.epoch != attempt.epoch:
                 continue
             self.fleet.put(freed(node, key, now))
-            if self._outbox.is_open and not (failure is None and by is not None and by.node == node.name):
+            if self._outbox.is_open and node.name != but:
                 cancel = wire.Cancel(device=key[0], id=key[1], attempt=attempt.number)
                 self._outbox.out.append(events.PublishControl(node=node.name, control=cancel))
-        self._ended.put(key, Ended(question.ask.fingerprint, by if failure is None else None, failure))
-        if question.recorded:
-            record = record_of(question, self.hub, outcome, self.fleet, done, by, now)
-            self._outbox.out.append(events.StoreRecord(record))
 
     # --- small things -----------------------------------------------------------------------------------
 

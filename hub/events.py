@@ -49,7 +49,13 @@ class TimePassed(msgspec.Struct, frozen=True):
     """The time named by `Core.next_wake` has come."""
 
 
-Event = MessageReceived | PublishAccepted | LinkOpened | LinkClosed | TimePassed
+class AsksTakenOver(msgspec.Struct, frozen=True):
+    """All that waited for a hub that is gone has come here: there is nothing left of it at the broker but its state."""
+
+    hub: str
+
+
+Event = MessageReceived | PublishAccepted | LinkOpened | LinkClosed | TimePassed | AsksTakenOver
 
 
 # --- effects --------------------------------------------------------------------------------------------
@@ -140,4 +146,32 @@ class StoreRecord(msgspec.Struct, frozen=True):
     ago_ms: float = 0.0
 
 
-Effect = PublishWork | PublishFailure | PublishControl | AcknowledgeAsk | LogDecision | StoreRecord
+class HearWork(msgspec.Struct, frozen=True):
+    """Receive what other hubs send to nodes from now on; or no more, where there are none."""
+
+    on: bool
+
+
+class TakeOverAsks(msgspec.Struct, frozen=True):
+    """A hub is gone: let the asks that wait for it at the broker come here. May be said again and again."""
+
+    hub: str
+
+
+class ForgetHub(msgspec.Struct, frozen=True):
+    """Clear the retained state of a hub of which nothing is left."""
+
+    hub: str
+
+
+Effect = (
+    PublishWork
+    | PublishFailure
+    | PublishControl
+    | AcknowledgeAsk
+    | LogDecision
+    | StoreRecord
+    | HearWork
+    | TakeOverAsks
+    | ForgetHub
+)

@@ -92,11 +92,12 @@ def read_ask(message: MessageReceived, device: str, new_id: Callable[[], str]) -
         budget_ms=budget_ms,
         hurried=question.deadline_ms is not None and question.deadline_ms < OWN_DEADLINE * wire.DEFAULT_DEADLINE_MS,
         payload_bytes=len(message.payload),
-        fingerprint=_fingerprint(question),
+        fingerprint=fingerprint_of(question),
     )
 
 
-def _fingerprint(question: wire.Question) -> bytes:
+def fingerprint_of(question: wire.Question) -> bytes:
+    """What is the same in every repeat of a question, and another in any other."""
     content = [getattr(question, name) for name in _CONTENT]
     return hashlib.sha256(_encoder.encode(content)).digest()[:16]
 

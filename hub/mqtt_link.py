@@ -47,6 +47,7 @@ CONNECT_LIMIT_S: Final = 2.0  # of an attempt that nothing is known about: every
 SLOW_CONNECT_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.02
 _ROUND_TRIP_STEP: Final = 0.2  # of the way to each new sample
+_receipts = itertools.count(1)  # over all links, so that a receipt names its message whichever link brought it
 _TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1: Session taken over
 _FATAL_CONNACK: Final = {
     0x84,
@@ -121,6 +122,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     opened: Callable[[], None] = lambda: None
     closed: Callable[[str], None] = lambda why: None
     accepted: Callable[[int], None] = lambda ticket: None
+    refused: Callable[[str], None] | None = None  # instead of LinkError, where one can do without the link
 
 
 class Link:
@@ -130,7 +132,9 @@ class Link:
     connection gets a fresh will, so that a raised epoch goes into it. QoS 1 publishes outlive a reconnect.
     A `by_hand` link acknowledges in order of receipt, whatever the order of `acknowledge` calls: MQTT 5 demands
     it (4.6) and rumqttd drops clients that do otherwise. With `look_first` no attempt to connect ever holds up the
-    loop: a thread looks whether the broker can be reached, which takes a round trip more.
+    loop: a thread looks whether the broker can be reached, which takes a round trip more. `dropped` are filters that
+    a kept session may still have. The session of a `heritable` link may be taken by another client: then the
+    connection is lost like any other.
     """
 
     def __init__(
@@ -144,6 +148,8 @@ class Link:
         session_expiry_s: int = 0,
         by_hand: bool = False,
         look_first: bool = False,
+        dropped: Iterable[str] = (),
+        heritable: bool = False,
     ) -> None:
         self.url = url
         self.client_id = client_id
@@ -151,13 +157,14 @@ class Link:
         self.paused = False  # while set, a broken connection is not made again
         self._handlers = handlers
         self._subscriptions = [(topic, SubscribeOptions(qos=qos)) for topic, qos in subscriptions]
+        self._dropped = list(dropped)
+        self._heritable = heritable
         self._will = will
         self._session_expiry_s = session_expiry_s
         self._tickets = itertools.count(1)
         self._ticket_of_mid: dict[int, tuple[int, float | None]] = {}  # and when it was written, if to an open link
         self._until_of_mid: dict[int, float] = {}
         self.round_trip_ms: float | None = None  # to the broker and back, a running mean; None before the first
-        self._receipts = itertools.count(1)
         self._unacknowledged: collections.OrderedDict[int, tuple[int, int]] = collections.OrderedDict()
         self._acknowledged: set[int] = set()
         self._fatal: str | None = None
@@ -231,11 +238,32 @@ class Link:
             if qos:
                 self._client.ack(mid, qos)
 
-    def leave(self) -> None:
-        """Say goodbye to the broker, so that it does not publish the will."""
+    @property
+    def is_settled(self) -> bool:
+        """Every message that came has been acknowledged."""
+        return not self._unacknowledged
+
+    def subscribe(self, topic: str, *, qos: int, others_only: bool = False) -> None:
+        """Receive `topic` from now on; with `others_only` but for what this link publishes, if the broker can tell."""
+        wanted = (topic, SubscribeOptions(qos=qos, noLocal=others_only))
+        self._subscriptions = [each for each in self._subscriptions if each[0] != topic] + [wanted]
+        if self._client.is_connected():
+            self._client.subscribe([wanted])
+
+    def unsubscribe(self, topic: str) -> None:
+        """Receive `topic` no more."""
+        self._subscriptions = [each for each in self._subscriptions if each[0] != topic]
+        if self._client.is_connected():
+            self._client.unsubscribe(topic)
+
+    def leave(self, *, for_good: bool = False) -> None:
+        """Say goodbye to the broker, so that it does not publish the will, and `for_good` keeps no session either."""
         self._leaving = True
         if self._client.socket() is not None:
-            self._client.disconnect()
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            if for_good:
+                properties.SessionExpiryInterval = 0
+            self._client.disconnect(properties=properties if for_good else None)
             self.flush()
 
     def flush(self, limit_s: float = 1.0) -> None:
@@ -348,8 +376,13 @@ class Link:
             self._handlers.closed(why)
 
     def _raise_if_fatal(self) -> None:
-        if self._fatal is not None:
+        if self._fatal is None:
+            return
+        if self._handlers.refused is None:
             raise LinkError(self._fatal)
+        if not self._leaving:
+            self._leaving = True
+            self._handlers.refused(self._fatal)
 
     def _rearm_quickack(self) -> None:
         sock = self._client.socket()
@@ -364,6 +397,8 @@ class Link:
             if reason.value in _FATAL_CONNACK:
                 self._fatal = f"{self.url} refused {self.client_id!r}: {reason}"
             return
+        if self._dropped and flags.session_present:
+            client.unsubscribe(self._dropped)
         if self._subscriptions:
             client.subscribe(self._subscriptions)
         else:
@@ -373,7 +408,7 @@ class Link:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
             self._fatal = f"{self.url} refused a subscription of {self.client_id!r}: {refused[0]}"
-        else:
+        elif not self.is_open:  # else it was one more, on a connection that stands
             self._opened()
 
     def _opened(self) -> None:
@@ -382,7 +417,7 @@ class Link:
         self._handlers.opened()
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        receipt = next(self._receipts)
+        receipt = next(_receipts)
         self._unacknowledged[receipt] = (message.mid, message.qos)
         if not client._manual_ack:  # paho has no public name for its own setting
             del self._unacknowledged[receipt]
@@ -416,7 +451,8 @@ class Link:
             self._handlers.accepted(ticket)
 
     def _on_disconnect(self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
+        taken_over = flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER
+        if taken_over and not self._heritable:
             self._fatal = f"another client took over the name {self.client_id!r} at {self.url}: give each its own"
         self._lost(f"connection to {self.url} lost: {reason}")
 
@@ -497,9 +533,9 @@ class Loop:
         if link not in self._links:
             self._links.append(link)
 
-    def remove(self, link: Link) -> None:
-        """Leave the broker of `link` and drive it no more."""
-        link.leave()
+    def remove(self, link: Link, *, for_good: bool = False) -> None:
+        """Leave the broker of `link` and drive it no more; `for_good` keeps no session for it either."""
+        link.leave(for_good=for_good)
         self._links.remove(link)
 
     def call_at(self, when: float, call: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from typing import Any, Final
@@ -16,20 +17,29 @@ from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
 QUIET_S: Final = 0.3  # retained messages come in one burst after the subscription
 
 
-def fetch_states(broker: str, limit_s: float = 5.0) -> dict[str, wire.NodeState]:
-    """Every node's retained state, by name. Raises LinkError when the broker does not answer in `limit_s`."""
-    states: dict[str, wire.NodeState] = {}
+class Fleet(msgspec.Struct, frozen=True):
+    """Every node's retained state, and every hub's, by name."""
+
+    nodes: dict[str, wire.NodeState]
+    hubs: dict[str, wire.HubPresence]
+
+
+def fetch_fleet(broker: str, limit_s: float = 5.0) -> Fleet:
+    """Who has a state at the broker. Raises LinkError when it does not answer in `limit_s`."""
+    fleet = Fleet({}, {})
     heard_at: list[float] = []
 
     def received(message: Received) -> None:
         topic = wire.Topic.parse(message.topic)
-        heard_at[:] = [time.monotonic()]
-        if topic is None or topic.kind != "node_state" or not message.payload:
+        if message.retained:  # what is published meanwhile comes later, and again and again
+            heard_at[:] = [time.monotonic()]
+        if topic is None or not message.payload:
             return
-        try:
-            states[topic.name] = wire.decode_node_state(message.payload)
-        except WireError:
-            return  # not a state: not a node
+        with contextlib.suppress(WireError):  # not a state: not a node
+            if topic.kind == "node_state":
+                fleet.nodes[topic.name] = wire.decode_node_state(message.payload)
+            elif topic.kind == "hub_state":
+                fleet.hubs[topic.name] = wire.decode_hub_presence(message.payload)
 
     loop = Loop()
     url = BrokerUrl.parse(broker)
@@ -37,7 +47,7 @@ def fetch_states(broker: str, limit_s: float = 5.0) -> dict[str, wire.NodeState]
         url,
         f"nodes-{uuid.uuid4().hex[:12]}",
         Handlers(received=received, opened=lambda: heard_at.append(time.monotonic())),
-        subscriptions=[(wire.Topic.all_of("node_state"), 1)],
+        subscriptions=[(wire.Topic.all_of("node_state"), 1), (wire.Topic.all_of("hub_state"), 1)],
     )
     loop.add(link)
     end = time.monotonic() + limit_s
@@ -48,7 +58,7 @@ def fetch_states(broker: str, limit_s: float = 5.0) -> dict[str, wire.NodeState]
             loop.run_once(QUIET_S / 3)
     finally:
         loop.close()
-    return states
+    return fleet
 
 
 def nodes_document(states: dict[str, wire.NodeState]) -> list[dict[str, Any]]:
@@ -61,9 +71,11 @@ def _plain(state: wire.NodeState) -> dict[str, Any]:
     return {"bundles": [], "backlog": {}, "parallel": state.parallel, **plain}
 
 
-def nodes_table(states: dict[str, wire.NodeState]) -> Table:
-    """One row per node and bundle."""
-    table = Table(title=f"{len(states)} nodes")
+def nodes_table(fleet: Fleet) -> Table:
+    """One row per node and bundle, and a line on the hubs."""
+    states = fleet.nodes
+    hubs = ", ".join(f"{name} ({hub.status})" for name, hub in sorted(fleet.hubs.items()))
+    table = Table(title=f"{len(states)} nodes", caption=f"hubs: {hubs or 'none'}", caption_justify="left")
     for column in ("node", "status", "bundle", "runtime"):
         table.add_column(column)
     for column in ("fixed ms", "prefill ms/token", "decode ms/token", "CPU", "°C"):

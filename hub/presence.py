@@ -76,10 +76,12 @@ class Presence:
     def received(self, payload: bytes) -> None:
         """A state was published under our name: if it is not what we say, say it again with a higher epoch.
 
-        Raises WireError when it is no state.
+        So it is where the state was cleared, by somebody who took us to be gone. Raises WireError when it is no state.
         """
         seen = _decode(payload)
-        if seen is not None and self._shown and (seen.epoch > self.epoch or seen.status == "offline"):
+        if seen is None:
+            self.changed()
+        elif self._shown and (seen.epoch > self.epoch or seen.status == "offline"):
             self.epoch = max(self.epoch, seen.epoch) + 1
             self._publish(self.epoch)
 

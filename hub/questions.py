@@ -30,6 +30,8 @@ class Attempt(msgspec.Struct, frozen=True):
     sent_s: float
     predicted_ms: float
     expected_tokens: float
+    before_ms: float = 0.0  # predicted compute before the first token
+    decode_ms: float = 0.0  # and of the expected tokens
 
 
 class InFlight:
@@ -133,6 +135,11 @@ def work_for(hub: str, ask: Ask, attempt: Attempt, budget_ms: float) -> wire.Wor
         reply_to=ask.sender.reply_to,
         correlation=ask.sender.correlation,
         plain=ask.sender.plain,
+        expected=wire.Expected(
+            before_ms=round(attempt.before_ms, 3),
+            decode_ms=round(attempt.decode_ms, 3),
+            tokens=round(attempt.expected_tokens, 3),
+        ),
     )
 
 

@@ -33,6 +33,7 @@ SCHEMA: Final = 2
 _BATCH_ROWS: Final = 500
 _QUEUE_ROWS: Final = 20_000
 _BUSY_MS: Final = 5_000
+_LOCK: Final = 0x65646765  # "edge": the number by which hubs wait for each other in PostgreSQL
 
 _metadata = sa.MetaData()
 _schema = sa.Table("edgefleet_schema", _metadata, sa.Column("version", sa.Integer, nullable=False))
@@ -228,12 +229,21 @@ def _prepare(engine: sa.Engine, shown: str) -> None:
     """Create the tables where there are none, add the columns that older ones lack. Raises StoreError."""
     try:
         with engine.begin() as connection:
+            _wait_for_others(connection)
             if not sa.inspect(connection).has_table(_schema.name):
                 _metadata.create_all(connection)
                 connection.execute(_schema.insert().values(version=SCHEMA))
             _update(connection, _version(connection, shown))
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"cannot open the record store {shown}: {_first_line(error)}") from None
+
+
+def _wait_for_others(connection: sa.Connection) -> None:
+    """Hubs that share a store may start together: one creates the tables, the others wait and find them."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _update(connection: sa.Connection, version: int) -> None:

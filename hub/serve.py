@@ -37,7 +37,15 @@ def serve(
         if store is not None:
             records = Records(store)
             stack.callback(records.close)
-        service = HubService(broker, name, records, objective, device_rate=device_rate, fair_shares=fair_shares)
+        service = HubService(
+            broker,
+            name,
+            records,
+            objective,
+            device_rate=device_rate,
+            fair_shares=fair_shares,
+            alone=embedded is not None,
+        )
         stop_on_signals(service.stop)
         service.run()
 

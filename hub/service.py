@@ -2,11 +2,13 @@
 
 One thread, the caller of `run`, drives two connections and calls the core; records are written by a thread of their
 own. Asks come on a connection of their own whose session outlives this process, so that what devices publish while
-no hub runs is delivered when one does.
+no hub runs is delivered when one does. The hubs of a broker share them, and one takes over the session of another
+that is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -16,8 +18,9 @@ from typing import Final, Protocol
 
 from hub import events, wire
 from hub.core import Core
-from hub.errors import WireError
+from hub.errors import LinkError, WireError
 from hub.explain import decision_line
+from hub.heritage import SESSION_S, Heritage, session_of
 from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received, Will
 from hub.objective import Objective, ranking
 from hub.presence import Presence
@@ -25,7 +28,6 @@ from hub.shares import Rate
 
 log = logging.getLogger(__name__)
 
-ASK_SESSION_S: Final = 3600  # how long the broker keeps asks for a hub that is away; each has its own expiry besides
 COUNTERS_EVERY_S: Final = 10.0
 OFFERS_EVERY_S: Final = 1.0
 
@@ -39,7 +41,12 @@ class RecordSink(Protocol):
 
 
 class HubService:
-    """A hub named `name` on one broker. `records` may be None: then nothing is kept."""
+    """A hub named `name` on one broker. `records` may be None: then nothing is kept.
+
+    `alone` is for a broker that ends with this hub: it takes all asks, with a subscription that is not shared, and
+    other hubs refuse to run beside it. rumqttd 0.20 needs that: it panics where the last member of a share leaves
+    asks unacknowledged.
+    """
 
     def __init__(
         self,
@@ -50,8 +57,11 @@ class HubService:
         *,
         device_rate: Rate | None = None,
         fair_shares: bool = False,
+        alone: bool = False,
     ) -> None:
         url = BrokerUrl.parse(broker)
+        self._url = url
+        self._alone = alone
         self.name = name
         self._records = records
         self._core = Core(
@@ -72,7 +82,9 @@ class HubService:
             self._loop,
             url,
             wire.Topic("hub_state", name),
-            lambda epoch: self._publish_state(wire.HubState(epoch=epoch, status="ready", offers=self._offers)),
+            lambda epoch: self._publish_state(
+                wire.HubState(epoch=epoch, status="ready", offers=self._offers, alone=alone)
+            ),
         )
         self._link = Link(
             url,
@@ -84,20 +96,24 @@ class HubService:
                 accepted=self._accepted,
             ),
             subscriptions=[
-                (self._presence.topic, 1),
+                (wire.Topic.all_of("hub_state"), 1),
                 (wire.Topic.all_of("node_state"), 1),
                 (wire.Topic.all_of("report"), 1),
             ],
             will=self._next_will,
         )
+        all_asks, shares = wire.Topic.all_of("ask"), wire.Topic.shared("ask", wire.ASK_GROUP)
         self._asks = Link(
             url,
-            f"hub-{name}-asks",
+            session_of(name),
             Handlers(received=self._received_ask, opened=self._asks_opened),
-            subscriptions=[(wire.Topic.all_of("ask"), 1)],
-            session_expiry_s=ASK_SESSION_S,
+            subscriptions=[(all_asks if alone else shares, 1)],
+            dropped=[] if alone else [all_asks],  # of a hub of version 0.1, or one that was alone
+            session_expiry_s=SESSION_S,
             by_hand=True,
+            heritable=True,
         )
+        self._heritage = Heritage(self._loop, url, self._received_ask, self._asks_taken_over)
         self._loop.add(self._link)
 
     def run(self) -> None:
@@ -113,6 +129,8 @@ class HubService:
                     self._handle(events.TimePassed())
         finally:
             self._write_down()
+            self._heritage.close()
+            self._asks.leave()  # first: another hub takes this session over as soon as it reads `offline`
             if self._link.is_open:
                 self._publish_state(wire.HubState(epoch=self._presence.epoch, status="offline"))
             self._link.flush()
@@ -135,6 +153,7 @@ class HubService:
     def _opened(self) -> None:
         self._show_if_open()
         self._handle(events.LinkOpened())
+        self._asks.paused = False
         self._loop.add(self._asks)  # asks are taken only once there is a link to send their work over
 
     def _asks_opened(self) -> None:
@@ -149,6 +168,8 @@ class HubService:
     def _closed(self, why: str) -> None:
         self._core_ticket.clear()
         self._presence.closed(self._link)
+        self._asks.paused = True  # another hub may take that session over; it is not to be fought for from here
+        self._heritage.close()
         self._handle(events.LinkClosed())
 
     def _accepted(self, ticket: int) -> None:
@@ -160,6 +181,8 @@ class HubService:
         if message.topic == self._presence.topic:
             self._received_own_state(message)
             return
+        if message.topic.startswith(f"{wire.PREFIX}/hub/"):
+            self._refuse_company(message)
         self._handle(events.MessageReceived(topic=message.topic, payload=message.payload, retained=message.retained))
 
     def _received_own_state(self, message: Received) -> None:
@@ -167,6 +190,19 @@ class HubService:
             self._presence.received(message.payload)
         except WireError as error:
             log.warning("dropped a message on %s: %s", message.topic, error)
+
+    def _refuse_company(self, message: Received) -> None:
+        """Two hubs of which one takes every ask would answer each question twice."""
+        with contextlib.suppress(WireError):  # the core counts it
+            other = wire.decode_hub_presence(message.payload) if message.payload else None
+            if other is not None and other.alone and not self._alone and other.status == "ready":
+                raise LinkError(
+                    f"the broker at {self._url} belongs to the hub on {message.topic}, which takes every question: "
+                    "for several hubs start a broker of its own, and every hub with --broker"
+                )
+
+    def _asks_taken_over(self, hub: str) -> None:
+        self._handle(events.AsksTakenOver(hub))
 
     def _received_ask(self, message: Received) -> None:
         self._handle(
@@ -197,8 +233,11 @@ class HubService:
             self._link.publish(topic, wire.encode(effect.control), qos=qos, until=WITH_THE_CONNECTION)
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
-        else:
+            self._heritage.acknowledge(effect.receipt)
+        elif isinstance(effect, events.LogDecision | events.StoreRecord):
             self._unwritten.append(effect)
+        elif not self._alone:
+            self._do_with_peers(effect)
 
     def _write_down(self) -> None:
         """Log decisions and keep records, now that what they led to travels."""
@@ -208,6 +247,19 @@ class HubService:
             elif self._records is not None:
                 self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
         self._unwritten.clear()
+
+    def _do_with_peers(self, effect: events.HearWork | events.TakeOverAsks | events.ForgetHub) -> None:
+        if isinstance(effect, events.TakeOverAsks):
+            self._heritage.take_over(effect.hub)
+        elif isinstance(effect, events.ForgetHub):
+            log.info("hub %s is gone: nothing is left of it", effect.hub)
+            self._link.publish(str(wire.Topic("hub_state", effect.hub)), b"", qos=1, retain=True)
+        elif effect.on:
+            log.info("hub %s is not the only one here", self.name)
+            self._link.subscribe(wire.Topic.all_of("work"), qos=0, others_only=True)
+        else:
+            log.info("hub %s is the only one here", self.name)
+            self._link.unsubscribe(wire.Topic.all_of("work"))
 
     def _publish_work(self, effect: events.PublishWork) -> None:
         ticket = self._link.publish(

@@ -22,6 +22,7 @@ DEFAULT_DEADLINE_MS: Final = 30_000.0
 MAX_QUESTION_BYTES: Final = 256 * 1024
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # anything larger is no message of ours
 MAX_WHY_CHARS: Final = 400  # of the reason why a better runtime is not used
+ASK_GROUP: Final = "hubs"  # those that share the asks
 ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text failure with its code
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -94,6 +95,15 @@ class Topic(msgspec.Struct, frozen=True):
         """
         before, after = _SHAPES[kind]
         return f"{PREFIX}/{before}+{after}"
+
+    @staticmethod
+    def shared(kind: TopicKind, group: str) -> str:
+        """The MQTT filter by which each message of one kind comes to one member of `group`.
+
+        >>> Topic.shared("ask", "hubs")
+        '$share/hubs/edge/v1/ask/+'
+        """
+        return f"$share/{group}/{Topic.all_of(kind)}"
 
 
 @functools.lru_cache(maxsize=16_384)  # the same nodes and devices speak again and again
@@ -383,8 +393,19 @@ Report = Pong | Done | OwnRecords
 # --- from a hub -----------------------------------------------------------------------------------------
 
 
+class Expected(Message, frozen=True):
+    """The compute that a hub predicts: before the first token, and for so many."""
+
+    before_ms: Milliseconds = 0.0
+    decode_ms: Milliseconds = 0.0
+    tokens: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
 class Work(Message, frozen=True):
-    """One question for one node. `question.id` is set; `budget_ms` is what is left of its deadline."""
+    """One question for one node. `question.id` is set; `budget_ms` is what is left of its deadline.
+
+    `expected` is for other hubs: they hear Work, too, and see by it what loads the node.
+    """
 
     hub: Name
     device: Name
@@ -395,6 +416,7 @@ class Work(Message, frozen=True):
     reply_to: Annotated[str, Meta(max_length=MAX_REPLY_CHARS)]
     correlation: Annotated[bytes, Meta(max_length=65_535)] | None = None
     plain: bool = False
+    expected: Expected = Expected()
 
 
 class Ping(Message, frozen=True, tag_field="type", tag="ping"):
@@ -444,11 +466,23 @@ class Offer(Message, frozen=True):
 
 
 class HubState(Message, frozen=True):
-    """Retained: that a hub is there, and the best two nodes for each task and model. As a will it says `offline`."""
+    """Retained: that a hub is there, and the best two nodes for each task and model. As a will it says `offline`.
+
+    `alone` says that it takes every ask of its broker, and shares none with other hubs.
+    """
 
     epoch: Count
     status: Literal["ready", "offline"]
     offers: tuple[Offer, ...] = ()
+    alone: bool = False
+
+
+class HubPresence(Message, frozen=True):
+    """What another hub reads of a HubState."""
+
+    epoch: Count
+    status: Literal["ready", "offline"]
+    alone: bool = False
 
 
 # --- bytes ----------------------------------------------------------------------------------------------
@@ -461,6 +495,7 @@ _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _work_decoder = msgspec.json.Decoder(Work)
 _control_decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
 _hub_state_decoder = msgspec.json.Decoder(HubState)
+_hub_presence_decoder = msgspec.json.Decoder(HubPresence)
 
 
 def encode(message: Message) -> bytes:
@@ -525,6 +560,11 @@ def decode_control(payload: bytes) -> Control:
 def decode_hub_state(payload: bytes) -> HubState:
     """Raises WireError."""
     return decode(_hub_state_decoder, payload)
+
+
+def decode_hub_presence(payload: bytes) -> HubPresence:
+    """A HubState without what it offers. Raises WireError."""
+    return decode(_hub_presence_decoder, payload)
 
 
 class _ReplyProbe(msgspec.Struct):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_agent.runtime.generation import Generation, OneByOne
-from edge_agent.service import AgentService
+from edge_agent.service import AgentService, Own
+from edge_agent.store import RETRY_S
 from hub import wire
 from hub.errors import LinkError, WireError
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
@@ -78,6 +81,15 @@ class Watcher:
 
     def say(self, topic: str, payload: bytes) -> None:
         self._loop.call_soon(lambda: self.link.publish(f"edge/v1/node/n/{topic}", payload, qos=1))
+
+    def hub_says(self, hub: str, status: Any, epoch: int = 1, network_ms: float = 1.0) -> None:
+        offer = wire.Offer(
+            task="text-generation", model="m", node="far", bundle="b", context=64, network_ms=network_ms,
+            wait_ms=1e6, fixed_ms=1.0, prefill_ms_per_token=1.0, decode_ms_per_token=1.0,
+        )  # fmt: skip
+        state = wire.HubState(epoch=epoch, status=status, offers=(offer,))
+        topic = str(wire.Topic("hub_state", hub))
+        self._loop.call_soon(lambda: self.link.publish(topic, wire.encode(state), qos=1, retain=True))
 
     def dones(self) -> list[tuple[str, str]]:
         return [(report.id, report.outcome) for report in self.reports if isinstance(report, wire.Done)]
@@ -219,3 +231,32 @@ def test_namesake_takes_over(
     assert "took over" in str(first.error)
     eventually(lambda: watcher.states[-1].status == "ready", limit_s=15)
     assert not second.ended
+
+
+def test_records_wait_for_no_hub_that_is_gone(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None], tmp_path: Path
+) -> None:
+    """They go to one of the hubs, once, whatever others say meanwhile; where it dies, the next one gets them."""
+    watcher = Watcher(broker_url)
+    running(watcher)
+    eventually(lambda: watcher.link.is_open)
+    agent = running(
+        AgentService(broker_url, "n", {"b": OneByOne(Echo())}, own=Own(records=tmp_path / "records.sqlite"))
+    ).service
+    for hub in ("amy", "zoe"):
+        watcher.hub_says(hub, "ready")
+    eventually(lambda: len(agent._own.choice._hubs) == 2)
+
+    def sent() -> list[tuple[str, int]]:
+        return [(each.hub, each.seq) for each in watcher.reports if isinstance(each, wire.OwnRecords)]
+
+    told: list[Any] = []
+    agent.ask(wire.Question(question="why?"), "b", told.append)
+    eventually(sent)
+    started = time.monotonic()
+    for number in range(10):
+        watcher.hub_says("zoe", "ready", network_ms=2.0 + number)
+    eventually(lambda: any(offer.network_ms == 11 for offer in agent.offers))
+    watcher.hub_says("amy", "offline")
+    eventually(lambda: sent()[-1] == ("zoe", 1))
+    assert sent()[:-1].count(("amy", 1)) <= 1 + (time.monotonic() - started) // RETRY_S

@@ -21,6 +21,7 @@ BUNDLE = wire.ServedBundle(
 )
 TIMING = wire.Timing(queue=1.0, prefill=39.0, decode=40.0, compute=80.0)
 TOKENS = wire.Tokens(prompt=37, completion=8)
+EXPECTED = wire.Expected(before_ms=39.0, decode_ms=41.0, tokens=8.0)
 
 
 def bundle(**changes: Any) -> wire.ServedBundle:

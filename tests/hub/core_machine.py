@@ -16,11 +16,12 @@ from hub.failing import rate_at
 from hub.fleet import Key, wait_ms, waiting
 from hub.second import HEDGE_BURST, RETRY_BURST
 from hub.shares import Rate
-from tests.hub.core_driver import BUNDLE, bundle
+from tests.hub.core_driver import BUNDLE, EXPECTED, bundle
 
 LIMITS = Limits(in_flight=6, in_flight_bytes=2000, ended=5, nodes=4, devices=3, unaccepted=8, attempts=4)
 NODES = ("a", "b", "c", "d", "e")
 SERVED = {name: bundle(context=2048 if name < "c" else 64, model="smol" if name < "d" else "big") for name in NODES}
+PEERS = ("another", "the-other")  # one would be heir of this hub, and this one of the other
 OUTCOMES = ("answered", "answered", "cancelled", *wire.CODES)
 DEVICES = ("kitchen", "library")
 node_names = st.sampled_from(NODES)
@@ -199,6 +200,45 @@ class CoreMachine(RuleBasedStateMachine):
         backlog = wire.Backlog(questions=questions, ms=50.0 * questions)
         self.receive(f"node/{name}/report", wire.encode(wire.Pong(hub=hub, seq=seq, hold_ms=1.0, backlog=backlog)))
 
+    @rule(name=st.sampled_from(PEERS), status=st.sampled_from(["ready", "offline", None]), epoch=st.integers(1, 3))
+    def other_hub_says_what_it_is(self, name: str, status: Any, epoch: int) -> None:
+        payload = b"" if status is None else wire.encode(wire.HubState(epoch=epoch, status=status))
+        self.receive(f"hub/{name}/state", payload)
+
+    @rule(
+        node=node_names,
+        hub=st.sampled_from(PEERS),
+        device=st.sampled_from(DEVICES),
+        question_id=st.sampled_from(["1", "2", "3", "4", "5"]),
+        text=st.sampled_from(["Why?", "Why not?", "x" * 900]),
+        attempt=st.integers(1, 3),
+        budget_ms=st.sampled_from([300.0, 4000.0, 20_000.0]),
+    )
+    def other_hub_sends_work(
+        self, node: str, hub: str, device: str, question_id: str, text: str, attempt: int, budget_ms: float
+    ) -> None:
+        work = wire.Work(
+            hub=hub, device=device, question=wire.Question(id=question_id, question=text), attempt=attempt,
+            budget_ms=budget_ms, bundle=SERVED[node].bundle, reply_to=f"edge/v1/answer/{device}", expected=EXPECTED,
+        )  # fmt: skip
+        self.works.append(events.PublishWork(node=node, work=work, ticket=0))
+        self.receive(f"node/{node}/work", wire.encode(work), repeats=True)
+
+    @rule(data=st.data(), node=node_names, hub=st.sampled_from(PEERS), attempt=st.integers(1, 3))
+    @precondition(lambda self: self.core.in_flight)
+    def other_hub_is_at_our_question(self, data: st.DataObject, node: str, hub: str, attempt: int) -> None:
+        ask = data.draw(st.sampled_from([each.ask for each in self.core._in_flight.values()]))
+        work = wire.Work(
+            hub=hub, device=ask.sender.device, question=ask.question, attempt=attempt, budget_ms=4000.0,
+            bundle=SERVED[node].bundle, reply_to=ask.sender.reply_to,
+        )  # fmt: skip
+        self.works.append(events.PublishWork(node=node, work=work, ticket=0))
+        self.receive(f"node/{node}/work", wire.encode(work), repeats=True)
+
+    @rule(hub=st.sampled_from(PEERS))
+    def asks_are_taken_over(self, hub: str) -> None:
+        self.handle(events.AsksTakenOver(hub))
+
     @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), tokens=st.integers(0, 50))
     @precondition(lambda self: self.works)
     def node_is_done(self, data: st.DataObject, outcome: Any, tokens: int) -> None:
@@ -207,7 +247,7 @@ class CoreMachine(RuleBasedStateMachine):
     def node_ends(self, effect: events.PublishWork, outcome: Any, tokens: int) -> None:
         before = self.failure_rates()
         done = wire.Done(
-            hub="hub",
+            hub=effect.work.hub,
             device=effect.work.device,
             id=effect.work.question.id or "",
             attempt=effect.work.attempt,
@@ -252,10 +292,15 @@ class CoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_outcome_for_each_question(self) -> None:
-        """As many records as questions that began and are over; answers told anew are recorded once."""
+        """As many records as questions that began and are over; answers told anew are recorded once.
+
+        What another hub had counts as begun, and what it has, or has seen answered, as over.
+        """
+        counters = self.core.counters
+        begun = counters["asks"] + counters["taken_over"] - counters["handed_over"] - counters["answered_for_others"]
         outcomes = sum(self.ended.values())
-        assert outcomes <= self.core.counters["asks"]
-        assert outcomes >= self.core.counters["asks"] - self.core.in_flight
+        assert outcomes <= begun
+        assert outcomes >= begun - self.core.in_flight
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -264,7 +309,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert len(core.fleet) <= LIMITS.nodes
         assert len(core._ended) <= LIMITS.ended
         assert core._outbox.waiting <= LIMITS.unaccepted + LIMITS.in_flight
-        assert len(core._timers) <= 3 * LIMITS.in_flight + 2 * LIMITS.nodes + 1
+        assert len(core._timers) <= 3 * LIMITS.in_flight + 2 * LIMITS.nodes + 2
         assert core._room.shares.size_bytes == sum(each.ask.payload_bytes for each in core._in_flight.values())
         assert core._room.shares.size_bytes <= LIMITS.in_flight_bytes
         assert len(core._room.shares) <= core.in_flight
@@ -272,15 +317,19 @@ class CoreMachine(RuleBasedStateMachine):
         assert len(core._refusals) <= LIMITS.devices + LIMITS.nodes
         assert core._hedges._saved <= HEDGE_BURST
         assert core._retries._saved <= RETRY_BURST
+        assert len(core._peers) <= 4 * LIMITS.in_flight
+        assert core._peers._bytes == sum(each.payload_bytes for each in core._peers._elsewhere.values())
+        assert core._peers._bytes <= LIMITS.in_flight_bytes
 
     @invariant()
     def nothing_leaks(self) -> None:
         core = self.core
         assert set(core._adrift) <= set(core._in_flight)
         for node in core.fleet.values():
-            assert {load.key for load in node.load} <= set(core._in_flight), node
+            assert {load.key for load in node.load} <= {*core._in_flight, *core._peers._elsewhere}, node
             assert wait_ms(waiting(node), self.now, self.core.fleet.tail) >= 0
             assert least_wait_ms(node, "kitchen", self.now) >= 0
+        assert not set(core._in_flight) & set(core._peers._elsewhere)
         for alarm in core._timers._at:
             assert alarm[0] not in ("deadline", "hopeless", "second") or alarm[1:] in core._in_flight
         for question in core._in_flight.values():
@@ -310,6 +359,6 @@ class CoreMachine(RuleBasedStateMachine):
         assert self.core.in_flight == 0
         assert self.core._outbox.waiting == 0
         assert set(self.acknowledged) == self.given
-        assert sum(self.ended.values()) == self.core.counters["asks"]
+        self.one_outcome_for_each_question()
         assert not any(node.load for node in self.core.fleet.values())
         assert not self.core._adrift

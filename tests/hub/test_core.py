@@ -55,6 +55,7 @@ def test_question_answered() -> None:
         reply_to="edge/v1/answer/kitchen",
         correlation=b"c",
         plain=False,
+        expected=wire.Expected(before_ms=19.0, decode_ms=50.0, tokens=10.0),
     )
     assert effects == [events.PublishWork(node="a", work=work, ticket=1)]
     assert hub.do(events.PublishAccepted(1)) == [events.AcknowledgeAsk(7)]
@@ -681,7 +682,7 @@ def test_done_for_another_hub() -> None:
     """Another hub's question is not ours, but its node's backlog is."""
     hub = two_nodes()
     hub.ask(id="q")
-    assert hub.done("a", hub="other", backlog=wire.Backlog(questions=3, ms=9000)) == []
+    assert hub.done("a", hub="other", id="other", backlog=wire.Backlog(questions=3, ms=9000)) == []
     assert works(hub.ask(id="2")) == [("b", 1)]
     assert hub.core.in_flight == 2
 

@@ -15,7 +15,7 @@ from hub import wire
 from hub.ask import Asker
 from hub.drain import drain
 from hub.errors import LinkError, NodeError
-from hub.nodes import fetch_states
+from hub.nodes import fetch_fleet
 from hub.service import HubService
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -29,6 +29,7 @@ class Held(Noop):
     """Answers when it may."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.may = threading.Event()
         self.asked = threading.Event()
 
@@ -43,7 +44,7 @@ def start(url: str, running: Callable[[object], Any], eventually: Callable[..., 
     for name, answerer in nodes.items():
         running(AgentService(url, name, {BUNDLE: OneByOne(answerer)}))
     eventually(lambda: hub.service._asks.is_open)
-    eventually(lambda: {name for name, one in fetch_states(url).items() if one.status == "ready"} == set(nodes))
+    eventually(lambda: {name for name, one in fetch_fleet(url).nodes.items() if one.status == "ready"} == set(nodes))
 
 
 def ask(asker: Asker) -> str:
@@ -61,7 +62,7 @@ def test_drain_and_undo(broker_url: str, running: Callable[[object], Any], event
         assert told == ["node n1 takes no new questions"]
         assert "is drained" in drain(broker_url, "n1", on=True, wait_s=10, tell=told.append)
         running(HubService(broker_url, "later", None))
-        assert fetch_states(broker_url)["n1"].status == "draining"
+        assert fetch_fleet(broker_url).nodes["n1"].status == "draining"
         assert ask(asker) == "no_node"
         assert drain(broker_url, "n1", on=False, wait_s=0, tell=told.append) == "node n1 is ready and takes questions"
         eventually(lambda: ask(asker) == "n1")

@@ -10,7 +10,7 @@ from rich.console import Console
 from hub import wire
 from hub.errors import LinkError
 from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop
-from hub.nodes import fetch_states, nodes_document, nodes_table
+from hub.nodes import Fleet, fetch_fleet, nodes_document, nodes_table
 
 SERVED = wire.ServedBundle(
     bundle="smollm2-x", model="m", task="text-generation", context=64,
@@ -19,7 +19,7 @@ SERVED = wire.ServedBundle(
 
 
 def test_states_are_fetched(broker_url: str) -> None:
-    """Every node's retained state comes back by name; what is no state is passed over."""
+    """Every node's and hub's retained state comes back by name; what is no state is passed over."""
     loop = Loop()
     accepted: list[int] = []
     link = Link(BrokerUrl.parse(broker_url), "p", Handlers(received=print, accepted=accepted.append))
@@ -27,18 +27,20 @@ def test_states_are_fetched(broker_url: str) -> None:
     ready = wire.NodeState(epoch=1, status="ready", bundles=(SERVED,))
     for name, payload in (("n1", wire.encode(ready)), ("n2", b"\xff"), ("n3", b'{"epoch":2,"status":"offline"}')):
         link.publish(f"edge/v1/node/{name}/state", payload, qos=1, retain=True)
-    while len(accepted) < 3:
+    link.publish("edge/v1/hub/h1/state", b'{"epoch":1,"status":"ready"}', qos=1, retain=True)
+    while len(accepted) < 4:
         loop.run_once(0.1)
     loop.close()
-    states = fetch_states(broker_url)
-    assert {name: state.status for name, state in states.items()} == {"n1": "ready", "n3": "offline"}
-    assert states["n1"] == ready
+    fleet = fetch_fleet(broker_url)
+    assert {name: state.status for name, state in fleet.nodes.items()} == {"n1": "ready", "n3": "offline"}
+    assert fleet.nodes["n1"] == ready
+    assert {name: hub.status for name, hub in fleet.hubs.items()} == {"h1": "ready"}
 
 
 def test_no_broker(free_port: Callable[[], int]) -> None:
     """A broker that is not there is named."""
     with pytest.raises(LinkError, match="is a broker running there"):
-        fetch_states(f"mqtt://127.0.0.1:{free_port()}", limit_s=0.5)
+        fetch_fleet(f"mqtt://127.0.0.1:{free_port()}", limit_s=0.5)
 
 
 def test_document_and_table() -> None:
@@ -53,7 +55,9 @@ def test_document_and_table() -> None:
         ("b", "offline", 0),
     ]
     console = Console(width=140, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(nodes_table(states))
+    hubs = {"two": wire.HubPresence(epoch=1, status="offline"), "one": wire.HubPresence(epoch=1, status="ready")}
+    console.print(nodes_table(Fleet(states, hubs)))
     text = console.export_text()
     assert "smollm2-x" in text
     assert "6.25" in text
+    assert "hubs: one (ready), two (offline)" in text

@@ -61,12 +61,13 @@ def test_own_state_coming_back_is_no_news() -> None:
     assert shell.published == [101, 101]
 
 
-def test_cleared_state_is_no_news() -> None:
-    """An empty retained message is no state."""
+def test_cleared_state_is_shown_again() -> None:
+    """Whoever cleared the state of somebody who is there is put right; before the first connection nothing is said."""
     shell = Shell()
+    shell.presence.received(b"")
     shell.connect()
     shell.presence.received(b"")
-    assert shell.published == [101]
+    assert shell.published == [101, 101]
 
 
 def test_not_shown_before_it_is_connected() -> None:

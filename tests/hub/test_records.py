@@ -238,3 +238,29 @@ def test_store_of_the_version_before(store: str) -> None:
         records.store(record(id=question_id, hedged=True), 2000.0)
         records.close()
     assert [(row.id, row.hedged) for row in read_rows(store)] == [("old", False), ("new", True), ("newer", True)]
+
+
+def test_hubs_that_start_together_share_a_store(tmp_path: Path) -> None:
+    """One of them creates the tables, the others find them; every row is kept."""
+    hubs, rounds = 6, 5
+    errors: list[BaseException] = []
+
+    def serve(store: str, number: int, together: threading.Barrier) -> None:
+        together.wait(10)
+        try:
+            records = Records(store)
+        except BaseException as error:  # shown by the assertion
+            errors.append(error)
+            return
+        records.store(record(id=str(number), hub=f"h{number}"), 1000.0)
+        records.close()
+
+    for turn in range(rounds):
+        store, together = str(tmp_path / f"{turn}.sqlite"), threading.Barrier(hubs)
+        threads = [threading.Thread(target=serve, args=(store, number, together)) for number in range(hubs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert sorted(row.id for row in read_rows(store)) == [str(number) for number in range(hubs)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from edge_agent.service import AgentService
 from hub import events, wire
 from hub.ask import Asker
 from hub.errors import LinkError
+from hub.heritage import SESSION_S, session_of
+from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop
 from hub.service import HubService
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -22,6 +25,25 @@ from noop_node import BUNDLE, Noop
 from edge_agent.runtime.generation import Generation, OneByOne
 
 MANY = 300  # questions at once: more than any broker here keeps in flight
+
+
+class Held(Noop):
+    """Answers when it may, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(1000.0)
+        self.may = threading.Event()
+        self.asked: list[str | None] = []
+
+    def answer(
+        self, question: wire.Question, *, should_stop: Callable[[], bool], on_text: Callable[[str], None] | None = None
+    ) -> Generation:
+        self.asked.append(question.question)
+        self.may.wait(20)
+        return Generation(
+            text="yes", token_ids=(1,), finish="stop", tokens=wire.Tokens(prompt=4, completion=1),
+            prefill_ms=1000.0, decode_ms=0.0, compute_ms=1000.0,
+        )  # fmt: skip
 
 
 class Kept:
@@ -98,6 +120,7 @@ class Holding(Noop):
     """Answers until it hangs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.hangs = False
         self.hung = threading.Event()
         self.end = threading.Event()
@@ -160,3 +183,154 @@ def test_a_cancel_cannot_overtake_its_work(monkeypatch: pytest.MonkeyPatch) -> N
     service._do(events.PublishControl(node="n", control=wire.Cancel(device="d", id="1", attempt=1)))
     service._do(events.PublishControl(node="n", control=wire.Ping(hub="h", seq=1)))
     assert published == [("work", 1), ("control", 1), ("control", 0)]
+
+
+# --- several hubs ---------------------------------------------------------------------------------------
+
+
+class Company:
+    """Hubs that know each other, and nodes that answer when they may."""
+
+    def __init__(self, url: str, hubs: str, nodes: int, running: Callable[[object], Any]) -> None:
+        self.url, self.running = url, running
+        self.kept = {name: Kept() for name in hubs}
+        self.hubs = {name: running(HubService(url, name, kept)) for name, kept in self.kept.items()}
+        self.held = [Held() for _ in range(nodes)]
+        self.nodes = [
+            running(AgentService(url, f"n{number}", {BUNDLE: OneByOne(held)}, drain_s=0.1))
+            for number, held in enumerate(self.held)
+        ]
+
+    def core(self, name: str) -> Any:
+        return self.hubs[name].service._core
+
+    def is_complete(self) -> bool:
+        """Every hub takes asks, sees the others and all nodes, and is settled."""
+        cores = [self.core(name) for name in self.hubs]
+        return all(
+            hub.service._asks.is_open
+            and core._settled
+            and len(core._peers._there) == len(cores) - 1
+            and sum(node.standing == 0 for node in core.fleet.values()) == len(self.nodes)
+            for hub, core in zip(self.hubs.values(), cores, strict=True)
+        )
+
+    def know(self, key: tuple[str, str]) -> bool:
+        """Whether each hub has the question, or knows who has."""
+        cores = [self.core(name) for name in self.hubs]
+        return all(key in core._in_flight or core._peers.find(key) is not None for core in cores)
+
+    def release(self) -> None:
+        for held in self.held:
+            held.may.set()
+
+    def counted(self, counter: str) -> int:
+        return sum(self.core(name).counters[counter] for name in self.hubs)
+
+
+@pytest.mark.broker
+def test_hubs_share_work_and_load(
+    mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """Each hub takes its part, and sees what the others have just sent: no node gets more than its share.
+
+    Repeats, which come to any hub, are recognised by all: nobody computes anything twice.
+    """
+    company = Company(mosquitto.url, "abc", 3, running)
+    eventually(company.is_complete)
+    with Asker(mosquitto.url, "kitchen") as asker:
+        futures = []
+        for number in range(9):
+            futures.append(asker.submit(wire.Question(id=str(number), question=f"why {number}?")))
+            eventually(lambda number=number: company.know(("kitchen", str(number))))
+        assert [node.service._core.backlog(0.0).questions for node in company.nodes] == [3, 3, 3]
+        assert [company.core(name).in_flight for name in "abc"] == [3, 3, 3]
+        eventually(lambda: company.counted("duplicates") >= 9)  # each repeated at least once by now
+        company.release()
+        assert all(isinstance(future.result(20).reply, wire.Answer) for future in futures)
+    asked = Counter(text for held in company.held for text in held.asked)
+    assert asked == Counter(f"why {number}?" for number in range(9))
+    eventually(lambda: sum(len(kept.records) for kept in company.kept.values()) == 9)
+    records = [record for kept in company.kept.values() for record in kept.records]
+    assert {record.id for record in records} == {str(number) for number in range(9)}
+    eventually(lambda: not any(company.core(name)._peers._elsewhere for name in "abc"))
+
+
+@pytest.mark.broker
+def test_hub_that_stops_leaves_its_questions_to_another(
+    mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """What it had in flight has an owner, and a record, at the heir; nothing is left of it at the broker."""
+    company = Company(mosquitto.url, "ab", 1, running)
+    eventually(company.is_complete)
+    with Asker(mosquitto.url, "kitchen") as asker:
+        futures = [asker.submit(wire.Question(id=str(number), question="why?")) for number in range(4)]
+        eventually(lambda: all(company.know(("kitchen", str(number))) for number in range(4)))
+        company.hubs["b"].stop()
+        eventually(lambda: company.core("a").in_flight == 4)
+        company.release()
+        assert all(isinstance(future.result(20).reply, wire.Answer) for future in futures)
+        eventually(lambda: len(company.kept["a"].records) == 4)
+        assert company.kept["b"].records == []
+        assert len(company.held[0].asked) == 4
+        eventually(lambda: not company.core("a")._peers._gone)
+        assert isinstance(asker.ask(wire.Question(question="and now?")).reply, wire.Answer)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("following", ["h", "i"])
+def test_last_hub_to_go_keeps_its_session(
+    mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None], following: str
+) -> None:
+    """What is asked while no hub runs is answered by the next one, of whatever name, also to clients that ask once."""
+    hub, _, _ = start_fleet(mosquitto.url, running, eventually)
+    hub.stop()
+    loop, got = Loop(), []
+    client = Link(
+        BrokerUrl.parse(mosquitto.url), "plain", Handlers(received=got.append),
+        subscriptions=[("edge/v1/answer/kitchen", 1)],
+    )  # fmt: skip
+    loop.add(client)
+    while not client.is_open:
+        loop.run_once(0.05)
+    client.publish("edge/v1/ask/kitchen", b"why?", qos=1)
+    loop.run_once(0.05)
+    running(HubService(mosquitto.url, following, None))
+    eventually(lambda: loop.run_once(0.05) or got)
+    assert [message.payload for message in got] == [b"yes"]
+    loop.close()
+
+
+@pytest.mark.broker
+def test_session_of_an_older_hub(
+    mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """A session with a subscription that is not shared does not bring each ask twice."""
+    loop = Loop()
+    old = Link(
+        BrokerUrl.parse(mosquitto.url), session_of("h"), Handlers(received=print),
+        subscriptions=[(wire.Topic.all_of("ask"), 1)], session_expiry_s=SESSION_S, by_hand=True,
+    )  # fmt: skip
+    loop.add(old)
+    while not old.is_open:
+        loop.run_once(0.05)
+    loop.close()
+    hub, kept, _ = start_fleet(mosquitto.url, running, eventually)
+    with Asker(mosquitto.url, "kitchen") as asker:
+        for number in range(5):
+            assert isinstance(asker.ask(wire.Question(question=f"why {number}?")).reply, wire.Answer)
+    eventually(lambda: len(kept.records) == 5)
+    assert hub.service._core.counters["duplicates"] == 0
+
+
+def test_embedded_broker_belongs_to_one_hub(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """A hub that takes every ask of its broker keeps others away, which say why they end."""
+    first = running(HubService(broker_url, "h", None, alone=True))
+    eventually(lambda: first.service._asks.is_open)
+    second = running(HubService(broker_url, "i", None))
+    eventually(lambda: second.ended)
+    assert isinstance(second.error, LinkError)
+    assert "takes every question" in str(second.error)
+    assert not first.ended
