@@ -1,6 +1,6 @@
 """A node that answers at once: what is left of a round trip when the model costs nothing.
 
-    python benchmarks/noop_node.py --broker mqtt://127.0.0.1:1883 --node noop-1 [--answer-ms 30]
+    python benchmarks/noop_node.py --broker mqtt://127.0.0.1:1883 --node noop-1 [--answer-ms 30 [--parallel 1]]
 
 It is the real `AgentService` over an answerer that does nothing, or takes its time. It also echoes `bench/direct/ask`
 to `bench/direct/answer` over a link of its own, so that a benchmark can ask the very same process without a hub.
@@ -56,10 +56,9 @@ class Noop:
 class Patient:
     """Answers each question after `answer_ms` in its own words, which are streamed one by one; many at once."""
 
-    parallel = 16
-
-    def __init__(self, answer_ms: float) -> None:
+    def __init__(self, answer_ms: float, parallel: int = 16) -> None:
         self._answer_ms = answer_ms
+        self.parallel = parallel
         self._begun: dict[int, _Begun] = {}
         self._tickets = itertools.count()
         self.served = msgspec.structs.replace(Noop.served, fixed_ms=answer_ms)
@@ -145,6 +144,7 @@ def main() -> None:
     parser.add_argument("--broker", required=True)
     parser.add_argument("--node", default="noop")
     parser.add_argument("--answer-ms", type=float, help="take that long, and answer in the question's own words")
+    parser.add_argument("--parallel", type=int, default=16, help="so many at once, with --answer-ms")
     parser.add_argument("--no-direct", action="store_true", help="answer what hubs send, and nothing else")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
@@ -152,7 +152,7 @@ def main() -> None:
     direct = threading.Thread(target=echo, args=(options.broker, stopping))
     if not options.no_direct:
         direct.start()
-    answerer: Answerer = OneByOne(Noop()) if options.answer_ms is None else Patient(options.answer_ms)
+    answerer: Answerer = OneByOne(Noop()) if options.answer_ms is None else Patient(options.answer_ms, options.parallel)
     service = AgentService(options.broker, options.node, {BUNDLE: answerer})
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: service.stop())

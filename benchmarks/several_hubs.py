@@ -53,7 +53,9 @@ def fleet(broker: str, options: argparse.Namespace, hubs: int, *, deaf: bool) ->
             stack.enter_context(running(*command, *(["--deaf"] if deaf else [])))
         for number in range(options.nodes):
             command = [sys.executable, str(HERE / "noop_node.py"), "--broker", broker, "--node", f"n{number}"]
-            stack.enter_context(running(*command, "--answer-ms", str(options.answer_ms), "--no-direct"))
+            stack.enter_context(
+                running(*command, "--answer-ms", str(options.answer_ms), "--parallel", "1", "--no-direct")
+            )
         end = time.monotonic() + 60
         while not is_ready(broker, hubs, options.nodes):
             assert time.monotonic() < end, "the fleet did not come up"

@@ -16,8 +16,8 @@ from hub.table import Picked
 
 Objective = Literal["question", "fleet"]
 MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
-DREADED: Final = 1.25  # of a usual delay
-DREAD: Final = 10.0
+DREADED: Final = 1.15  # of a usual delay
+DREAD: Final = 14.0
 _LOGISTIC: Final = 1.702
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -215,8 +217,21 @@ def _connect_args(url: str) -> dict[str, Any]:
 def _tune_sqlite(connection: Any, _: Any) -> None:
     """Readers never block the writer (WAL), and a commit does not wait for the platter."""
     with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _switch_to_wal(cursor)
         cursor.execute("PRAGMA synchronous=NORMAL")
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """It needs the whole file for a moment, and SQLite does not wait for others who open it: so it is tried again."""
+    until = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(_BUSY_MS / 100_000)
 
 
 def _only_read_sqlite(connection: Any, _: Any) -> None:

@@ -128,9 +128,9 @@ class HubService:
                 if wake_at is not None and time.monotonic() >= wake_at:
                     self._handle(events.TimePassed())
         finally:
-            self._write_down()
             self._heritage.close()
             self._asks.leave()  # first: another hub takes this session over as soon as it reads `offline`
+            self._write_down()
             if self._link.is_open:
                 self._publish_state(wire.HubState(epoch=self._presence.epoch, status="offline"))
             self._link.flush()
@@ -234,19 +234,10 @@ class HubService:
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
             self._heritage.acknowledge(effect.receipt)
-        elif isinstance(effect, events.LogDecision | events.StoreRecord):
+        elif isinstance(effect, (events.LogDecision, events.StoreRecord)):
             self._unwritten.append(effect)
         elif not self._alone:
             self._do_with_peers(effect)
-
-    def _write_down(self) -> None:
-        """Log decisions and keep records, now that what they led to travels."""
-        for effect in self._unwritten:
-            if isinstance(effect, events.LogDecision):
-                log.info("%s", decision_line(effect.decision))
-            elif self._records is not None:
-                self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
-        self._unwritten.clear()
 
     def _do_with_peers(self, effect: events.HearWork | events.TakeOverAsks | events.ForgetHub) -> None:
         if isinstance(effect, events.TakeOverAsks):
@@ -260,6 +251,15 @@ class HubService:
         else:
             log.info("hub %s is the only one here", self.name)
             self._link.unsubscribe(wire.Topic.all_of("work"))
+
+    def _write_down(self) -> None:
+        """Log decisions and keep records, now that what they led to travels."""
+        for effect in self._unwritten:
+            if isinstance(effect, events.LogDecision):
+                log.info("%s", decision_line(effect.decision))
+            elif self._records is not None:
+                self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
+        self._unwritten.clear()
 
     def _publish_work(self, effect: events.PublishWork) -> None:
         ticket = self._link.publish(

@@ -91,12 +91,10 @@ def _twin(plan: Plan, policy: str, outcomes: dict[str, Outcomes], rate: float) -
 def run(plan: Plan, load: float, policy: str) -> tuple[float, Outcomes]:
     """Questions a second, and what became of them."""
     drawn = np.random.default_rng(plan.seed)
-    questions = len(plan.trace.gaps)
-    luck = drawn.standard_normal(questions)
     nodes = plan.fleet.nodes
-    truth = Truth(
-        [kind for _, kind in nodes], round_trips_ms(plan.fleet, plan.matrix, plan.hub_site, drawn), plan.trace, luck
-    )
+    away_ms = round_trips_ms(plan.fleet, plan.matrix, plan.hub_site, drawn)  # first: whatever the number of questions
+    luck = drawn.standard_normal(len(plan.trace.gaps))
+    truth = Truth([kind for _, kind in nodes], away_ms, plan.trace, luck)
     slots = np.array([kind.parallel for _, kind in nodes])
     rate = load * float((slots * 1000 / truth.mean_service_ms()).sum())
     world = World(

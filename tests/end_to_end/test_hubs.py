@@ -40,7 +40,7 @@ class PlainClient:
             self.hubs.pop(topic.name, None)
             if message.payload:
                 self.hubs[topic.name] = wire.decode_hub_state(message.payload).status
-        elif message.correlation is not None and message.payload == b"yes":
+        elif message.correlation is not None and message.payload == b"Why?":
             self.answers[message.correlation.decode()] += 1
 
     def ask(self, *tags: str) -> None:
@@ -61,8 +61,8 @@ def fleet(processes: Any, mosquitto: Any, eventually: Callable[..., None]) -> It
     for name in HUBS:
         processes.hub(mosquitto.url, name=name)
     for number in range(NODES):
-        command = ("python", "benchmarks/noop_node.py", "--broker", mosquitto.url, "--answer-ms", str(ANSWER_MS))
-        processes.start(f"n{number}", *command, "--node", f"n{number}")
+        command = ("python", "benchmarks/noop_node.py", "--broker", mosquitto.url, "--node", f"n{number}")
+        processes.start(f"n{number}", *command, "--answer-ms", str(ANSWER_MS), "--parallel", "1")
     for name in HUBS:
         eventually(lambda name=name: "is not the only one" in processes.log(name), limit_s=30)
         eventually(lambda name=name: "takes questions" in processes.log(name), limit_s=30)

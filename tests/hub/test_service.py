@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.service import AgentService
@@ -30,8 +31,9 @@ MANY = 300  # questions at once: more than any broker here keeps in flight
 class Held(Noop):
     """Answers when it may, and keeps what it was asked."""
 
+    served = msgspec.structs.replace(Noop.served, fixed_ms=1000.0)
+
     def __init__(self) -> None:
-        super().__init__(1000.0)
         self.may = threading.Event()
         self.asked: list[str | None] = []
 
