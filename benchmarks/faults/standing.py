@@ -12,7 +12,7 @@ import itertools
 import pickle
 import types
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +32,13 @@ STEP_S: Final = 0.001
 IN_A_ROW: Final = 50  # malformed messages between two comparisons, at most
 QUEUED: Final = 8
 UNANSWERED: Final = 8  # pieces of Work at a time
+_DECODE: Final[dict[str, Callable[[bytes], object]]] = {  # what a hub named "hub" listens to
+    "ask": wire.decode_question,
+    "node_state": wire.decode_node_state,
+    "report": wire.decode_report,
+    "work": wire.decode_work,
+    "hub_state": wire.decode_hub_state,
+}
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,19 +52,15 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 def is_malformed(message: Wild) -> bool:
     """Whether a hub must drop it: a foreign topic, a kind it does not listen to, or what `wire` does not decode."""
     topic = wire.Topic.parse(message.topic)
-    if topic is None or topic.kind not in ("ask", "node_state", "report"):
+    if topic is None or topic.kind not in _DECODE or (topic.kind == "hub_state" and topic.name == "hub"):
         return True
-    if message.retained and topic.kind != "node_state":
+    is_state = topic.kind in ("node_state", "hub_state")
+    if message.retained and not is_state:
         return True
     try:
-        if topic.kind == "ask":
-            wire.decode_question(message.payload)
-        elif topic.kind == "node_state":
-            wire.decode_node_state(message.payload)
-        else:
-            wire.decode_report(message.payload)
+        _DECODE[topic.kind](message.payload)
     except WireError:
-        return not (topic.kind == "node_state" and not message.payload)  # an empty one clears a retained state
+        return not (is_state and not message.payload)  # an empty one clears a retained state
     return False
 
 
