@@ -123,6 +123,11 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     is_flag=True,
     help="When the hub is crowded, refuse first whoever has more than its share in flight.",
 )
+@click.option(
+    "--alone",
+    is_flag=True,
+    help="The only hub of its broker: takes asks without a shared subscription. An embedded broker's hub always is.",
+)
 def serve(
     broker: str | None,
     embedded: str | None,
@@ -131,6 +136,7 @@ def serve(
     objective: Literal["question", "fleet"],
     device_rate: Rate | None,
     fair_shares: bool,
+    alone: bool,
 ) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
     from hub.serve import serve as run
@@ -149,6 +155,7 @@ def serve(
             objective=objective,
             device_rate=device_rate,
             fair_shares=fair_shares,
+            alone=alone,
         )
     except HubError as error:
         _end(error)

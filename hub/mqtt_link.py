@@ -168,6 +168,7 @@ class Link:
         self._unacknowledged: collections.OrderedDict[int, tuple[int, int]] = collections.OrderedDict()
         self._acknowledged: set[int] = set()
         self._fatal: str | None = None
+        self._is_reading = False
         self._leaving = False
         self._retry_s = FIRST_RETRY_S
         self._connected_once = False
@@ -286,18 +287,25 @@ class Link:
 
     def read(self) -> None:
         """Take what has come. Raises LinkError when going on is pointless."""
-        for _ in range(_READS_A_TURN):
-            self._client.loop_read()
-            sock = self._client.socket()
-            if sock is None or not _has_more(sock):
-                break
+        self._is_reading = True
+        try:
+            for _ in range(_READS_A_TURN):
+                self._client.loop_read()
+                sock = self._client.socket()
+                if sock is None or not _has_more(sock):
+                    break
+        finally:
+            self._is_reading = False
         self._rearm_quickack()
         self._raise_if_fatal()
 
     def write(self) -> None:
-        """Write what waits, in as few segments as hold it. Raises LinkError when going on is pointless."""
+        """Write what waits, in as few segments as hold it. Raises LinkError when going on is pointless.
+
+        Within a handler nothing is written, but after it: paho holds a lock there that it takes to write QoS 0.
+        """
         sock = self._client.socket()
-        if sock is None or not self._client.want_write():
+        if sock is None or self._is_reading or not self._client.want_write():
             return
         _cork(sock, on=True)
         self._client.loop_write()

@@ -24,8 +24,11 @@ def serve(
     objective: Objective,
     device_rate: Rate | None = None,
     fair_shares: bool = False,
+    alone: bool = False,
 ) -> None:
     """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here, and `broker` is not used.
+
+    A hub that is `alone` shares its asks with no other.
 
     Raises HubError (of `hub.errors`).
     """
@@ -44,7 +47,7 @@ def serve(
             objective,
             device_rate=device_rate,
             fair_shares=fair_shares,
-            alone=embedded is not None,
+            alone=alone or embedded is not None,
         )
         stop_on_signals(service.stop)
         service.run()

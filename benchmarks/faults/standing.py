@@ -37,7 +37,7 @@ _DECODE: Final[dict[str, Callable[[bytes], object]]] = {  # what a hub named "hu
     "node_state": wire.decode_node_state,
     "report": wire.decode_report,
     "work": wire.decode_work,
-    "hub_state": wire.decode_hub_state,
+    "hub_state": wire.decode_hub_presence,
 }
 
 

@@ -70,8 +70,10 @@ class Processes:
 
     # --- a fleet ----------------------------------------------------------------------------------------
 
-    def hub(self, broker: str, *, name: str = "hub") -> None:
-        self.start(name, "edge-hub", "serve", "--broker", broker, "--name", name, "--store", str(self.store))
+    def hub(self, broker: str, *, name: str | None = None) -> None:
+        """A hub with a name shares the asks with others; without one it is alone, as with an embedded broker."""
+        options = ["--name", name] if name is not None else ["--alone"]
+        self.start(name or "hub", "edge-hub", "serve", "--broker", broker, "--store", str(self.store), *options)
 
     def node(self, name: str, bundle: Path, broker: str, *options: str) -> None:
         command = ["edge-agent", "serve", "--bundle", str(bundle), "--node", name, "--broker", broker]

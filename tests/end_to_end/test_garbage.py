@@ -141,7 +141,7 @@ def _is_nobodys(message: Wild) -> bool:
         return False
     if "\0" in (message.response_topic or ""):
         return False
-    decode = {"work": wire.decode_work, "control": wire.decode_control, "hub_state": wire.decode_hub_state}
+    decode = {"work": wire.decode_work, "control": wire.decode_control, "hub_state": wire.decode_hub_presence}
     if topic is not None and topic.kind in decode:
         try:
             decode[topic.kind](message.payload)  # type: ignore[operator]

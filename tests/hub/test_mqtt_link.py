@@ -214,6 +214,26 @@ def test_a_network_that_swallows_packets_stops_nobody_twice(
     drive(loop, lambda: link.is_open, limit_s=20)
 
 
+def test_writing_within_a_handler_waits_for_its_end(loop: Loop, broker_url: str) -> None:
+    """What is published at QoS 0 there is not lost, and does not stop the loop either."""
+    got: list[Received] = []
+    links: list[Link] = []
+
+    def received(message: Received) -> None:
+        got.append(message)
+        if message.payload == b"ask":
+            links[0].publish("t/back", b"chunk", qos=0)
+            links[0].write()
+
+    link = Link(BrokerUrl.parse(broker_url), "back", Handlers(received=received), subscriptions=[("t/back", 1)])
+    links.append(link)
+    loop.add(link)
+    drive(loop, lambda: link.is_open)
+    link.publish("t/back", b"ask", qos=1)
+    drive(loop, lambda: len(got) == 2)
+    assert [message.payload for message in got] == [b"ask", b"chunk"]
+
+
 def test_large_payload(loop: Loop, broker_url: str) -> None:
     """Ten megabytes pass the broker, so that the hub itself can refuse them by name."""
     got: list[Received] = []
