@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import time
+import uuid
 
 import msgspec
 from bare_mqtt import BareClient, publish, text
@@ -51,11 +52,9 @@ def schedule_s(rate: float, seconds: float, seed: int) -> list[float]:
     return times
 
 
-def packet(device: str, number: int) -> bytes:
+def packet(device: str, question_id: str, number: int) -> bytes:
     """A question as a device publishes it."""
-    question = wire.Question(
-        id=f"q{number}", question="What is the capital of France?", deadline_ms=DEADLINE_S * 1000.0
-    )
+    question = wire.Question(id=question_id, question="What is the capital of France?", deadline_ms=DEADLINE_S * 1000.0)
     topic = str(wire.Topic("answer", device))
     properties = b"\x02" + DEADLINE_S.to_bytes(4, "big") + b"\x08" + text(topic)
     return publish(
@@ -66,7 +65,9 @@ def packet(device: str, number: int) -> bytes:
 def ask(broker: str, device: str, times_s: list[float]) -> Asked:
     """Ask at these times, counted from now."""
     client = BareClient(broker, f"asking-{device}", [str(wire.Topic("answer", device))])
-    packets = [packet(device, number) for number in range(len(times_s))]
+    run = uuid.uuid4().hex  # no id twice, not over runs either: a hub does not route what it has routed before
+    intended_s = {f"{run}-{number}": at for number, at in enumerate(times_s)}
+    packets = [packet(device, name, number) for number, name in enumerate(intended_s)]
     decoder = msgspec.json.Decoder(Outcome)
     latencies_ms: dict[str, float] = {}
     late_ms: list[float] = []
@@ -90,7 +91,7 @@ def ask(broker: str, device: str, times_s: list[float]) -> Asked:
             if outcome.error is not None:
                 failed += 1
             elif outcome.id not in latencies_ms:
-                latencies_ms[outcome.id] = (now - started - times_s[int(outcome.id[1:])]) * 1000
+                latencies_ms[outcome.id] = (now - started - intended_s[outcome.id]) * 1000
                 last = now
     client.close()
     return Asked(len(times_s), len(latencies_ms), failed, late_ms, list(latencies_ms.values()), last - started)

@@ -30,7 +30,7 @@ from table import goal_lines
 from hub.objective import Objective
 
 SIZES: Final = (10, 1000, 5000)
-RATES: Final = (250.0, 500.0, 750.0, 1000.0, 1250.0, 1500.0, 2000.0)
+RATES: Final = (250.0, 500.0, 750.0, 1000.0, 1100.0, 1250.0, 1500.0, 2000.0)
 STATES: Final = 20_000
 GOALS: Final = (
     *(

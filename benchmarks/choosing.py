@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from hub import events, wire
 from hub.core import Core
+from hub.few import FEW, PRICINGS, choose_among_few
 from hub.objective import Objective, ranking
 from hub.router import Features, choose
 
@@ -65,8 +66,12 @@ def decisions_ms(nodes: int, objective: Objective) -> list[float]:
             expected_tokens=draw.uniform(4, 300),
             budget_ms=30_000.0,
         )
+        at = now + number * 0.001
         started = time.perf_counter()
-        decision = choose(question, core.fleet, now + number * 0.001, rank=rank)
+        if core.fleet.size <= FEW:  # as the core does
+            decision = choose_among_few(question, core.fleet, at, pricing=PRICINGS[rank])
+        else:
+            decision = choose(question, core.fleet, at, rank=rank)
         taken.append((time.perf_counter() - started) * 1000)
         assert decision.chosen is not None
     return taken

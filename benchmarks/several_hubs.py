@@ -21,9 +21,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_mqtt import mosquitto, running
 from rich.console import Console
 from rich.table import Table
+from round_trips import mosquitto, running
 
 from hub import wire
 from hub.ask import Asker

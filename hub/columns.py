@@ -71,6 +71,11 @@ class Fleet:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    @property
+    def size(self) -> int:
+        """Rows in use: bundles of all nodes."""
+        return len(self._labels)
+
     def __contains__(self, name: str) -> bool:
         return name in self._nodes
 

@@ -44,6 +44,7 @@ from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.errors import WireError
 from hub.explore import EXPLORING_SHARE, exploring
+from hub.few import FEW, PRICINGS, choose_among_few
 from hub.fleet import Key, Node, Standing, failed, freed, kept_waiting, loaded, succeeded, surprised, taught
 from hub.intake import DEFAULT_TASK, Ask, Refusal, fingerprint_of, other_id, read_ask
 from hub.offers import offers_of
@@ -120,6 +121,7 @@ class Core:
         self._new_id = new_id
         self._settle_s = settle_s
         self._rank = rank
+        self._pricing = PRICINGS.get(rank)
         self._draw = draw
         self._limits = limits
         self._timers = Timers()
@@ -522,7 +524,12 @@ class Core:
             self._dispatch(question, decision, now)
 
     def _choose(self, features: Features, now: float, exclude: Set[str], *, last_resort: bool = False) -> Decision:
-        decision = choose(features, self.fleet, now, exclude, last_resort=last_resort, rank=self._rank)
+        if self._pricing is not None and self.fleet.size <= FEW:
+            decision = choose_among_few(
+                *(features, self.fleet, now, exclude), last_resort=last_resort, pricing=self._pricing
+            )
+        else:
+            decision = choose(features, self.fleet, now, exclude, last_resort=last_resort, rank=self._rank)
         return surer(decision) if self._minds_deadlines else decision
 
     def _refuse(self, question: InFlight, decision: Decision, problem: wire.Problem, now: float) -> None:

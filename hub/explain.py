@@ -167,5 +167,5 @@ def _doubts(decision: Decision, terms: Terms) -> str:
 
 
 def _sum(terms: Terms) -> str:
-    addends = " + ".join(f"{name} {value:.1f}" for name, value in _addends(terms).items())
-    return f"{terms.delay_ms:.1f} ms ({addends})"
+    before = f"{terms.delay_ms:.1f} ms (network {terms.network_ms:.1f} + wait {terms.visible_wait_ms:.1f}"
+    return f"{before} + fixed {terms.fixed_ms:.1f} + prefill {terms.prefill_ms:.1f} + decode {terms.decode_ms:.1f})"

@@ -108,8 +108,12 @@ def wait_ms(waiting: Waiting, now: float, tail: Tail) -> float:
     >>> [round(wait_ms(busy, now, Tail())) for now in (9.9, 10.0, 10.1, 11.95, 20.0)]
     [250, 150, 106, 50, 50]
     """
-    one = [np.array([value]) for value in msgspec.structs.astuple(waiting)]
-    return float(waits_ms(*one, now=now, tail=tail)[0])
+    if not waiting.busy:
+        return 0.0
+    decoding_ms = (now - waiting.head_start_s) * 1000 - waiting.head_before_ms
+    left_ms = waiting.head_decode_ms * tail.left_of(max(decoding_ms, 0.0) / waiting.head_decode_ms)
+    left_ms = min(left_ms + max(-decoding_ms, 0.0), max(waiting.head_end_by_s - now, 0.0) * 1000)
+    return waiting.rest_ms + left_ms + max(waiting.others_end_s - now, 0.0) * 1000
 
 
 def waits_ms(

@@ -18,7 +18,7 @@ Objective = Literal["question", "fleet"]
 MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
 DREADED: Final = 1.15  # of a usual delay
 DREAD: Final = 14.0
-_LOGISTIC: Final = 1.702
+LOGISTIC: Final = 1.702
 
 
 def fleet_delay(candidates: Candidates) -> Series:
@@ -53,7 +53,7 @@ def late_ms(candidates: Candidates) -> Series | float:
     rows = candidates.fleet.table.pick(candidates.rows)
     spread = np.maximum(log_spread(rows, candidates.now), 1e-3)
     off = (np.log((candidates.parts.delay + 1.0) / (budget_ms + 1.0)) + rows["log_bias"]) / spread
-    lost: Series = budget_ms / (1.0 + np.exp(np.minimum(-_LOGISTIC * off, 500.0)))
+    lost: Series = budget_ms / (1.0 + np.exp(np.minimum(-LOGISTIC * off, 500.0)))
     return lost
 
 

@@ -26,7 +26,7 @@ from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
 from hub.failing import FORGET_S
-from hub.fleet import Standing, Waiting, served_models, waits_ms
+from hub.fleet import Node, Standing, Waiting, served_models, waits_ms
 from hub.table import Picked, Table
 
 UNMEASURED_MS: Final = 100.0
@@ -343,29 +343,30 @@ def _rejected(
     first = rows[np.argpartition(rank[rows], NAMED)[:NAMED]] if len(rows) > NAMED else rows
     named = []
     for row in sorted((int(row) for row in first), key=rank.__getitem__):
-        node, bundle = fleet.label(row)
-        named.append(Rejected(node, f"{bundle}: {_reason(question, fleet, node, row, exclude, tier)}"))
+        name, bundle = fleet.label(row)
+        node = fleet.get(name)
+        assert node is not None
+        served = node.bundles[fleet.rows(name).index(row)]
+        named.append(Rejected(name, f"{bundle}: {why_not(question, node, served, exclude, tier)}"))
     return tuple(named), len(rows) - len(named)
 
 
-def _reason(question: Features, fleet: Fleet, node: str, row: int, exclude: Set[str], tier: int) -> str:
-    values = {name: fleet.table[name][row] for name in ("task", "model", "bundle", "standing", "context")}
-    if values["task"] != fleet.word(question.task):
+def why_not(question: Features, node: Node, served: wire.ServedBundle, exclude: Set[str], tier: int) -> str:
+    """Why a bundle of a node is no candidate where nodes of standing `tier` are."""
+    if served.task != question.task:
         return f"does not do {question.task}"
-    wanted = fleet.word(question.model) if question.model is not None else values["model"]
-    if wanted not in (values["model"], values["bundle"]):
+    if question.model not in (None, served.model, served.bundle):
         return f"is not model {question.model}"
-    if node in exclude:
+    if node.name in exclude:
         return "failed this question"
-    standing = Standing(int(values["standing"]))
-    if standing > tier:
+    if node.standing > tier:
         return {
             Standing.SUSPECT: "three pings were lost",
             Standing.LOST: "went offline, may come back",
             Standing.DRAINING: "draining",
             Standing.GONE: "offline",
-        }[standing]
-    return f"context {int(values['context'])} is too small"
+        }[node.standing]
+    return f"context {served.context} is too small"
 
 
 def _decision(

@@ -7,6 +7,7 @@ widths grow, so that one distribution serves devices and tasks of all lengths. K
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Series = NDArray[np.float64]
 _KEEP: Final = 0.999  # of what was counted, for each new answer
 _EDGES: Final = np.concatenate([[0.0], np.geomspace(0.05, 20.0, 60)])  # of the ratio; the last bin has no end
+_EDGES_LIST: Final = [float(edge) for edge in _EDGES]
 _PRIOR: Final = 10.0  # answers, before any was seen
 _PRIOR_SIGMA: Final = 0.7  # of a lognormal ratio with mean 1
 _RENEW_EVERY: Final = 16  # answers
@@ -47,6 +49,10 @@ class Tail:
         self._learned += 1
         if self._learned % _RENEW_EVERY == 0:
             self._whole = _whole(self._counts, self._sums)
+
+    def left_of(self, ratio: float) -> float:
+        """`left` of one answer."""
+        return max(float(self._whole[bisect_right(_EDGES_LIST, ratio) - 1]) - ratio, 0.0)
 
     def left(self, ratios: Series) -> Series:
         """What is left in the mean, in expected lengths, of answers that have reached `ratios` of theirs."""
