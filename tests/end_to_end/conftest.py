@@ -62,11 +62,12 @@ class Processes:
         return process.wait(15)
 
     def end_all(self) -> None:
-        for name in list(reversed(self._started)):
+        for name, process in list(reversed(self._started.items())):
             try:
                 self.end(name)
             except subprocess.TimeoutExpired:
-                self._started[name].kill()
+                process.kill()
+                raise
 
     # --- a fleet ----------------------------------------------------------------------------------------
 
