@@ -27,15 +27,7 @@ def filled(nodes: int, draw: random.Random) -> tuple[Core, float]:
     core.handle(events.LinkOpened(), now)
     for number in range(nodes):
         name = f"n{number:05d}"
-        served = wire.ServedBundle(
-            bundle=f"bundle-{number % 7}",
-            model="model",
-            task="text-generation",
-            context=4096,
-            fixed_ms=draw.uniform(1, 20),
-            prefill_ms_per_token=draw.uniform(0.1, 2),
-            decode_ms_per_token=draw.uniform(2, 60),
-        )
+        served = _bundle(number, draw)
         state = wire.NodeState(epoch=1, status="ready", bundles=(served,))
         topic = wire.Topic("node_state", name)
         effects = core.handle(events.MessageReceived(topic=str(topic), payload=wire.encode(state)), now)
@@ -93,19 +85,24 @@ def states_a_second(nodes: int, states: int) -> float:
     return states / (time.perf_counter() - started)
 
 
+def _bundle(node: int, draw: random.Random) -> wire.ServedBundle:
+    """One of seven bundles, at a cost of this node's own."""
+    return wire.ServedBundle(
+        bundle=f"bundle-{node % 7}",
+        model="model",
+        task="text-generation",
+        context=4096,
+        fixed_ms=draw.uniform(1, 20),
+        prefill_ms_per_token=draw.uniform(0.1, 2),
+        decode_ms_per_token=draw.uniform(2, 60),
+    )
+
+
 def _states(nodes: int, states: int) -> Iterator[events.MessageReceived]:
     """Of all nodes in turn: costs and backlog change from one to the next."""
     draw = random.Random(states)
     for number in range(states):
-        served = wire.ServedBundle(
-            bundle=f"bundle-{number % nodes % 7}",
-            model="model",
-            task="text-generation",
-            context=4096,
-            fixed_ms=draw.uniform(1, 20),
-            prefill_ms_per_token=draw.uniform(0.1, 2),
-            decode_ms_per_token=draw.uniform(2, 60),
-        )
+        served = _bundle(number % nodes, draw)
         backlog = wire.Backlog(questions=draw.randrange(3), ms=draw.uniform(0, 500))
         state = wire.NodeState(epoch=1, status="ready", bundles=(served,), backlog=backlog)
         yield events.MessageReceived(

@@ -1,6 +1,7 @@
 """Which node answers this question soonest? The delay of DESIGN.md for every row of the fleet, and the least of it.
 
-    delay = network + max(wait - network / 2, 0) + fixed + prefill * prompt_tokens + decode * expected_tokens
+    delay = network + max(wait - network / 2, 0) + fixed
+            + prefill * (prompt_tokens - cached_tokens) + decode * expected_tokens
 
 Takes the fleet and the question's features, returns a Decision, changes nothing. Three rules go before the delay:
 a node must serve the task and model, the question must fit, and the node must be counted on: ready nodes first, and
@@ -8,8 +9,8 @@ only where the caller allows a last resort, suspect ones, then lost ones (the qu
 
 A node without a pong yet has no network term of its own; it is priced at the largest one known, but no less than
 `UNMEASURED_MS`, so that it is used when needed and not preferred for being unknown. The first ping goes out when a
-node appears, so this lasts one round trip. What a node's prefix cache holds is not known here yet: no prompt token
-is taken as cached.
+node appears, so this lasts one round trip. A node without the conversation that a question goes on with is charged
+the question's budget, as for a failure.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Program:
+class Program(ABC):
     """One command that may be killed and started again; what it prints is appended to NAME.log."""
 
     def __init__(self, name: str, command: list[str], folder: Path) -> None:
@@ -90,8 +91,9 @@ class Program:
         """The status with which it ended although nobody had ended it; None where it runs or is not to."""
         return self._process.poll() if self._is_wanted and self._process is not None else None
 
+    @abstractmethod
     def _is_up(self) -> bool:
-        raise NotImplementedError
+        """Whether it does what it is there for."""
 
 
 class Broker(Program):
