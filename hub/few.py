@@ -18,12 +18,10 @@ from hub.decision import Decision, Rejected, Terms
 from hub.delay import FLOW_TAU_S, Cost
 from hub.failing import rate_at
 from hub.fleet import Node, Standing, wait_ms, waiting
-from hub.objective import DREAD, DREADED, LOGISTIC, MOST_BUSY, fleet_delay
+from hub.objective import DREAD, DREADED, LEAST_USUAL_MS, LOGISTIC, MOST_BUSY, MOST_TIMES_USUAL, fleet_delay
 from hub.router import STALE_S, SURE_SHARE, UNMEASURED_MS, Features, Ranking, least_delay, why_not
 
 FEW: Final = 16  # rows: not more than a decision names, and where both ways take about as long
-
-_LEAST_MS: Final = 1e-6  # of a usual delay, which is divided by
 
 
 class Priced(NamedTuple):
@@ -59,8 +57,8 @@ def fleet_price(question: Features, fleet: Fleet, node: Node, priced: Priced, no
     price = _price_ms(node, priced, now)
     if fleet.usual_ms is None:
         return late + price
-    usual_ms = max(fleet.usual_ms, _LEAST_MS)
-    dread = usual_ms * math.pow((priced.cost + late) / (DREADED * usual_ms), DREAD)
+    usual_ms = max(fleet.usual_ms, LEAST_USUAL_MS)
+    dread = usual_ms * math.pow(min((priced.cost + late) / (DREADED * usual_ms), MOST_TIMES_USUAL), DREAD)
     return late + dread + price * (1.0 + DREAD * math.pow(DREADED, -DREAD))
 
 

@@ -18,6 +18,8 @@ Objective = Literal["question", "fleet"]
 MOST_BUSY: Final = 0.95  # the share of time beyond which a queue is not told apart from one that never ends
 DREADED: Final = 1.15  # of a usual delay
 DREAD: Final = 14.0
+LEAST_USUAL_MS: Final = 1e-6  # it is divided by
+MOST_TIMES_USUAL: Final = 1e20  # a node may announce any cost, and its power must stay a number
 LOGISTIC: Final = 1.702
 
 
@@ -36,7 +38,8 @@ def fleet_delay(candidates: Candidates) -> Series:
     price = price_ms(candidates)
     if usual_ms is None:
         return delay + price
-    dread = usual_ms * (delay / (DREADED * usual_ms)) ** DREAD
+    usual_ms = max(usual_ms, LEAST_USUAL_MS)
+    dread = usual_ms * np.minimum(delay / (DREADED * usual_ms), MOST_TIMES_USUAL) ** DREAD
     slope = 1.0 + DREAD * DREADED**-DREAD
     scores: Series = delay + dread + price * slope
     return scores

@@ -15,6 +15,7 @@ from hub.few import FEW, PRICINGS, choose_among_few
 from hub.fleet import Node, Standing, answered, failed, surprised
 from hub.objective import Objective, ranking
 from hub.router import Features, choose
+from tests.hub.core_driver import bundle
 from tests.hub.test_router import NOW, fleet_of, milliseconds, node_of, nodes, question
 
 objectives = st.sampled_from(["question", "fleet"])
@@ -47,6 +48,19 @@ def questions(draw: st.DrawFn, names: list[str]) -> Features:
         cached=tuple((draw(some), draw(st.floats(0, 300))) for _ in range(draw(st.integers(0, 2)))),
         holder=draw(st.none() | some),
     )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("usual_ms", [0.0, 1e-300, 5.0, 1e12])
+@pytest.mark.parametrize("objective", ["question", "fleet"])
+def test_no_cost_that_may_be_announced_is_too_much(objective: Objective, usual_ms: float) -> None:
+    """A node may announce up to 1e12 ms a token: it is not chosen, and nothing overflows."""
+    dear = node_of("a", bundle(decode_ms_per_token=1e12, prefill_ms_per_token=1e12, fixed_ms=1e12))
+    fleet = fleet_of(dear, node_of("b"))
+    fleet.usual_ms = usual_ms
+    for decision in both(fleet, question(budget_ms=1e12, expected_tokens=1e7), objective):
+        assert decision.chosen is not None
+        assert decision.chosen.node == "b"
 
 
 def both(fleet: Fleet, asked: Features, objective: Objective, **how: Any) -> tuple[Decision, Decision]:
