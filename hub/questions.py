@@ -107,7 +107,9 @@ def _known_prompt(
     if session is not None:
         kept = prefixes.of_session(device, session)
         return (), kept.node if kept is not None and _lives(kept, fleet) else None
-    return tuple((kept.node, float(kept.tokens)) for kept in prefixes.of_device(device) if _lives(kept, fleet)), None
+    return tuple(
+        (kept.node, float(kept.tokens)) for kept in prefixes.of_device(device) if kept.tokens and _lives(kept, fleet)
+    ), None
 
 
 def _lives(kept: Kept, fleet: Fleet) -> bool:
