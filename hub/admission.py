@@ -144,5 +144,5 @@ def _too_long_ms(terms: Terms, budget_ms: float) -> float:
     """By how much the wait must go down for the question to fit; a queue goes down a millisecond in a millisecond."""
     scale = (terms.within_ms(FITS_CHANCE) + 1.0) / (terms.delay_ms + 1.0)
     fitting_ms = (budget_ms + 1.0) / scale - 1.0  # a delay so long fits
-    wait_ms = max(fitting_ms - _idle(terms).delay_ms, 0.0) + terms.network_ms / 2
+    wait_ms = max(fitting_ms - _idle(terms).delay_ms, 0.0) + terms.arrival_ms
     return terms.wait_ms - wait_ms

@@ -22,7 +22,7 @@ def test_rows_are_written_and_cleared() -> None:
 
 def test_a_row_needs_all_its_values() -> None:
     """A forgotten column is noticed."""
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="has 3 values, not 2"):
         Table(EMPTY, rows=1).write(0, (True, 7))
 
 
