@@ -275,7 +275,8 @@ def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
         bound = np.partition(delay_ms, NAMED - 1)[NAMED - 1]
         near = np.flatnonzero(delay_ms <= bound)
     order = np.lexsort((fleet.rank()[rows[near]], delay_ms[near]))
-    return [int(place) for place in near[order[:NAMED]]]
+    best: list[int] = near[order[:NAMED]].tolist()
+    return best
 
 
 def _risk_ms(question: Features, rows: Picked, now: float) -> Series:
@@ -299,14 +300,15 @@ def _surest(budget_ms: float, parts: Parts, rows: Picked) -> int:
 def _terms(candidates: Candidates, places: list[int], prompt_tokens: Series, scores: Series) -> list[Terms]:
     """Terms in words of the candidates at these places, in this order."""
     question, fleet, rows, picked, parts, _ = candidates
-    columns = (
-        *(parts.network, parts.upload, parts.wait, parts.fixed, parts.prefill, parts.decode, parts.risk),
-        *(scores - parts.cost, prompt_tokens, picked["log_bias"], parts.log_spread, picked["spread_weight"]),
+    columns = np.array(
+        (
+            *(parts.network, parts.upload, parts.wait, parts.fixed, parts.prefill, parts.decode, parts.risk),
+            *(scores - parts.cost, prompt_tokens, picked["log_bias"], parts.log_spread, picked["spread_weight"]),
+        )
     )
     labels = map(fleet.label, rows[places].tolist())
-    numbers = zip(*(column[places].tolist() for column in columns), strict=True)
     found = []
-    for (node, bundle), line in zip(labels, numbers, strict=True):
+    for (node, bundle), line in zip(labels, columns[:, places].T.tolist(), strict=True):
         network, upload, wait, fixed, prefill, decode, risk, price, tokens, bias, spread, weight = line
         found.append(
             Terms(
