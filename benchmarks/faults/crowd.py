@@ -16,7 +16,10 @@ from typing import Final
 
 from hub import wire
 from hub.ask import Asker, Outcome
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 from .gate import Gate
 from .history import Asked, Ended, Log

@@ -13,7 +13,10 @@ import pytest
 
 from hub import wire
 from hub.ask import Asker
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 pytestmark = pytest.mark.broker
 HUBS = ("one", "two", "three")  # `one` is everybody's heir, `three` its next
