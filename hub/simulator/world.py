@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub import events, wire
-from hub.core import Core, Limits
+from hub.core import Core
+from hub.ledger import Limits
 from hub.simulator.fleet_file import FleetFile, Happening
 from hub.simulator.node import Job, SimulatedNode
 from hub.simulator.policies import Policy

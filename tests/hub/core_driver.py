@@ -185,3 +185,11 @@ def proven(*names: str, **options: Any) -> Driver:
 def failure(effects: list[events.Effect]) -> wire.Problem:
     (found,) = (effect for effect in effects if isinstance(effect, events.PublishFailure))
     return found.failure.error
+
+
+def two_nodes(**options: Any) -> Driver:
+    """`a` is near, `b` is far."""
+    hub = Driver(**options)
+    hub.node("a", network_ms=1.0)
+    hub.node("b", network_ms=60.0)
+    return hub

@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hub import events, wire
 from hub.admission import least_wait_ms
-from hub.core import Core, Limits
+from hub.core import Core
 from hub.failing import rate_at
 from hub.fleet import Key, wait_ms, waiting
+from hub.ledger import Limits
 from hub.second import HEDGE_BURST, RETRY_BURST
 from hub.shares import Rate
 from tests.hub.core_driver import BUNDLE, EXPECTED, bundle
@@ -227,7 +228,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), node=node_names, hub=st.sampled_from(PEERS), attempt=st.integers(1, 3))
     @precondition(lambda self: self.core.in_flight)
     def other_hub_is_at_our_question(self, data: st.DataObject, node: str, hub: str, attempt: int) -> None:
-        ask = data.draw(st.sampled_from([each.ask for each in self.core._in_flight.values()]))
+        ask = data.draw(st.sampled_from([each.ask for each in self.core._ledger.in_flight.values()]))
         work = wire.Work(
             hub=hub, device=ask.sender.device, question=ask.question, attempt=attempt, budget_ms=4000.0,
             bundle=SERVED[node].bundle, reply_to=ask.sender.reply_to,
@@ -307,16 +308,18 @@ class CoreMachine(RuleBasedStateMachine):
         core = self.core
         assert core.in_flight <= LIMITS.in_flight
         assert len(core.fleet) <= LIMITS.nodes
-        assert len(core._ended) <= LIMITS.ended
-        assert core._outbox.waiting <= LIMITS.unaccepted + LIMITS.in_flight
-        assert len(core._timers) <= 3 * LIMITS.in_flight + 2 * LIMITS.nodes + 2
-        assert core._room.shares.size_bytes == sum(each.ask.payload_bytes for each in core._in_flight.values())
-        assert core._room.shares.size_bytes <= LIMITS.in_flight_bytes
-        assert len(core._room.shares) <= core.in_flight
-        assert core._room._rates is None or len(core._room._rates._buckets) <= LIMITS.devices
-        assert len(core._refusals) <= LIMITS.devices + LIMITS.nodes
-        assert core._hedges._saved <= HEDGE_BURST
-        assert core._retries._saved <= RETRY_BURST
+        assert len(core._ledger.ended) <= LIMITS.ended
+        assert core._ledger.outbox.waiting <= LIMITS.unaccepted + LIMITS.in_flight
+        assert len(core._ledger.timers) <= 3 * LIMITS.in_flight + 2 * LIMITS.nodes + 2
+        assert core._ledger.room.shares.size_bytes == sum(
+            each.ask.payload_bytes for each in core._ledger.in_flight.values()
+        )
+        assert core._ledger.room.shares.size_bytes <= LIMITS.in_flight_bytes
+        assert len(core._ledger.room.shares) <= core.in_flight
+        assert core._ledger.room._rates is None or len(core._ledger.room._rates._buckets) <= LIMITS.devices
+        assert len(core._lessons.refusals) <= LIMITS.devices + LIMITS.nodes
+        assert core._placing._hedges._saved <= HEDGE_BURST
+        assert core._placing._retries._saved <= RETRY_BURST
         assert len(core._peers) <= 4 * LIMITS.in_flight
         assert core._peers._bytes == sum(each.payload_bytes for each in core._peers._elsewhere.values())
         assert core._peers._bytes <= LIMITS.in_flight_bytes
@@ -324,21 +327,21 @@ class CoreMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_leaks(self) -> None:
         core = self.core
-        assert set(core._adrift) <= set(core._in_flight)
+        assert set(core._ledger.adrift) <= set(core._ledger.in_flight)
         for node in core.fleet.values():
-            assert {load.key for load in node.load} <= {*core._in_flight, *core._peers._elsewhere}, node
+            assert {load.key for load in node.load} <= {*core._ledger.in_flight, *core._peers._elsewhere}, node
             assert wait_ms(waiting(node), self.now, self.core.fleet.tail) >= 0
             assert least_wait_ms(node, "kitchen", self.now) >= 0
-        assert not set(core._in_flight) & set(core._peers._elsewhere)
-        for alarm in core._timers._at:
-            assert alarm[0] not in ("deadline", "hopeless", "second") or alarm[1:] in core._in_flight
-        for question in core._in_flight.values():
-            assert question.current is not None or question.key in core._adrift
+        assert not set(core._ledger.in_flight) & set(core._peers._elsewhere)
+        for alarm in core._ledger.timers._at:
+            assert alarm[0] not in ("deadline", "hopeless", "second") or alarm[1:] in core._ledger.in_flight
+        for question in core._ledger.in_flight.values():
+            assert question.current is not None or question.key in core._ledger.adrift
             assert len(question.attempts) <= question.tries <= LIMITS.attempts
             assert sum(decision.cause in ("hedge", "silence") for decision in question.decisions) <= 1
             assert question.second == "" or question.ask.question.session is None
             assert question.second != "hedge" or not question.ask.question.stream
-            assert question.deadline_s > core._timers.next_s() or question.deadline_s >= self.now - 50
+            assert question.deadline_s > core._ledger.timers.next_s() or question.deadline_s >= self.now - 50
 
     @invariant()
     def wakes_are_not_in_the_past(self) -> None:
@@ -357,8 +360,8 @@ class CoreMachine(RuleBasedStateMachine):
         for ticket in self.tickets[:]:
             self.handle(events.PublishAccepted(ticket), repeats=True)
         assert self.core.in_flight == 0
-        assert self.core._outbox.waiting == 0
+        assert self.core._ledger.outbox.waiting == 0
         assert set(self.acknowledged) == self.given
         self.one_outcome_for_each_question()
         assert not any(node.load for node in self.core.fleet.values())
-        assert not self.core._adrift
+        assert not self.core._ledger.adrift

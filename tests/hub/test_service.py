@@ -214,7 +214,7 @@ class Company:
         cores = [self.core(name) for name in self.hubs]
         return all(
             hub.service._asks.is_open
-            and core._settled
+            and core._placing.settled
             and len(core._peers._there) == len(cores) - 1
             and sum(node.standing == 0 for node in core.fleet.values()) == len(self.nodes)
             for hub, core in zip(self.hubs.values(), cores, strict=True)
@@ -223,7 +223,7 @@ class Company:
     def know(self, key: tuple[str, str]) -> bool:
         """Whether each hub has the question, or knows who has."""
         cores = [self.core(name) for name in self.hubs]
-        return all(key in core._in_flight or core._peers.find(key) is not None for core in cores)
+        return all(key in core._ledger.in_flight or core._peers.find(key) is not None for core in cores)
 
     def release(self) -> None:
         for held in self.held:

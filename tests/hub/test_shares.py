@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.core import Limits
+from hub.ledger import Limits
 from hub.shares import Rate, Rates, Room, Shares
 from tests.hub.core_driver import (
     Driver,
@@ -148,4 +148,4 @@ def test_shares_end_with_their_questions() -> None:
         hub.ask(id=str(number))
     for number in range(20):
         hub.done("a", id=str(number))
-    assert hub.core.in_flight == len(hub.core._room.shares) == hub.core._room.shares.size_bytes == 0
+    assert hub.core.in_flight == len(hub.core._ledger.room.shares) == hub.core._ledger.room.shares.size_bytes == 0

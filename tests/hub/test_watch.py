@@ -10,9 +10,9 @@ import pytest
 
 from hub import wire
 from hub.columns import Fleet
-from hub.core import Limits
 from hub.errors import WireError
 from hub.fleet import Load, Standing, loaded
+from hub.ledger import Limits
 from hub.timers import Timers
 from hub.watch import NOTHING, News, Watch
 from tests.hub.core_driver import BUNDLE
