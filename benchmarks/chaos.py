@@ -126,6 +126,8 @@ def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
         crowd.ask_all(asks, start_s)
         for thread in striking:
             thread.join()
+        if striker.failure is not None:
+            raise striker.failure
         wait_for_outcomes(log, len(asks), max(questions.DEADLINES_S) + 5.0)
         end_s = time.monotonic()
     finally:
