@@ -132,10 +132,13 @@ class Peers:
         return changed
 
     def link_closed(self) -> None:
-        """Who is there is told anew by retained states when the link is up again."""
+        """Who is there is told anew by retained states when the link is up again.
+
+        Who does not say so is gone: a broker that was killed can have lost a state, and kept the session beside it.
+        """
         self._unheard.clear()
+        self._gone |= self._there
         self._there.clear()
-        self._gone.clear()
         self._epochs = Recent(MOST_HUBS)
 
     def is_there(self, hub: str) -> bool:

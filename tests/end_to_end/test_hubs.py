@@ -115,16 +115,23 @@ def test_one_is_killed_and_one_is_stopped(fleet: tuple[Any, str, PlainClient], e
     assert "Traceback" not in processes.log("two")
 
 
-def test_one_dies_with_the_broker(fleet: tuple[Any, str, PlainClient], mosquitto: Any) -> None:
+def test_one_dies_with_the_broker(
+    fleet: tuple[Any, str, PlainClient], mosquitto: Any, eventually: Callable[..., None]
+) -> None:
     """Then nobody publishes its will: its state says `ready`, and the broker keeps a third of the asks for it. The
     others notice all the same, and even who asks once is answered.
     """
     processes, _, client = fleet
+    saved = mosquitto.folder / "mosquitto.db"
+    kept = (b"hub-three-asks", b"edge/v1/hub/three/state")
+    eventually(lambda: saved.exists() and all(words in saved.read_bytes() for words in kept))
     mosquitto.stop(kill=True)
     processes.kill("three")
     mosquitto.start()
     client.until(lambda: not client.link.is_open)
     client.until(lambda: client.link.is_open)
+    for name in ("one", "two"):
+        eventually(lambda name=name: processes.log(name).count("takes questions") == 2)
     tags = [f"tag-{number}" for number in range(12)]
     client.ask(*tags)
     client.until(lambda: set(client.answers) == set(tags))

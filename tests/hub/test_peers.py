@@ -109,6 +109,19 @@ def test_nobody_is_silent_while_nobody_is_heard() -> None:
     assert ponged(world, "m", seconds=3, from_s=NOW + 61) == [False] * 3
 
 
+def test_who_does_not_come_back_with_the_link_is_gone() -> None:
+    """Of hubs that were there before the link broke, those are left behind that say nothing over the next one."""
+    world = World()
+    for hub in ("x", "y"):
+        world.says(hub, "ready", epoch=7)
+    world.peers.link_closed()
+    world.says("x", "ready", epoch=2)  # the broker lost what it had saved of the last
+    assert world.peers.is_there("x")
+    assert world.peers.left_behind == ("y",)
+    world.peers.state_published("y", b"")
+    assert world.peers.left_behind == ()
+
+
 def test_who_is_silent_is_no_heir() -> None:
     """The hub with the least name that can be counted on goes on with what others leave behind."""
     world = World()
