@@ -66,8 +66,8 @@ class Lessons:
         if attempt.sent_s > self._clear_since_s:
             took_ms = (now - attempt.sent_s) * 1000
             after = surprised(after, attempt.predicted_ms, took_ms)
-            if node.network_ms is not None:
-                known_ms = node.network_ms + done.timing_ms.queue + done.timing_ms.compute
+            if attempt.network_ms is not None:  # a later ping may have stood behind the question
+                known_ms = attempt.network_ms + done.timing_ms.queue + done.timing_ms.compute
                 after = delayed(after, attempt.payload_bytes, took_ms - known_ms)
         self._fleet.put(succeeded(after, now))
         self.refusals.answered(device, node.name)

@@ -32,7 +32,8 @@ class Attempt(msgspec.Struct, frozen=True):
     expected_tokens: float
     before_ms: float = 0.0  # predicted compute before the first token
     decode_ms: float = 0.0  # and of the expected tokens
-    payload_bytes: int = 0  # of the question; 0 where it is not known how long it travelled
+    network_ms: float | None = None  # of a ping, as it was then; None where that was not known
+    payload_bytes: int = 0
 
 
 class InFlight:
