@@ -70,6 +70,7 @@ class _Pending:
         self.repeats = 0
         self.repeat_at = math.inf
         self.shown = (0, -1)  # attempt and sequence number of the last chunk that was shown
+        self.shown_of = ""  # the node that it came from
         self.torn = 0  # the last attempt of which a chunk got lost: the whole comes with the answer
 
     def next_wake(self) -> float:
@@ -86,14 +87,19 @@ class _Pending:
         self.repeats += 1
 
     def show(self, chunk: wire.Chunk) -> None:
-        """One attempt is shown, up to a gap; a newer attempt starts over, an older one is dropped."""
+        """One attempt is shown, up to a gap; a newer attempt starts over, an older one is dropped.
+
+        Two hubs that do not know of each other yet can have two nodes at it under one number: the first is shown.
+        """
         if self.on_text is None or (chunk.attempt, chunk.seq) <= self.shown or chunk.attempt <= self.torn:
+            return
+        if chunk.attempt == self.shown[0] and chunk.node != self.shown_of:
             return
         expected = self.shown[1] + 1 if chunk.attempt == self.shown[0] else 0
         if chunk.seq != expected:
             self.torn = chunk.attempt
             return
-        self.shown = (chunk.attempt, chunk.seq)
+        self.shown, self.shown_of = (chunk.attempt, chunk.seq), chunk.node
         self.on_text(chunk.attempt, chunk.text)
 
 

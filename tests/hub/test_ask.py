@@ -159,6 +159,22 @@ def test_stream_stops_at_a_gap(fleet: Any) -> None:
     assert shown == [(1, "Pa"), (3, "Par")]
 
 
+def test_stream_is_of_one_node(fleet: Any) -> None:
+    """Two nodes that stream under one attempt, of two hubs, are not mixed: the one that came first is shown."""
+
+    def script(fleet: Fleet, message: Received, question: wire.Question) -> None:
+        assert question.id is not None
+        for node, seq, text in [("a", 0, "Pa"), ("b", 0, "P"), ("b", 1, "ar"), ("a", 1, "ri"), ("b", 2, "is")]:
+            fleet.reply(message, wire.Chunk(id=question.id, attempt=1, node=node, seq=seq, text=text))
+        fleet.reply(message, answer(question))
+
+    _, url = fleet(script)
+    shown: list[tuple[int, str]] = []
+    with Asker(url, "kitchen") as asker:
+        asker.ask(wire.Question(question="?", stream=True), on_text=lambda *piece: shown.append(piece))
+    assert shown == [(1, "Pa"), (1, "ri")]
+
+
 def test_many_at_once_from_many_threads(fleet: Any) -> None:
     """Questions of several threads each get their own answer."""
     _, url = fleet(lambda fleet, message, question: fleet.reply(message, answer(question, question.question)))
