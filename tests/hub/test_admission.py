@@ -424,7 +424,7 @@ def test_rankings_are_compared_without_it() -> None:
 
 
 def test_an_overloaded_hub_takes_what_it_can_answer() -> None:
-    """Asked for twice as much as its one node can do, nearly all of what it takes is in time, and the node never idle."""
+    """Asked for twice as much as its one node can do, nearly all that it takes is in time, and the node never idle."""
     hub = proven("a")
     taken: list[str] = []
     late = answered = 0

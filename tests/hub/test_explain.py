@@ -116,7 +116,7 @@ def test_a_node_that_was_not_worth_its_place_lost_for_that() -> None:
     """The ranking puts it first, but what it takes there another question would miss."""
     full, free = terms("full", wait_ms=700.0, log_spread=0.3), terms("free", wait_ms=0.0, network_ms=750.0)
     line = decision_line(decision(full, free, chosen=free, budget_ms=1000.0))
-    assert "50.0 ms sooner and before it in the ranking, but in time with 76%: too little for a place there" in line
+    assert "49.0 ms sooner and before it in the ranking, but in time with 77%: too little for a place there" in line
 
 
 def test_a_node_that_fails_lost_for_that() -> None:
