@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from hub.mqtt_link import BrokerUrl
+from hub.broker_url import BrokerUrl
 
 _CONNACK: Final = 0x20
 _PUBLISH: Final = 0x30

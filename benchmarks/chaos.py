@@ -1,6 +1,6 @@
 """Is every question answered, or failed for a reason, whatever dies on the way? Faults by a seeded schedule.
 
-    python benchmarks/chaos.py [--seconds 1800] [--questions 10000] [--faults 150] [--seed N]
+    python benchmarks/chaos.py [--seconds 1800] [--questions 10000] [--faults 150] [--hubs 3] [--seed N]
 
 Real hubs, a real Mosquitto that keeps its state on disk, five nodes, and devices that ask whether or not they are
 answered. Brokers, hubs and nodes are killed and stopped, links cut, held, deafened and slowed, messages replayed late
@@ -50,7 +50,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--hubs", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--seed", type=int, help="of questions, schedule and replays; drawn if not given")
-    parser.add_argument("--bundle", type=Path, help="serve this bundle on real nodes, instead of no-op ones")
+    parser.add_argument("--bundle", type=Path, help="serve this bundle on some of the nodes, instead of no-op ones")
+    parser.add_argument("--real", type=int, default=1, metavar="N", help="so many of the nodes, with --bundle")
     parser.add_argument("--history", type=Path, metavar="FILE", help="keep what happened here")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a history that was kept; nothing is run")
     return parser.parse_args()
@@ -63,16 +64,19 @@ class Names(NamedTuple):
     nodes: list[str]
     devices: list[str]
     plain: list[str]  # those of the devices that know MQTT and nothing else
+    real: list[str]  # those of the nodes that serve a model
 
     @classmethod
-    def of(cls, hubs: int, nodes: int) -> Names:
+    def of(cls, hubs: int, nodes: int, real: int) -> Names:
         plain = [f"plain-{number}" for number in range(1, PLAIN + 1)]
         askers = [f"device-{number}" for number in range(1, ASKERS + 1)]
+        named = [f"node-{number}" for number in range(1, nodes + 1)]
         return cls(
             [f"hub-{number}" for number in range(1, hubs + 1)],
-            [f"node-{number}" for number in range(1, nodes + 1)],
+            named,
             [*askers, *plain],
             plain,
+            named[:real],
         )
 
 
@@ -85,19 +89,20 @@ def programs_of(
     random.Random(f"nodes {seed}").shuffle(paces_ms)
     linked = {name: processes.hub(name, folder, gates, broker, seed) for name in names.hubs}
     for name, answer_ms in zip(names.nodes, paces_ms, strict=True):
-        linked[name] = processes.node(name, folder, gates, broker, seed, bundle=bundle, answer_ms=answer_ms)
+        served = bundle if name in names.real else None
+        linked[name] = processes.node(name, folder, gates, broker, seed, bundle=served, answer_ms=answer_ms)
     return linked
 
 
 def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
     """One run: start everybody, ask and strike, wait for the last outcome, end everybody."""
-    names = Names.of(chosen.hubs, chosen.nodes)
+    names = Names.of(chosen.hubs, chosen.nodes, chosen.real if chosen.bundle is not None else 0)
     log, gates = history.Log(), Gates()
     broker = Broker(folder)
     linked = programs_of(names, seed, folder, gates, broker, chosen.bundle)
     programs: dict[str, Program] = {"broker": broker, **linked}
     device_gates = {name: Gate(gates, broker.port, f"{seed} {name}") for name in names.devices}
-    crowd = Crowd(log, device_gates, names.plain, repeats=chosen.bundle is None)
+    crowd = Crowd(log, device_gates, names.plain)
     overhearer = Overhearer(log, broker.url, seed)
     link_gates = {**{name: party.gate for name, party in linked.items()}, **device_gates}
     striker = Striker(log, programs, link_gates, overhearer)
@@ -121,6 +126,8 @@ def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
         crowd.ask_all(asks, start_s)
         for thread in striking:
             thread.join()
+        if striker.failure is not None:
+            raise striker.failure
         wait_for_outcomes(log, len(asks), max(questions.DEADLINES_S) + 5.0)
         end_s = time.monotonic()
     finally:
@@ -130,7 +137,7 @@ def run(chosen: argparse.Namespace, seed: int, folder: Path) -> history.History:
         for program in reversed(programs.values()):
             program.end()
         gates.close()
-    return log.history(seed=seed, start_s=start_s, end_s=end_s, hubs=names.hubs, nodes=names.nodes)
+    return log.history(seed=seed, start_s=start_s, end_s=end_s, hubs=names.hubs, nodes=names.nodes, real=names.real)
 
 
 def wait_until_ready(folder: Path, crowd: Crowd, overhearer: Overhearer, names: Names) -> None:

@@ -23,7 +23,10 @@ from edge_agent.errors import RequestError
 from edge_agent.runtime.generation import Answerer, Generation, OneByOne
 from edge_agent.service import AgentService
 from hub import wire
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 DIRECT_ASK = "bench/direct/ask"
 DIRECT_ANSWER = "bench/direct/answer"

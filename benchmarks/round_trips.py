@@ -21,7 +21,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from hub import wire
 from hub.broker import EmbeddedBroker
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent

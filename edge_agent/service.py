@@ -26,8 +26,11 @@ from edge_agent.telemetry import MachineSense, Tally
 from edge_agent.worker import Worker
 from hub import wire
 from hub.ask import Asker
+from hub.broker_url import BrokerUrl
 from hub.errors import WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.handlers import Handlers, Received, Will
+from hub.loop import Loop
+from hub.mqtt_link import Link
 from hub.presence import Presence
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,11 @@ from typing import Final
 import msgspec
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, WireError
-from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import WITH_THE_CONNECTION, Link
 
 # Questions without an outcome at a time; more wait here. Brokers hold only so many for a hub (Mosquitto: 1,000), drop
 # the rest without a word, and each one dropped would be asked again by a crowd of them.

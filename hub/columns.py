@@ -26,6 +26,7 @@ _EMPTY: Final[dict[str, bool | int | float]] = {  # what stands in a free row
     "model": -1,
     "bundle": -1,
     "network_ms": 0.0,  # NaN where not measured yet
+    "upload_ms_per_kib": 0.0,
     "fixed_ms": 0.0,
     "prefill_ms": 0.0,
     "decode_ms": 0.0,
@@ -166,6 +167,7 @@ class Fleet:
         queue = waiting(node)
         flow = node.flow or _NO_FLOW
         network_ms = float("nan") if node.network_ms is None else node.network_ms
+        upload = node.upload.ms_per_kib
         tail = (
             *msgspec.structs.astuple(queue),
             *(node.network_at_s, node.spread.mean, node.spread.variance, node.spread.weight),
@@ -177,7 +179,7 @@ class Fleet:
             words = (self._intern(bundle.task), self._intern(bundle.model), self._intern(bundle.bundle))
             costs = (cost.fixed_ms, cost.prefill_ms_per_token, cost.decode_ms_per_token)
             sizes = (bundle.context, size.offset, size.slope)
-            self._table.write(row, (True, int(node.standing), *words, network_ms, *costs, *sizes, *tail))
+            self._table.write(row, (True, int(node.standing), *words, network_ms, upload, *costs, *sizes, *tail))
 
     def _intern(self, text: str) -> int:
         number = self._words.get(text)

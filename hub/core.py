@@ -173,6 +173,8 @@ class Core:
                 self._resend_missing(key, name, now)
             if news.usable:
                 self._placing.rally(now)
+            if self._peers.ping_answered(report.hub, now):
+                self._sharing.mind_peers(now)
             return
         if isinstance(report, wire.OwnRecords):
             if report.hub == self.hub:

@@ -16,7 +16,7 @@ _NORMAL: Final = NormalDist()
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """The terms of the predicted delay of one question on one node, milliseconds.
 
-    `delay = network + max(wait - network / 2, 0) + fixed + prefill + decode`
+    `delay = network + upload + max(wait - network / 2 - upload, 0) + fixed + prefill + decode`
     (`prefill` and `decode` here are already multiplied by their tokens). What the node's delays were beside their
     predictions makes it a distribution: `ln(actual / delay)` is normal with mean `log_bias` and deviation `log_spread`.
     """
@@ -30,6 +30,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     decode_ms: float
     prompt_tokens: float
     completion_tokens: float
+    upload_ms: float = 0.0  # that a question of this size arrives later than a ping
     log_bias: float = 0.0
     log_spread: float = 0.0
     spread_weight: float = 0.0  # of the answers that bias and spread come from
@@ -39,7 +40,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def visible_wait_ms(self) -> float:
         """What is left of the wait when the question arrives: a queue drains while it travels."""
-        return max(self.wait_ms - self.network_ms / 2, 0.0)
+        return max(self.wait_ms - self.arrival_ms, 0.0)
+
+    @property
+    def arrival_ms(self) -> float:
+        """When the question is there."""
+        return self.network_ms / 2 + self.upload_ms
 
     @property
     def delay_ms(self) -> float:
@@ -49,7 +55,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         ...       prompt_tokens=1, completion_tokens=1).delay_ms
         86.0
         """
-        return self.network_ms + self.visible_wait_ms + self.fixed_ms + self.prefill_ms + self.decode_ms
+        travel_ms = self.network_ms + self.upload_ms
+        return travel_ms + self.visible_wait_ms + self.fixed_ms + self.prefill_ms + self.decode_ms
 
     @property
     def is_proven(self) -> bool:

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, NodeError, WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 CONNECT_LIMIT_S: Final = 5.0
 OBEY_LIMIT_S: Final = 5.0

@@ -80,7 +80,7 @@ def explain_table(decision: Decision) -> Table:
     table = Table(title=f"{decision.device}/{decision.id}, attempt {decision.attempt}{cause}", title_justify="left")
     for name in ("node", "bundle"):
         table.add_column(name)
-    for name in ("delay ms", "network", "wait", "fixed", "prefill", "decode", "risk", "price", "in time"):
+    for name in ("delay ms", "network", "upload", "wait", "fixed", "prefill", "decode", "risk", "price", "in time"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for terms in decision.candidates:
@@ -90,11 +90,11 @@ def explain_table(decision: Decision) -> Table:
         said = "-" if in_time is None else f"{in_time:.0%}"
         table.add_row(terms.node, terms.bundle, *(f"{number:.1f}" for number in numbers), said, verdict)
     for rejected in decision.rejected:
-        table.add_row(rejected.node, "", *[""] * 9, rejected.reason)
+        table.add_row(rejected.node, "", *[""] * 10, rejected.reason)
     more = decision.more_candidates + decision.more_rejected
     if more:
         table.add_row(
-            "...", "", *[""] * 9, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
+            "...", "", *[""] * 10, f"{decision.more_candidates} candidates and {decision.more_rejected} rejected"
         )
     return table
 
@@ -142,6 +142,7 @@ def _addends(terms: Terms) -> dict[str, float]:
     """What the delay is the sum of; the wait is what is left of it after travelling."""
     return {
         "network": terms.network_ms,
+        "upload": terms.upload_ms,
         "wait": terms.visible_wait_ms,
         "fixed": terms.fixed_ms,
         "prefill": terms.prefill_ms,
@@ -179,5 +180,6 @@ def _doubts(decision: Decision, terms: Terms) -> str:
 
 
 def _sum(terms: Terms) -> str:
-    before = f"{terms.delay_ms:.1f} ms (network {terms.network_ms:.1f} + wait {terms.visible_wait_ms:.1f}"
+    upload = f" + upload {terms.upload_ms:.1f}" if terms.upload_ms >= 0.05 else ""
+    before = f"{terms.delay_ms:.1f} ms (network {terms.network_ms:.1f}{upload} + wait {terms.visible_wait_ms:.1f}"
     return f"{before} + fixed {terms.fixed_ms:.1f} + prefill {terms.prefill_ms:.1f} + decode {terms.decode_ms:.1f})"

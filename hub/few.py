@@ -20,6 +20,7 @@ from hub.failing import rate_at
 from hub.fleet import Node, Standing, wait_ms, waiting
 from hub.objective import DREAD, DREADED, LEAST_USUAL_MS, LOGISTIC, MOST_BUSY, MOST_TIMES_USUAL, fleet_delay
 from hub.router import STALE_S, SURE_SHARE, UNMEASURED_MS, Features, Ranking, least_delay, why_not
+from hub.upload import KIB
 
 FEW: Final = 16  # rows: not more than a decision names, and where both ways take about as long
 
@@ -131,12 +132,13 @@ def _scored(
     node, served, cost, prompt_tokens = candidate
     network_ms = unmeasured_ms if node.network_ms is None else node.network_ms
     queue_ms = wait_ms(waiting(node), now, fleet.tail)
-    visible_wait = max(queue_ms - network_ms * 0.5, 0.0)
+    upload_ms = node.upload.ms_per_kib * (question.payload_bytes / KIB)
+    visible_wait = max(queue_ms - network_ms * 0.5 - upload_ms, 0.0)
     fixed_ms = cost.fixed_ms
     prefill_ms = cost.prefill_ms_per_token * prompt_tokens
     decode_ms = cost.decode_ms_per_token * question.expected_tokens
     compute = fixed_ms + prefill_ms + decode_ms
-    delay = network_ms + visible_wait + compute
+    delay = network_ms + upload_ms + visible_wait + compute
     risk_ms = _risk_ms(question, node, now)
     stale = min(max((now - node.network_at_s) / STALE_S, 0.0), 1.0)
     log_spread = math.sqrt(node.spread.variance + stale * stale)
@@ -146,6 +148,7 @@ def _scored(
         node=node.name,
         bundle=served.bundle,
         network_ms=network_ms,
+        upload_ms=upload_ms,
         wait_ms=queue_ms,
         fixed_ms=fixed_ms,
         prefill_ms=prefill_ms,

@@ -25,6 +25,7 @@ from hub import wire
 from hub.delay import Cost, Flow, Spread, beyond_ms, fit_cost, fit_flow, fit_spread, peak_ewma, seed_cost
 from hub.failing import Failing, after_answer, after_failure
 from hub.tail import Tail
+from hub.upload import Upload, fit_upload
 
 Series = NDArray[np.float64]
 Key = tuple[str, str]  # device and question id
@@ -75,6 +76,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 1
     network_ms: float | None = None
     network_at_s: float = NEVER
+    upload: Upload = Upload()
     spread: Spread = Spread()
     flow: Flow | None = None  # None before its first answer
     failing: Failing = Failing()
@@ -273,6 +275,11 @@ def surprised(node: Node, predicted_ms: float, actual_ms: float) -> Node:
 def kept_waiting(node: Node, predicted_ms: float, at_least_ms: float) -> Node:
     """The node after an attempt was ended without its answer, which would have taken longer still."""
     return surprised(node, predicted_ms, beyond_ms(node.spread, predicted_ms, at_least_ms))
+
+
+def delayed(node: Node, size_bytes: int, beyond_ms: float) -> Node:
+    """The node after a question of this size took so much longer than pings, queue and compute explain."""
+    return msgspec.structs.replace(node, upload=fit_upload(node.upload, size_bytes, beyond_ms))
 
 
 def failed(node: Node, now: float) -> Node:

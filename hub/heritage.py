@@ -14,7 +14,10 @@ from collections.abc import Callable
 from typing import Final
 
 from hub import wire
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 log = logging.getLogger(__name__)
 

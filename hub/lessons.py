@@ -14,7 +14,7 @@ from hub.admission import Refusals
 from hub.columns import Fleet
 from hub.crowding import Demand
 from hub.delay import Lengths
-from hub.fleet import Node, Standing, failed, kept_waiting, succeeded, surprised, taught
+from hub.fleet import Node, Standing, delayed, failed, kept_waiting, succeeded, surprised, taught
 from hub.intake import DEFAULT_TASK
 from hub.prefixes import Prefixes
 from hub.questions import Attempt, InFlight
@@ -66,7 +66,11 @@ class Lessons:
         """What an answer shows of its node, its bundle and its device, whichever hub it was asked for."""
         after = taught(node, attempt.bundle, done.tokens, done.timing_ms)
         if attempt.sent_s > self._clear_since_s:
-            after = surprised(after, attempt.predicted_ms, (now - attempt.sent_s) * 1000)
+            took_ms = (now - attempt.sent_s) * 1000
+            after = surprised(after, attempt.predicted_ms, took_ms)
+            if attempt.network_ms is not None:  # a later ping may have stood behind the question
+                known_ms = attempt.network_ms + done.timing_ms.queue + done.timing_ms.compute
+                after = delayed(after, attempt.payload_bytes, took_ms - known_ms)
         self._fleet.put(succeeded(after, now))
         self.refusals.answered(device, node.name)
         self._prefixes.learn(device, question.session, node.name, node.epoch, done.tokens)

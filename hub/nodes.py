@@ -11,8 +11,11 @@ import msgspec
 from rich.table import Table
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 QUIET_S: Final = 0.3  # retained messages come in one burst after the subscription
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 from hub.delay import FLOW_TAU_S
-from hub.router import Candidates, Ranking, Series, least_delay, log_spread
+from hub.router import Candidates, Ranking, Series, least_delay
 from hub.table import Picked
 
 Objective = Literal["question", "fleet"]
@@ -53,9 +53,8 @@ def late_ms(candidates: Candidates) -> Series | float:
     budget_ms = candidates.question.budget_ms
     if not budget_ms:
         return 0.0
-    rows = candidates.fleet.table.pick(candidates.rows)
-    spread = np.maximum(log_spread(rows, candidates.now), 1e-3)
-    off = (np.log((candidates.parts.delay + 1.0) / (budget_ms + 1.0)) + rows["log_bias"]) / spread
+    spread = np.maximum(candidates.parts.log_spread, 1e-3)
+    off = (np.log((candidates.parts.delay + 1.0) / (budget_ms + 1.0)) + candidates.picked["log_bias"]) / spread
     lost: Series = budget_ms / (1.0 + np.exp(np.minimum(-LOGISTIC * off, 500.0)))
     return lost
 
@@ -63,9 +62,8 @@ def late_ms(candidates: Candidates) -> Series | float:
 def price_ms(candidates: Candidates) -> Series:
     """What later questions will wait because of this one, in all, at each candidate."""
     parts = candidates.parts
-    rows = candidates.fleet.table.pick(candidates.rows)
-    rate, busy = _use(rows, candidates.now)
-    work = parts.compute / rows["parallel"]
+    rate, busy = _use(candidates.picked, candidates.now)
+    work = parts.compute / candidates.picked["parallel"]
     price: Series = rate / (1.0 - busy) * work * (parts.visible_wait + work * 0.5)
     return price
 

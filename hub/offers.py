@@ -24,7 +24,7 @@ USUAL_CHARS: Final = 200  # of a question that nothing is known of
 def offers_of(fleet: Fleet, now: float) -> tuple[wire.Offer, ...]:
     """At most `MOST_OFFERS`, soonest first, of ready nodes; in whole milliseconds, so that noise is no news."""
     table = fleet.table
-    rows = np.flatnonzero(table["used"] & (table["standing"] == int(Standing.READY)))
+    rows = np.flatnonzero((table["used"] > 0.0) & (table["standing"] == int(Standing.READY)))
     if not len(rows):
         return ()
     chosen = table.pick(rows)

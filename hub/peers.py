@@ -2,8 +2,13 @@
 
 Hubs share the asks, and a repeat may come to another hub than its question did. So every hub hears the Work that the
 others send: it recognises their questions, sees at once what they load the nodes with, and can go on where one of them
-dies. The heir of those that are gone is the hub with the least name. Keeps the fleet true to what it hears; knows
-nothing of the questions that this hub has in flight.
+dies. The heir of those that are gone is the hub with the least name.
+
+A hub is gone when its state says so, and it counts as gone while it is *silent*: the nodes answer this hub's pings and
+not that one's, be it that it stands still, or that its link does. Its will says so only after one and a half
+keepalives, and never if the broker was killed with it; until then the broker goes on giving it its share of the asks.
+
+Keeps the fleet true to what it hears; knows nothing of the questions that this hub has in flight.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from hub.recent import Recent
 
 SWEEP_EVERY_S: Final = 1.0
 MOST_HUBS: Final = 256
+LOST_PINGS: Final = 3  # in a row make a hub silent, as they make a node suspect
+PING_LOST_S: Final = 0.9  # every hub pings somebody once a second, and pongs do not come to the millisecond
 
 
 class PeerLimits(Protocol):
@@ -79,6 +86,9 @@ class Peers:
         self._epochs: Recent[str, int] = Recent(MOST_HUBS)
         self._there: set[str] = set()
         self._gone: set[str] = set()
+        self._unheard: dict[
+            str, tuple[int, float]
+        ] = {}  # how many of its pings in a row, and when the last was counted
         self._elsewhere: dict[Key, Elsewhere] = {}  # the oldest first
         self._most_questions = 4 * limits.in_flight
         self._bytes = 0
@@ -87,6 +97,7 @@ class Peers:
 
     def state_published(self, name: str, payload: bytes) -> None:
         """A hub's retained state; an empty one clears it. Raises WireError."""
+        self._unheard.pop(name, None)  # a state is a sign of life, or makes it clear that there is none
         if not payload:
             self._there.discard(name)
             self._gone.discard(name)
@@ -102,15 +113,37 @@ class Peers:
         arrives.add(name)
         leaves.discard(name)
 
+    def ping_answered(self, by: str, now: float) -> bool:
+        """A node has answered a ping of the hub `by`; whether it can be counted on another hub has changed with that.
+
+        Each time a node has answered one of this hub's pings, it would have answered one of every other hub's.
+        """
+        if by != self._hub:
+            lost, _ = self._unheard.get(by, (0, now))
+            if by in self._there:
+                self._unheard[by] = 0, now
+            return lost >= LOST_PINGS
+        changed = False
+        for other in self._there:
+            lost, at_s = self._unheard.setdefault(other, (0, now))
+            if now - at_s >= PING_LOST_S:
+                self._unheard[other] = lost + 1, now
+                changed = changed or lost + 1 == LOST_PINGS
+        return changed
+
     def link_closed(self) -> None:
-        """Who is there is told anew by retained states when the link is up again."""
+        """Who is there is told anew by retained states when the link is up again.
+
+        Who does not say so is gone: a broker that was killed can have lost a state, and kept the session beside it.
+        """
+        self._unheard.clear()
+        self._gone |= self._there
         self._there.clear()
-        self._gone.clear()
         self._epochs = Recent(MOST_HUBS)
 
     def is_there(self, hub: str) -> bool:
         """Whether that other hub can be counted on."""
-        return hub in self._there
+        return hub in self._there and hub not in self._silent
 
     @property
     def any_there(self) -> bool:
@@ -120,18 +153,22 @@ class Peers:
     @property
     def left_behind(self) -> tuple[str, ...]:
         """Hubs that are gone, where this one is their heir."""
-        return tuple(sorted(self._gone)) if self._is_heir else ()
+        return tuple(sorted(self._gone | self._silent)) if self._is_heir else ()
 
     @property
     def orphans(self) -> tuple[Elsewhere, ...]:
         """Questions whose hub is gone, where this one is its heir."""
         if not self._is_heir:
             return ()
-        return tuple(each for each in self._elsewhere.values() if each.hub not in self._there)
+        return tuple(each for each in self._elsewhere.values() if not self.is_there(each.hub))
 
     @property
     def _is_heir(self) -> bool:
-        return all(self._hub < other for other in self._there)
+        return all(self._hub < other for other in self._there - self._silent)
+
+    @property
+    def _silent(self) -> set[str]:
+        return {hub for hub, (lost, _) in self._unheard.items() if lost >= LOST_PINGS}
 
     # --- what they have in flight -----------------------------------------------------------------------
 

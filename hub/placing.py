@@ -138,6 +138,8 @@ class Placing:
                     terms.completion_tokens,
                     terms.fixed_ms + terms.prefill_ms,
                     terms.decode_ms,
+                    node.network_ms,
+                    question.ask.payload_bytes,
                 )
             )
             question.decisions.append(decision)

@@ -19,8 +19,11 @@ from typing import Final
 import msgspec
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 LOOK_S: Final = 0.25  # how long to look: a namesake's will can come before its birth
 

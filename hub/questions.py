@@ -32,6 +32,8 @@ class Attempt(msgspec.Struct, frozen=True):
     expected_tokens: float
     before_ms: float = 0.0  # predicted compute before the first token
     decode_ms: float = 0.0  # and of the expected tokens
+    network_ms: float | None = None  # of a ping, as it was then; None where that was not known
+    payload_bytes: int = 0
 
 
 class InFlight:
@@ -88,6 +90,7 @@ class InFlight:
             task=self.ask.task,
             model=question.model,
             chars=question.size_chars,
+            payload_bytes=self.ask.payload_bytes,
             max_tokens=question.max_tokens,
             expected_tokens=lengths.expected(device, self.ask.task, question.max_tokens),
             larger_than=self.larger_than,
@@ -155,7 +158,7 @@ def load_of(question: InFlight, terms: Terms, now: float) -> Load:
     return Load(
         key=question.key,
         sent_s=now,
-        start_s=now + terms.network_ms / 2000,
+        start_s=now + terms.arrival_ms / 1000,
         before_ms=before_decode_ms,
         decode_ms=terms.decode_ms,
         longest_ms=longest_ms,

@@ -1,6 +1,6 @@
 """Which node answers this question soonest? The delay of DESIGN.md for every row of the fleet, and the least of it.
 
-    delay = network + max(wait - network / 2, 0) + fixed
+    delay = network + upload + max(wait - network / 2 - upload, 0) + fixed
             + prefill * (prompt_tokens - cached_tokens) + decode * expected_tokens
 
 Takes the fleet and the question's features, returns a Decision, changes nothing. Three rules go before the delay:
@@ -29,6 +29,7 @@ from hub.decision import Decision, Rejected, Terms
 from hub.failing import FORGET_S
 from hub.fleet import Node, Standing, Waiting, served_models, waits_ms
 from hub.table import Picked, Table
+from hub.upload import KIB
 
 UNMEASURED_MS: Final = 100.0
 NAMED: Final = 16  # candidates, and rejected ones, that a decision names
@@ -47,22 +48,24 @@ class Parts(msgspec.Struct, frozen=True, dict=True, eq=False):
     """The terms of the delay, each of all candidates, in milliseconds."""
 
     network: Series
+    upload: Series
     wait: Series
     fixed: Series
     prefill: Series
     decode: Series
     risk: Series  # no part of the delay, see `_risk_ms`
+    log_spread: Series  # nor this: the deviation of ln(actual / delay)
 
     @cached_property
     def visible_wait(self) -> Series:
         """What is left of the wait when the question arrives."""
-        left: Series = np.maximum(self.wait - self.network * 0.5, 0.0)
+        left: Series = np.maximum(self.wait - self.network * 0.5 - self.upload, 0.0)
         return left
 
     @cached_property
     def delay(self) -> Series:
         """Their sum, of the wait what is left of it."""
-        return self.network + self.visible_wait + self.compute
+        return self.network + self.upload + self.visible_wait + self.compute
 
     @cached_property
     def cost(self) -> Series:
@@ -81,6 +84,7 @@ class Candidates(NamedTuple):
     question: Features
     fleet: Fleet
     rows: Rows
+    picked: Picked
     parts: Parts
     now: float
 
@@ -105,6 +109,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     model: str | None
     chars: int
+    payload_bytes: int = 0
     max_tokens: int | None
     expected_tokens: float
     larger_than: int = -1
@@ -135,23 +140,25 @@ def choose(
     worst = _LAST_USABLE if last_resort else int(Standing.READY)
     usable = (eligible & (standing <= worst)).nonzero()[0]
     if not len(usable):
-        return _decision(question, [], 0, *_rejected(question, fleet, table["used"], exclude, worst))
+        return _decision(question, [], 0, *_rejected(question, fleet, table["used"] > 0.0, exclude, worst))
     standings = standing[usable]
     tier = int(standings.min())
     rows = usable[standings == tier]
     picked = table.pick(rows)
     prompt_tokens = _computed(question, fleet, prompt_tokens)[rows]
     parts = _parts(question, picked, rows, prompt_tokens, fleet, now)
-    scores = rank(Candidates(question, fleet, rows, parts, now))
+    candidates = Candidates(question, fleet, rows, picked, parts, now)
+    scores = rank(candidates)
     best = _best(scores, rows, fleet)
-    said = _Said(question, fleet, rows, parts, prompt_tokens, scores, now)
-    named = said.terms(best)
+    named = _terms(candidates, best, prompt_tokens, scores)
     budget_ms = question.budget_ms
     if budget_ms is not None and len(rows) > NAMED and named[0].chance_within(budget_ms) < LATE_CHANCE:
-        surest = _surest(budget_ms, parts.delay, picked, now)
+        surest = _surest(budget_ms, parts, picked)
         if surest not in best:
-            named[-1:] = said.terms([surest])
-    others = table["used"].copy()
+            named[-1:] = _terms(candidates, [surest], prompt_tokens, scores)
+    if len(rows) == fleet.size:
+        return _decision(question, named, len(rows) - len(named), (), 0)
+    others = table["used"] > 0.0
     others[rows] = False
     rejected = _rejected(question, fleet, others, exclude, tier)
     return _decision(question, named, len(rows) - len(named), *rejected)
@@ -188,7 +195,7 @@ def terms_of(rows: Picked, fleet: Fleet, now: float) -> tuple[NDArray[np.float64
     network_ms: NDArray[np.float64] = rows["network_ms"]
     unknown = np.isnan(network_ms)
     if unknown.any():
-        known = fleet.table["network_ms"][fleet.table["used"]]
+        known = fleet.table["network_ms"][fleet.table["used"] > 0.0]
         largest = np.nanmax(known) if not np.isnan(known).all() else 0.0
         network_ms = np.where(unknown, max(float(largest), UNMEASURED_MS), network_ms)
     return network_ms, _waits(rows, fleet, now)
@@ -204,20 +211,24 @@ def log_spread(rows: Picked, now: float) -> Series:
 
 def least_wait_ms(fleet: Fleet, now: float) -> float:
     """The shortest queue of all ready nodes, 0 where there is none."""
-    ready = fleet.table.pick(np.flatnonzero(fleet.table["standing"] == int(Standing.READY)))
-    return float(_waits(ready, fleet, now).min()) if len(ready) else 0.0
+    ready = np.flatnonzero(fleet.table["standing"] == int(Standing.READY))
+    return float(_waits(fleet.table.pick(ready), fleet, now).min()) if len(ready) else 0.0
 
 
 # --- the formula, over rows -----------------------------------------------------------------------------
 
 
 def _parts(question: Features, picked: Picked, rows: Rows, prompt_tokens: Series, fleet: Fleet, now: float) -> Parts:
+    network_ms, wait_ms = terms_of(picked, fleet, now)
     return Parts(
-        *terms_of(picked, fleet, now),
+        network_ms,
+        picked["upload_ms_per_kib"] * (question.payload_bytes / KIB),
+        wait_ms,
         picked["fixed_ms"],
         picked["prefill_ms"] * prompt_tokens,
         picked["decode_ms"] * question.expected_tokens,
         _risk_ms(question, picked, now) + _forgets_ms(question, rows, fleet),
+        log_spread(picked, now),
     )
 
 
@@ -264,73 +275,61 @@ def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
         bound = np.partition(delay_ms, NAMED - 1)[NAMED - 1]
         near = np.flatnonzero(delay_ms <= bound)
     order = np.lexsort((fleet.rank()[rows[near]], delay_ms[near]))
-    return [int(place) for place in near[order[:NAMED]]]
+    best: list[int] = near[order[:NAMED]].tolist()
+    return best
 
 
 def _risk_ms(question: Features, rows: Picked, now: float) -> Series:
     """What the failures of each node cost: a failed question has lost its budget, however fast it failed."""
     if not rows["failure_rate"].any():
-        return np.zeros(len(rows))
+        return np.zeros_like(rows["failure_rate"])
     forgotten = np.exp(-np.maximum(now - rows["failed_s"], 0.0) / FORGET_S)
     risk_ms: Series = rows["failure_rate"] * forgotten * (question.budget_ms or 0.0)
     return risk_ms
 
 
-def _surest(budget_ms: float, delay_ms: Series, rows: Picked, now: float) -> int:
+def _surest(budget_ms: float, parts: Parts, rows: Picked) -> int:
     """The place with the best `Terms.chance_within`: the most deviations between its delay and the budget."""
-    spread = log_spread(rows, now)
-    return int(np.argmax((np.log((budget_ms + 1.0) / (delay_ms + 1.0)) - rows["log_bias"]) / np.maximum(spread, 1e-9)))
+    off = np.log((budget_ms + 1.0) / (parts.delay + 1.0)) - rows["log_bias"]
+    return int(np.argmax(off / np.maximum(parts.log_spread, 1e-9)))
 
 
 # --- saying it ------------------------------------------------------------------------------------------
 
 
-class _Said(NamedTuple):
-    """Terms of candidates in words, by their places."""
-
-    question: Features
-    fleet: Fleet
-    rows: Rows
-    parts: Parts
-    prompt_tokens: Series
-    scores: Series
-    now: float
-
-    def terms(self, places: list[int]) -> list[Terms]:
-        """Of these, in this order."""
-        picked = self.fleet.table.pick(self.rows[places])
-        columns = (
-            *(getattr(self.parts, name)[places] for name in Parts.__struct_fields__),
-            self.scores[places] - self.parts.cost[places],
-            self.prompt_tokens[places],
-            picked["log_bias"],
-            log_spread(picked, self.now),
-            picked["spread_weight"],
+def _terms(candidates: Candidates, places: list[int], prompt_tokens: Series, scores: Series) -> list[Terms]:
+    """Terms in words of the candidates at these places, in this order."""
+    question, fleet, rows, picked, parts, _ = candidates
+    columns = np.array(
+        (
+            *(parts.network, parts.upload, parts.wait, parts.fixed, parts.prefill, parts.decode, parts.risk),
+            *(scores - parts.cost, prompt_tokens, picked["log_bias"], parts.log_spread, picked["spread_weight"]),
         )
-        labels = [self.fleet.label(int(row)) for row in self.rows[places]]
-        lines = zip(labels, *(column.tolist() for column in columns), strict=True)
-        return [
+    )
+    labels = map(fleet.label, rows[places].tolist())
+    found = []
+    for (node, bundle), line in zip(labels, columns[:, places].T.tolist(), strict=True):
+        network, upload, wait, fixed, prefill, decode, risk, price, tokens, bias, spread, weight = line
+        found.append(
             Terms(
                 node=node,
                 bundle=bundle,
                 network_ms=network,
+                upload_ms=upload,
                 wait_ms=wait,
                 fixed_ms=fixed,
                 prefill_ms=prefill,
                 decode_ms=decode,
                 risk_ms=risk,
                 price_ms=price,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=self.question.expected_tokens,
+                prompt_tokens=tokens,
+                completion_tokens=question.expected_tokens,
                 log_bias=bias,
                 log_spread=spread,
                 spread_weight=weight,
             )
-            for (
-                node,
-                bundle,
-            ), network, wait, fixed, prefill, decode, risk, price, prompt_tokens, bias, spread, weight in lines
-        ]
+        )
+    return found
 
 
 def _rejected(

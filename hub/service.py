@@ -17,11 +17,14 @@ import uuid
 from typing import Final, Protocol
 
 from hub import events, wire
+from hub.broker_url import BrokerUrl
 from hub.core import Core
 from hub.errors import LinkError, WireError
 from hub.explain import decision_line
+from hub.handlers import Handlers, Received, Will
 from hub.heritage import SESSION_S, Heritage, session_of
-from hub.mqtt_link import WITH_THE_CONNECTION, BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.loop import Loop
+from hub.mqtt_link import WITH_THE_CONNECTION, Link
 from hub.objective import Objective, ranking
 from hub.presence import Presence
 from hub.shares import Rate

@@ -205,6 +205,17 @@ def test_tensorrt_stays_in_its_one_file() -> None:
     assert importers == {"edge_agent/runtime/tensorrt.py"}
 
 
+def test_paho_stays_in_its_one_file() -> None:
+    """The MQTT library is imported where the link is made, and nowhere else."""
+    importers = {
+        name_of(path)
+        for path in sources(*PACKAGES)
+        for module, _, _ in imported(ast.parse(path.read_text("utf-8")))
+        if module.split(".")[0] == "paho"
+    }
+    assert importers == {"hub/mqtt_link.py"}
+
+
 def test_device_code_runs_on_python_310() -> None:
     """No file of the device packages uses syntax or standard library that came after Python 3.10."""
     found = [

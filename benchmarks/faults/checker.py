@@ -3,12 +3,13 @@
 - *one outcome*: each question ends exactly once at its asker, no later than `LATE_S` after its deadline.
 - *answered*: with `STRETCH_S` of its budget in which broker, one hub, one node and its device's link were up, all in
   one stretch (`uptime.py` says what up is), that outcome is an answer.
-- *its own*: an answer is that of this very question, on the topic of the device that asked; what was shown of a
-  streamed one is how the whole begins.
+- *its own*: an answer is that of this very question (where no model gave it), on the topic of the device that asked;
+  what was shown of a streamed one is how the whole begins.
 - *nothing after a failure*: on the wire, a failure that a hub has published is not followed by an answer of a node.
   Counted apart is what no hub and node can prevent (askers drop it): the answer, or the hub's Cancel, was under way
   while the broker, or the node's link or process, stood still or was slow; a stranger had replayed a message of that
-  question; it came within `RACE_S`, before a Cancel could reach the node; or two hubs may have had it.
+  question; it came within `RACE_S`, before a Cancel could reach the node; or two hubs may have had it, because one of
+  several, or the broker, was struck while the question was open.
 - *alive*: no process ends by itself.
 - *share*: at least `SHARE` of the outcomes that came from the fleet are answers.
 """
@@ -127,7 +128,8 @@ def _own(history: History, ended: dict[Key, list[Ended]]) -> list[Violation]:
         for outcome in ended.get((asked.device, asked.id), []):
             if outcome.code != "answered":
                 continue
-            if asked.text is not None and outcome.text != asked.text:
+            is_known = not history.real or outcome.node not in (None, *history.real)
+            if is_known and outcome.text != asked.text:
                 found.append(_violation("its own", outcome, f"answered {outcome.text!r}, not {asked.text!r}"))
             if outcome.shown is not None and not (outcome.text or "").startswith(outcome.shown):
                 found.append(_violation("its own", outcome, f"showed {outcome.shown!r} of {outcome.text!r}"))
@@ -137,6 +139,7 @@ def _own(history: History, ended: dict[Key, list[Ended]]) -> list[Violation]:
 def _wire(history: History, notes: Counter[str]) -> list[Violation]:
     found = []
     device_of = {asked.id: asked.device for asked in history.asked}
+    asked_s = {(asked.device, asked.id): asked.at_s for asked in history.asked}
     by_key: dict[Key, list[Heard]] = {}
     for heard in history.heard:
         if device_of.get(heard.id, heard.device) != heard.device:
@@ -158,7 +161,7 @@ def _wire(history: History, notes: Counter[str]) -> list[Violation]:
             notes["answer after failure, under way in a fault"] += 1
         elif later.at_s - first.at_s <= RACE_S:
             notes["answer after failure, at the same moment"] += 1
-        elif len(history.hubs) > 1:
+        elif len(history.hubs) > 1 and _was_struck(history, {BROKER, *history.hubs}, asked_s.get(key, 0.0), later.at_s):
             notes["answer after failure, maybe of two hubs"] += 1
         else:
             why = f"{first.code}, and {later.at_s - first.at_s:.3f} s after it an answer"
@@ -169,9 +172,12 @@ def _wire(history: History, notes: Counter[str]) -> list[Violation]:
 def _was_under_way(history: History, failure: Heard, answer: Heard) -> bool:
     """Whether something between node and broker stood still or was slow between the two."""
     parties = {BROKER, *((answer.node,) if answer.node is not None else history.nodes)}
-    return any(
-        hit.party in parties and hit.from_s < answer.at_s and hit.to_s > failure.at_s - RACE_S for hit in history.hits
-    )
+    return _was_struck(history, parties, failure.at_s - RACE_S, answer.at_s)
+
+
+def _was_struck(history: History, parties: set[str], from_s: float, to_s: float) -> bool:
+    """Whether one of them had a fault between the two."""
+    return any(hit.party in parties and hit.from_s < to_s and hit.to_s > from_s for hit in history.hits)
 
 
 def _violation(promise: str, of: Ended | Heard, why: str) -> Violation:

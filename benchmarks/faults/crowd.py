@@ -16,7 +16,10 @@ from typing import Final
 
 from hub import wire
 from hub.ask import Asker, Outcome
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 from .gate import Gate
 from .history import Asked, Ended, Log
@@ -27,11 +30,10 @@ REPEAT_S: Final = 2.0
 
 
 class Crowd:
-    """Everybody who asks. `plain` devices send bare text. `repeats` says that answers are the question's own words."""
+    """Everybody who asks. `plain` devices send bare text."""
 
-    def __init__(self, log: Log, gates: dict[str, Gate], plain: Sequence[str], *, repeats: bool) -> None:
+    def __init__(self, log: Log, gates: dict[str, Gate], plain: Sequence[str]) -> None:
         self._log = log
-        self._repeats = repeats
         self._askers = {name: Asker(gate.url, name) for name, gate in gates.items() if name not in plain}
         self._plain = {name: PlainClient(log, gates[name].url, name) for name in plain}
 
@@ -63,7 +65,7 @@ class Crowd:
                 id=planned.id,
                 at_s=now,
                 deadline_s=now + planned.deadline_s,
-                text=planned.text if self._repeats else None,
+                text=planned.text,
                 plain=plain,
                 streamed=planned.streamed and not plain,
             )

@@ -15,13 +15,13 @@ BROKER = "broker"
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A question as it was given to its asker. `text` is what its answer must be; None where that is not known."""
+    """A question as it was given to its asker. `text` is what a no-op node answers."""
 
     device: str
     id: str
     at_s: float
     deadline_s: float
-    text: str | None
+    text: str
     plain: bool = False  # by a client that knows MQTT and nothing else
     streamed: bool = False
 
@@ -95,6 +95,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     end_s: float
     hubs: tuple[str, ...]
     nodes: tuple[str, ...]
+    real: tuple[str, ...] = ()  # those of the nodes that serve a model: what they will answer is not known
     asked: tuple[Asked, ...] = ()
     ended: tuple[Ended, ...] = ()
     heard: tuple[Heard, ...] = ()
@@ -118,7 +119,9 @@ class Log:
         """Outcomes so far."""
         return sum(isinstance(event, Ended) for event in list(self._events))
 
-    def history(self, *, seed: int, start_s: float, end_s: float, hubs: list[str], nodes: list[str]) -> History:
+    def history(
+        self, *, seed: int, start_s: float, end_s: float, hubs: list[str], nodes: list[str], real: list[str]
+    ) -> History:
         """Everything so far."""
         events = list(self._events)
         return History(
@@ -127,6 +130,7 @@ class Log:
             end_s=end_s,
             hubs=tuple(hubs),
             nodes=tuple(nodes),
+            real=tuple(real),
             asked=tuple(event for event in events if isinstance(event, Asked)),
             ended=tuple(event for event in events if isinstance(event, Ended)),
             heard=tuple(event for event in events if isinstance(event, Heard)),

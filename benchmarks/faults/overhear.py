@@ -16,8 +16,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 from .history import Heard, Log, Replayed
 

@@ -46,6 +46,11 @@ def recoveries(history: History) -> dict[str, list[float]]:
     return {kind: sorted(times) for kind, times in sorted(found.items())}
 
 
+def still_s(history: History) -> float:
+    """Seconds in which the whole machine stood still, and nothing counted as up."""
+    return sum(down.to_s - down.from_s for down in history.down if down.party == MACHINE)
+
+
 def tables(history: History, verdict: Verdict) -> list[Table]:
     """Faults, then outcomes."""
     faults = Table(title=f"seed {history.seed}: {len(history.hits)} faults; seconds to the next answer")
@@ -64,6 +69,7 @@ def tables(history: History, verdict: Verdict) -> list[Table]:
     for note, count in verdict.notes.items():
         outcomes.add_row(note, str(count))
     outcomes.add_row("violations", str(len(verdict.violations)))
+    outcomes.add_row("seconds in which the machine stood still", f"{still_s(history):.1f}")
     return [faults, outcomes]
 
 
@@ -75,6 +81,7 @@ def document(history: History, verdict: Verdict) -> dict[str, Any]:
         "seconds": round(history.end_s - history.start_s, 1),
         "hubs": len(history.hubs),
         "nodes": len(history.nodes),
+        "real_nodes": len(history.real),
         "questions": verdict.questions,
         "owed": verdict.owed,
         "faults": len(history.hits),
@@ -82,6 +89,7 @@ def document(history: History, verdict: Verdict) -> dict[str, Any]:
         "share": round(verdict.share, 4),
         "notes": verdict.notes,
         "violations": len(verdict.violations),
+        "machine_still_s": round(still_s(history), 1),
         "recovery_s": {
             kind: {"times": len(times), "median": round(median(times), 3), "longest": round(times[-1], 3)}
             for kind, times in recoveries(history).items()

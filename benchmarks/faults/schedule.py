@@ -53,6 +53,7 @@ KINDS: Final[dict[str, Kind]] = {
 }
 SLOWEST_MS: Final = 300.0
 ALL_NODES: Final = 0.12  # of the faults of a node's process strike all nodes at once
+ALL_HUBS: Final = 0.25  # and of a hub's all hubs; so does the first one that kills, so that no run is without
 BY_CHANCE_TOGETHER: Final = 0.1  # of all faults strike at the same time as the one before
 
 
@@ -81,11 +82,15 @@ def draw(
         struck = [rng.choice(parties[rng.choice(kind.strikes)])]
         if name in ("kill-node", "stop-node") and rng.random() < ALL_NODES:
             struck = list(nodes)
+        if name in ("kill-hub", "stop-hub") and len(hubs) > 1:
+            is_first_kill = name == "kill-hub" and all(fault.kind != name for fault in found)
+            if rng.random() < ALL_HUBS or is_first_kill:
+                struck = list(hubs)
+        at_s = max(at_s, *(free_at_s.get(party, 0.0) for party in struck), 0.0)
         for party in struck:
             share = rng.random() ** 2  # short ones are as common as in life
             duration_s = kind.shortest_s + share * (kind.longest_s - kind.shortest_s)
-            party_at_s = max(at_s, free_at_s.get(party, 0.0))
-            free_at_s[party] = party_at_s + duration_s + 1.0
+            free_at_s[party] = at_s + duration_s + 1.0
             delay_ms = rng.uniform(20.0, SLOWEST_MS) if name == "slow-link" else 0.0
-            found.append(Fault(at_s=party_at_s, kind=name, party=party, duration_s=duration_s, delay_ms=delay_ms))
+            found.append(Fault(at_s=at_s, kind=name, party=party, duration_s=duration_s, delay_ms=delay_ms))
     return sorted(found[:faults], key=lambda fault: fault.at_s)

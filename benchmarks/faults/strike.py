@@ -32,6 +32,7 @@ class Striker:
         self._overhearer = overhearer
         self._turn = {party: threading.Lock() for party in [*programs, *gates, REPLAYER]}
         self._over = threading.Event()
+        self.failure: SystemExit | None = None  # a process did not come back: from then on nobody knows what is up
 
     def run(self, schedule: Sequence[Fault], start_s: float) -> list[threading.Thread]:
         """Begin; the threads end with the last fault, but for the one that watches, which ends with `end`."""
@@ -50,7 +51,11 @@ class Striker:
         self._over.wait(max(start_s + fault.at_s - time.monotonic(), 0.0))
         with self._turn[fault.party]:
             from_s = time.monotonic()
-            up_at_s = self._strike(fault)
+            try:
+                up_at_s = self._strike(fault)
+            except SystemExit as error:  # in a thread it would go by unseen
+                self.failure = error
+                return
             if fault.kind not in ("slow-link", "replay"):
                 self._log.add(Down(party=fault.party, from_s=from_s, to_s=up_at_s))
             self._log.add(Hit(kind=fault.kind, party=fault.party, from_s=from_s, to_s=up_at_s))

@@ -67,6 +67,8 @@ class Uptime:
         for down in history.down:
             self._down.setdefault(down.party, []).append((down.from_s, down.to_s))
         self._of_device: dict[str, list[list[Span]]] = {}
+        # How long a model takes is not known: beside no-op nodes it owes nothing.
+        self._counted = [node for node in history.nodes if node not in history.real] or history.nodes
 
     def together(self, device: str) -> list[list[Span]]:
         """One list of spans for each pair of a hub and a node."""
@@ -75,7 +77,7 @@ class Uptime:
             self._of_device[device] = [
                 outside([*shared, *self._spans(hub), *self._spans(node)], self._history.start_s, self._history.end_s)
                 for hub in self._history.hubs
-                for node in self._history.nodes
+                for node in self._counted
             ]
         return self._of_device[device]
 

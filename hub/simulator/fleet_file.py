@@ -14,6 +14,7 @@
     parallel = 1              # questions at once
     jitter = 0.05             # deviation of the logarithm of a service time
     announced = 1.0           # what a node says of its cost, beside its true one
+    upload_mbit_s = 10        # of its link, for the question's bytes; without end where left out
     sites = [3, 17]           # rows of the RTT file; drawn where left out
 
     [[event]]
@@ -68,6 +69,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     parallel: Annotated[int, Meta(ge=1, le=4096)] = 1
     jitter: NotNegative = 0.0
     announced: Positive = 1.0
+    upload_mbit_s: Positive | None = None
     sites: tuple[Annotated[int, Meta(ge=0)], ...] = ()
 
 

@@ -271,7 +271,7 @@ def _only(place: int, candidates: Candidates) -> Series:
 
 
 def _in_flight(candidates: Candidates) -> Series:
-    return candidates.fleet.table["in_flight"][candidates.rows].astype(np.float64)
+    return candidates.picked["in_flight"]
 
 
 def _ties(draw: np.random.Generator, count: int) -> Series:

@@ -16,6 +16,7 @@ from hub.errors import SimulationError
 COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 GENERATED: Final = ("conversation", "short")
 DEFAULT_QUESTIONS: Final = 20_000  # of a generated trace
+BYTES_PER_TOKEN: Final = 4  # of a prompt: English, roughly
 # Azure's conversation trace of 2023: shares and the tokens that so many questions have at most.
 _SHARES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _PROMPT_TOKENS: Final = (3, 207, 423, 1020, 1638, 2734, 4142, 14_050)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.simulator.fleet_file import Kind
-from hub.simulator.trace import Trace
+from hub.simulator.trace import BYTES_PER_TOKEN, Trace
 
 Nodes = NDArray[np.float64]  # a number for each
 
@@ -23,6 +23,8 @@ class Truth:
         self.fixed_ms = np.array([kind.fixed_ms for kind in kinds], np.float64)
         self.prefill_ms = np.array([kind.prefill_ms_per_token for kind in kinds], np.float64)
         self.decode_ms = np.array([kind.decode_ms_per_token for kind in kinds], np.float64)
+        widths = np.array([kind.upload_mbit_s or np.inf for kind in kinds])
+        self._upload_ms = BYTES_PER_TOKEN * 8 / 1000 / widths  # of a token of the prompt
         self._jitter = np.array([kind.jitter for kind in kinds])
         self.round_trip_ms = round_trips_ms.copy()  # as it is now
         self.slower = np.ones(len(kinds))
@@ -36,6 +38,10 @@ class Truth:
         prompt, answer = float(self._trace.prompt_tokens.mean()), float(self._trace.answer_tokens.mean())
         undisturbed: Nodes = self.fixed_ms + self.prefill_ms * prompt + self.decode_ms * answer
         return undisturbed * np.exp(self._jitter**2 / 2)
+
+    def upload_of_ms(self, question: int, node: int) -> float:
+        """How much later than a ping the question arrives."""
+        return float(self._upload_ms[node] * self._trace.prompt_tokens[question])
 
     def prefill_of_ms(self, question: int, node: int) -> float:
         """The fixed part and the prompt's."""
@@ -54,13 +60,13 @@ class Truth:
         compute = self.fixed_ms + self.prefill_ms * prompt + self.decode_ms * answer
         compute *= np.exp(self._jitter * self._luck[question]) * self.slower
         wait = np.maximum(self._free_s - now, 0.0) * 1000
-        network = self.round_trip_ms
-        delays: Nodes = network + np.maximum(wait - network / 2, 0.0) + compute
+        arrival = self.round_trip_ms / 2 + self._upload_ms * prompt
+        delays: Nodes = arrival + self.round_trip_ms / 2 + np.maximum(wait - arrival, 0.0) + compute
         return np.where(self.up, delays, np.inf)
 
     def sent(self, question: int, node: int, now: float) -> None:
         """A question is on its way to a node."""
-        arrived_s = now + float(self.round_trip_ms[node]) / 2000
+        arrived_s = now + (float(self.round_trip_ms[node]) / 2 + self.upload_of_ms(question, node)) / 1000
         slots = self._slots[node]
         began_s = max(arrived_s, slots[0])
         heapq.heapreplace(slots, began_s + self.compute_of_ms(question, node) * float(self.slower[node]) / 1000)

@@ -26,10 +26,9 @@ from hub.ledger import Limits
 from hub.simulator.fleet_file import FleetFile, Happening
 from hub.simulator.node import Job, SimulatedNode
 from hub.simulator.policies import Policy
-from hub.simulator.trace import Trace
+from hub.simulator.trace import BYTES_PER_TOKEN, Trace
 from hub.simulator.truth import Truth
 
-CHARS_PER_TOKEN: Final = 4
 DEVICES: Final = 50
 WILL_AFTER_S: Final = 7.5  # the broker waits one and a half keepalives
 _SETTLING_S: Final = 5.0  # before the first question: the fleet shows itself, and is pinged
@@ -120,7 +119,7 @@ class World:
             self._at(self._arrivals_s[number + 1], lambda: self._ask(number + 1))
         question = wire.Question(
             id=str(number),
-            text="x" * (CHARS_PER_TOKEN * int(self._trace.prompt_tokens[number])),
+            text="x" * (BYTES_PER_TOKEN * int(self._trace.prompt_tokens[number])),
             deadline_ms=self._deadline_ms,
             max_tokens=int(self._trace.answer_tokens[number]) if self._lengths_known else None,
         )
@@ -146,8 +145,10 @@ class World:
         work = effect.work
         assert work.question.id is not None
         self._sent_s[effect.node, work.question.id] = self._now
-        self._truth.sent(int(work.question.id), number, self._now)
-        self._travel(number, 0, lambda: self._work_arrived(number, work))
+        question = int(work.question.id)
+        self._truth.sent(question, number, self._now)
+        upload_s = self._truth.upload_of_ms(question, number) / 1000
+        self._travel(number, 0, lambda: self._work_arrived(number, work), upload_s)
         for name in self._policy.wants_probed():
             self._probe(self._number[name])
         self._accept(effect.ticket)
@@ -283,13 +284,13 @@ class World:
 
     # --- time -------------------------------------------------------------------------------------------
 
-    def _travel(self, number: int, way: int, arrive: Callable[[], None]) -> None:
+    def _travel(self, number: int, way: int, arrive: Callable[[], None], upload_s: float = 0.0) -> None:
         half_s = float(self._truth.round_trip_ms[number]) / 2000
         if self._jitter:
             if not self._drawn:
                 self._drawn = self._draw.standard_exponential(_DRAWN_AT_ONCE).tolist()
             half_s *= 1 + self._jitter * self._drawn.pop()
-        at_s = max(self._now + half_s, float(self._arrived_s[way, number]))
+        at_s = max(self._now + half_s + upload_s, float(self._arrived_s[way, number]))
         self._arrived_s[way, number] = at_s
         self._at(at_s, arrive)
 

@@ -15,8 +15,11 @@ from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.service import AgentService, Own
 from edge_agent.store import RETRY_S
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 SERVED = wire.ServedBundle(
     bundle="b", model="m", task="text-generation", context=64,

@@ -126,7 +126,37 @@ def test_an_answer_after_a_failure() -> None:
     assert broken(heard=(failure, HEARD), hits=(Hit(kind="hold-link", party="n", from_s=9.0, to_s=10.3),)) == set()
     assert broken(heard=(failure, HEARD), hits=(Hit(kind="hold-link", party="m", from_s=9.0, to_s=10.3),)) == {promise}
     assert broken(heard=(failure, msgspec.structs.replace(HEARD, at_s=10.05))) == set()
-    assert broken(heard=(failure, HEARD), hubs=("h", "h-2")) == set()
+
+
+def test_an_answer_after_a_failure_of_two_hubs() -> None:
+    """Two hubs are an explanation only where one of them was struck while the question was open."""
+    failure = Heard(device="a", id="1", at_s=17.0, code="deadline")
+    late = msgspec.structs.replace(HEARD, at_s=18.0)
+    ended = (msgspec.structs.replace(ANSWERED, code="deadline", at_s=17.0),)
+    asked = (msgspec.structs.replace(ASKED, deadline_s=14.0),)
+    both = {"asked": asked, "ended": ended, "heard": (failure, late), "hubs": ("h", "h-2"), "end_s": 60.0}
+    promise = "nothing after a failure"
+    assert promise in broken(**both)
+    assert promise not in broken(**both, hits=(Hit(kind="stop-hub", party="h-2", from_s=11.0, to_s=14.0),))
+    assert promise in broken(**both, hits=(Hit(kind="stop-hub", party="h-2", from_s=1.0, to_s=9.9),))
+    assert promise in broken(**both, hits=(Hit(kind="stop-node", party="m", from_s=11.0, to_s=14.0),))
+
+
+def test_a_model_answers_in_its_own_words() -> None:
+    """What a real node says is not compared; what a no-op node says beside it is, where it is known whose it is."""
+    other = msgspec.structs.replace(ANSWERED, text="two")
+    assert broken(ended=(other,), real=("n",)) == set()
+    assert broken(ended=(other,), real=("m",)) == {"its own"}
+    assert broken(ended=(msgspec.structs.replace(other, node=None),), real=("m",)) == set()
+    assert broken(ended=(msgspec.structs.replace(ANSWERED, shown="oe"),), real=("n",)) == {"its own"}
+
+
+def test_a_model_beside_others_owes_nothing() -> None:
+    """Nobody knows how long it takes, so it does not count as the node that must answer, unless there is no other."""
+    gone = {"ended": (FAILED,), "heard": (), "down": (down("m", 0.0, 60.0),)}
+    assert broken(**gone) == {"answered", "share"}
+    assert broken(**gone, real=("n",)) == {"share"}
+    assert broken(**gone, real=("n", "m")) == {"answered", "share"}
 
 
 def test_a_process_that_ended_by_itself() -> None:
@@ -157,13 +187,25 @@ def test_the_same_seed_is_the_same_schedule() -> None:
         ends[fault.party] = fault.at_s + fault.duration_s
 
 
+def test_all_hubs_die_at_once() -> None:
+    """With several hubs each schedule kills all of them at the same moment; one hub alone is struck as ever."""
+    parties = {"nodes": ["n", "m"], "devices": ["a", "b"]}
+    for seed in (SEED, 1, 2, 3):
+        drawn = schedule.draw(seed, seconds=100.0, faults=40, hubs=["h", "h-2", "h-3"], **parties)  # type: ignore[arg-type]
+        at_s: dict[float, set[str]] = {}
+        for fault in drawn:
+            if fault.kind == "kill-hub":
+                at_s.setdefault(fault.at_s, set()).add(fault.party)
+        assert {"h", "h-2", "h-3"} in at_s.values(), f"seed {seed}"
+
+
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, SEED])
-def test_a_short_run_breaks_no_promise(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "hubs"), [(1, 1), (SEED, 1), (SEED, 3)])
+def test_a_short_run_breaks_no_promise(seed: int, hubs: int, tmp_path: Path) -> None:
     """Real processes, 300 questions and 16 faults of all kinds: each question ends as it should."""
     command = [sys.executable, "benchmarks/chaos.py", "--seconds", "40", "--questions", "300", "--faults", "16"]
-    command += ["--seed", str(seed), "--history", str(tmp_path / "history.json")]
+    command += ["--seed", str(seed), "--hubs", str(hubs), "--history", str(tmp_path / "history.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, f"seed {seed}:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
     document = json.loads(done.stdout.splitlines()[-1])

@@ -14,8 +14,11 @@ import pytest
 from benchmarks.faults.garbage import Wild, messages
 from benchmarks.faults.standing import Hub, Node, is_malformed
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import WireError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 TOPICS = [
     "ask/kitchen", "ask/a", "answer/kitchen", "node/n1/state", "node/ghost/state", "node/n1/work", "node/n1/control",

@@ -1,4 +1,4 @@
-"""Three hubs on one Mosquitto, of which one is killed and one is stopped while questions are under way."""
+"""Three hubs on one Mosquitto, of which one is killed, one stopped, or one dies together with the broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 
 from hub import wire
 from hub.ask import Asker
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 pytestmark = pytest.mark.broker
 HUBS = ("one", "two", "three")  # `one` is everybody's heir, `three` its next
@@ -110,6 +113,30 @@ def test_one_is_killed_and_one_is_stopped(fleet: tuple[Any, str, PlainClient], e
     client.until(lambda: set(client.answers) == set(tags))
     client.until(lambda: client.hubs == {"two": "ready"})
     assert "Traceback" not in processes.log("two")
+
+
+def test_one_dies_with_the_broker(
+    fleet: tuple[Any, str, PlainClient], mosquitto: Any, eventually: Callable[..., None]
+) -> None:
+    """Then nobody publishes its will: its state says `ready`, and the broker keeps a third of the asks for it. The
+    others notice all the same, and even who asks once is answered.
+    """
+    processes, _, client = fleet
+    saved = mosquitto.folder / "mosquitto.db"
+    kept = (b"hub-three-asks", b"edge/v1/hub/three/state")
+    eventually(lambda: saved.exists() and all(words in saved.read_bytes() for words in kept))
+    mosquitto.stop(kill=True)
+    processes.kill("three")
+    mosquitto.start()
+    client.until(lambda: not client.link.is_open)
+    client.until(lambda: client.link.is_open)
+    for name in ("one", "two"):
+        eventually(lambda name=name: processes.log(name).count("takes questions") == 2)
+    tags = [f"tag-{number}" for number in range(12)]
+    client.ask(*tags)
+    client.until(lambda: set(client.answers) == set(tags))
+    client.until(lambda: client.hubs == {"one": "ready", "two": "ready"})
+    assert "hub three is gone: nothing is left of it" in processes.log("one")
 
 
 def test_hubs_share_the_work(fleet: tuple[Any, str, PlainClient]) -> None:

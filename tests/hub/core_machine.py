@@ -323,6 +323,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert len(core._peers) <= 4 * LIMITS.in_flight
         assert core._peers._bytes == sum(each.payload_bytes for each in core._peers._elsewhere.values())
         assert core._peers._bytes <= LIMITS.in_flight_bytes
+        assert set(core._peers._unheard) <= core._peers._there
 
     @invariant()
     def nothing_leaks(self) -> None:

@@ -10,8 +10,11 @@ import pytest
 
 from hub import wire
 from hub.ask import Asker
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.handlers import Handlers, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 
 class Fleet:

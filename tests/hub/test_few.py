@@ -41,6 +41,7 @@ def questions(draw: st.DrawFn, names: list[str]) -> Features:
         task=draw(st.sampled_from(["text-generation", "feature-extraction"])),
         model=draw(st.sampled_from([None, None, "b0", "b1", "no such model"])),
         chars=draw(st.integers(0, 20_000)),
+        payload_bytes=draw(st.integers(0, 260_000)),
         max_tokens=draw(st.sampled_from([None, 5, 4000])),
         expected_tokens=draw(st.floats(0, 500)),
         larger_than=draw(st.sampled_from([-1, 100, 4096])),

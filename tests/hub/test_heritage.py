@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from hub import wire
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received
 from hub.heritage import SESSION_S, Heritage, session_of
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received
+from hub.loop import Loop
+from hub.mqtt_link import Link
 
 pytestmark = pytest.mark.broker
 SHARED = wire.Topic.shared("ask", wire.ASK_GROUP)

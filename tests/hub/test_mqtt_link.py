@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from hub import mqtt_link
-from hub.errors import LinkError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop, Received, Will
+from hub.attempts import SLOW_CONNECT_S
+from hub.broker_url import BrokerUrl
+from hub.handlers import Handlers, Received, Will
+from hub.loop import Loop
+from hub.mqtt_link import WITH_THE_CONNECTION, Link
 
 
 @pytest.fixture
@@ -38,22 +40,6 @@ def connect(loop: Loop, url: str, name: str, got: list[Received], *topics: str, 
     loop.add(link)
     drive(loop, lambda: link.is_open)
     return link
-
-
-@pytest.mark.parametrize(
-    "url", ["http://x", "mqtt://", "mqtt://h:0", "mqtt://h:99999", "mqtt://h/path", "mqtt://[::1", "ftp://a"]
-)
-def test_url_refused(url: str) -> None:
-    """What is no broker URL is refused, and the message says the form."""
-    with pytest.raises(LinkError, match="mqtt://"):
-        BrokerUrl.parse(url)
-
-
-def test_password_is_never_shown() -> None:
-    """Neither text nor representation of a URL holds the password."""
-    url = BrokerUrl.parse("mqtt://anna:top%40secret@broker")
-    assert url.password == "top@secret"
-    assert "secret" not in f"{url} {url!r} {url}"
 
 
 def test_properties_survive(loop: Loop, broker_url: str) -> None:
@@ -166,7 +152,7 @@ def test_what_is_outdated_is_not_sent_again(loop: Loop, mosquitto: Any) -> None:
     link = connect(loop, mosquitto.url, "sender", [])
     mosquitto.stop(kill=True)
     drive(loop, lambda: not link.is_open)
-    link.publish("t", b"with its connection", qos=1, until=mqtt_link.WITH_THE_CONNECTION)
+    link.publish("t", b"with its connection", qos=1, until=WITH_THE_CONNECTION)
     link.publish("t", b"until now", qos=1, until=time.monotonic())
     link.publish("t", b"for long", qos=1, until=time.monotonic() + 60)
     link.paused = True
@@ -195,7 +181,7 @@ def test_a_network_that_swallows_packets_stops_nobody_twice(
     def hang(*arguments: Any, **options: Any) -> Any:
         attempts.append("loop")
         if swallowed.is_set():
-            threading.Event().wait(mqtt_link.SLOW_CONNECT_S + 0.1)
+            threading.Event().wait(SLOW_CONNECT_S + 0.1)
             raise TimeoutError("timed out")
         return connect(*arguments, **options)
 
@@ -241,14 +227,3 @@ def test_large_payload(loop: Loop, broker_url: str) -> None:
     link.publish("t/one", b"x" * 10_000_000, qos=1)
     drive(loop, lambda: got)
     assert len(got[0].payload) == 10_000_000
-
-
-def test_timers_and_calls(loop: Loop) -> None:
-    """Timers fire in order of time, calls from elsewhere on the next turn."""
-    seen: list[str] = []
-    now = time.monotonic()
-    loop.call_at(now + 0.02, lambda: seen.append("second"))
-    loop.call_at(now + 0.01, lambda: seen.append("first"))
-    loop.call_soon(lambda: seen.append("call"))
-    drive(loop, lambda: len(seen) == 3)
-    assert seen == ["call", "first", "second"]

@@ -8,8 +8,11 @@ import pytest
 from rich.console import Console
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop
+from hub.handlers import Handlers
+from hub.loop import Loop
+from hub.mqtt_link import Link
 from hub.nodes import Fleet, fetch_fleet, nodes_document, nodes_table
 
 SERVED = wire.ServedBundle(

@@ -72,6 +72,69 @@ def test_late_will_is_dropped() -> None:
     assert world.peers.is_there("x")
 
 
+def ponged(world: World, *hubs: str, seconds: int, from_s: float = NOW) -> list[bool]:
+    """Once a second the nodes answer the pings of these hubs; whether that changed who can be counted on."""
+    times = [from_s + second for second in range(seconds)]
+    return [world.peers.ping_answered(hub, now) for now in times for hub in hubs]
+
+
+def test_a_hub_whose_pings_are_not_answered_is_silent() -> None:
+    """It stands still, or its link does: it is as good as gone, until the nodes answer it again or it says a word."""
+    world = World()
+    for hub in ("x", "y"):
+        world.says(hub, "ready")
+    assert ponged(world, "m", "y", seconds=3) == [False] * 6
+    assert world.peers.is_there("x")
+    assert ponged(world, "m", "y", seconds=2, from_s=NOW + 3) == [True, False, False, False]
+    assert (world.peers.is_there("x"), world.peers.is_there("y")) == (False, True)
+    assert world.peers.left_behind == ("x",)
+    assert world.peers.any_there
+    assert world.peers.ping_answered("x", NOW + 5)
+    assert world.peers.is_there("x")
+    assert world.peers.left_behind == ()
+    ponged(world, "m", "y", seconds=4, from_s=NOW + 5)
+    world.says("x", "ready", epoch=2)
+    assert world.peers.is_there("x")
+
+
+def test_nobody_is_silent_while_nobody_is_heard() -> None:
+    """Where the nodes answer nobody, or all that was held up comes at once, it says nothing of another hub."""
+    world = World()
+    world.says("x", "ready")
+    assert not any(world.peers.ping_answered("m", NOW + 9.0) for _ in range(20))
+    assert not world.peers.ping_answered("m", NOW + 60.0)
+    assert world.peers.is_there("x")
+    world.peers.link_closed()
+    world.says("x", "ready")
+    assert ponged(world, "m", seconds=3, from_s=NOW + 61) == [False] * 3
+
+
+def test_who_does_not_come_back_with_the_link_is_gone() -> None:
+    """Of hubs that were there before the link broke, those are left behind that say nothing over the next one."""
+    world = World()
+    for hub in ("x", "y"):
+        world.says(hub, "ready", epoch=7)
+    world.peers.link_closed()
+    world.says("x", "ready", epoch=2)  # the broker lost what it had saved of the last
+    assert world.peers.is_there("x")
+    assert world.peers.left_behind == ("y",)
+    world.peers.state_published("y", b"")
+    assert world.peers.left_behind == ()
+
+
+def test_who_is_silent_is_no_heir() -> None:
+    """The hub with the least name that can be counted on goes on with what others leave behind."""
+    world = World()
+    for hub in ("c", "x"):
+        world.says(hub, "ready")
+    world.says("x", "offline")
+    assert world.peers.left_behind == ()
+    ponged(world, "m", seconds=4)
+    assert world.peers.left_behind == ("c", "x")
+    world.peers.state_published("c", b"")  # nothing is left of it: it was taken over
+    assert world.peers.left_behind == ("x",)
+
+
 def test_cleared_state_is_forgotten() -> None:
     """Of a hub whose state was cleared nothing is left to take over."""
     world = World()

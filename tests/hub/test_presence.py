@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hub import wire
+from hub.broker_url import BrokerUrl
 from hub.errors import WireError
-from hub.mqtt_link import BrokerUrl, Loop
+from hub.loop import Loop
 from hub.presence import Presence
 
 

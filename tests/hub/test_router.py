@@ -14,7 +14,21 @@ from hub.columns import Fleet
 from hub.decision import Decision
 from hub.delay import Spread
 from hub.failing import FORGET_S
-from hub.fleet import Load, Node, announced, doubted, failed, freed, loaded, ponged, taught, told, wait_ms, waiting
+from hub.fleet import (
+    Load,
+    Node,
+    announced,
+    delayed,
+    doubted,
+    failed,
+    freed,
+    loaded,
+    ponged,
+    taught,
+    told,
+    wait_ms,
+    waiting,
+)
 from hub.router import NAMED, UNMEASURED_MS, Features, choose, least_wait_ms, refusal
 from tests.hub.core_driver import BUNDLE, bundle
 
@@ -56,9 +70,11 @@ def naive_delay_ms(fleet: Fleet, node: Node, served: wire.ServedBundle, asked: F
     cost = dict(zip((each.bundle for each in node.bundles), node.costs, strict=True))[served.bundle]
     prompt_tokens = fleet.prompt_size(served.bundle).at(asked.chars)
     wait = wait_ms(waiting(node), now, fleet.tail)
+    upload_ms = node.upload.ms_per_kib * asked.payload_bytes / 1024
     return (
         network_ms
-        + max(wait - network_ms / 2, 0)
+        + upload_ms
+        + max(wait - network_ms / 2 - upload_ms, 0)
         + cost.fixed_ms
         + cost.prefill_ms_per_token * prompt_tokens
         + cost.decode_ms_per_token * asked.expected_tokens
@@ -119,6 +135,8 @@ def nodes(draw: st.DrawFn) -> Node:
     for served_one in made.bundles:
         timing = wire.Timing(prefill=draw(milliseconds), decode=draw(milliseconds))
         made = taught(made, served_one.bundle, wire.Tokens(prompt=30, completion=9), timing)
+    if draw(st.booleans()):
+        made = delayed(made, 50_000, draw(milliseconds))
     return made
 
 

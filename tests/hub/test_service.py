@@ -15,9 +15,12 @@ import pytest
 from edge_agent.service import AgentService
 from hub import events, wire
 from hub.ask import Asker
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError
+from hub.handlers import Handlers
 from hub.heritage import SESSION_S, session_of
-from hub.mqtt_link import BrokerUrl, Handlers, Link, Loop
+from hub.loop import Loop
+from hub.mqtt_link import Link
 from hub.service import HubService
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -90,7 +93,7 @@ def test_every_ask_is_acknowledged(
         futures = [asker.submit(wire.Question(question=f"why {number}?")) for number in range(MANY)]
         replies = [future.result(30).reply for future in futures]
     assert [reply for reply in replies if not isinstance(reply, wire.Answer)] == []
-    eventually(lambda: hub.service._core.in_flight == 0 and not hub.service._asks._unacknowledged)
+    eventually(lambda: hub.service._core.in_flight == 0 and hub.service._asks.is_settled)
 
 
 def test_failures_are_typed(broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]) -> None:

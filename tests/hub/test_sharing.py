@@ -55,6 +55,29 @@ def test_work_is_heard_as_long_as_there_are_others() -> None:
     ]  # fmt: skip
 
 
+def test_what_a_silent_hub_had_goes_on_here() -> None:
+    """The nodes answer this hub and not the other: its asks and its questions are taken over, long before its will."""
+    hub = company()
+    sends(hub, "a")
+    hub.wait_ponging(1.0, "a", "b")
+    hub.receive("node/a/report", wire.Pong(hub="zoe", seq=1, hold_ms=0.0))
+    assert hub.wait_ponging(2.5, "a", "b") == []
+    effects = hub.wait_ponging(1.0, "a", "b")
+    assert [effect for effect in effects if isinstance(effect, events.TakeOverAsks)] == [events.TakeOverAsks("zoe")]
+    assert works(effects) == [("a", 1)]  # where it is, so that the node and the others know whose it is now
+    assert hub.do(events.AsksTakenOver("zoe")) == [events.ForgetHub("zoe")]
+
+
+def test_a_hub_that_was_silent_keeps_what_it_has() -> None:
+    """It is heard again before its asks were taken over: then nothing is to be forgotten of it."""
+    hub = company()
+    hub.wait_ponging(4.5, "a", "b")
+    hub.receive("node/a/report", wire.Pong(hub="zoe", seq=9, hold_ms=0.0))
+    assert hub.do(events.AsksTakenOver("zoe")) == []
+    sends(hub, "a")
+    assert hub.ask(id="q", receipt=5) == [events.AcknowledgeAsk(5)]
+
+
 def test_load_of_others_counts_at_once() -> None:
     """Two hubs do not pile onto one node: what the other has just sent is in the wait, before any report of it."""
     hub = company()

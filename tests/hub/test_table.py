@@ -11,18 +11,18 @@ EMPTY = {"used": False, "word": -1, "ms": 0.5}
 
 
 def test_rows_are_written_and_cleared() -> None:
-    """Each column keeps its kind of number."""
+    """As numbers: a truth value is 1 or 0."""
     table = Table(EMPTY, rows=3)
     table.write(2, (True, 7, 1.25))
     assert [table[name][2].item() for name in EMPTY] == [True, 7, 1.25]
     table.clear(2)
     assert [table[name][2].item() for name in EMPTY] == [False, -1, 0.5]
-    assert [table[name].dtype.kind for name in EMPTY] == ["b", "i", "f"]
+    assert table["ms"].dtype == float
 
 
 def test_a_row_needs_all_its_values() -> None:
     """A forgotten column is noticed."""
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="has 3 values, not 2"):
         Table(EMPTY, rows=1).write(0, (True, 7))
 
 

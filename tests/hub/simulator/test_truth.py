@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -35,6 +36,16 @@ def test_what_was_sent_is_waited_for() -> None:
     assert second == pytest.approx(40 + 120)
     one.sent(0, 1, 0.0)
     assert one.delays_ms(1, 0.0)[1] == pytest.approx(40 + (320 - 20) + 120)
+
+
+def test_a_narrow_link_takes_time_for_every_byte() -> None:
+    """400 bytes at 0.1 Mbit/s are 32 ms more on the way there, in which a queue gets shorter."""
+    narrow = msgspec.structs.replace(FAST, upload_mbit_s=0.1)
+    one = Truth([narrow], np.array([20.0]), TRACE, np.zeros(2))
+    assert one.upload_of_ms(0, 0) == pytest.approx(32.0)
+    assert one.delays_ms(0, 0.0) == pytest.approx([20 + 32 + 200])
+    one.sent(0, 0, 0.0)
+    assert one.delays_ms(0, 0.0) == pytest.approx([10 + 32 + 200 + 200 + 10])
 
 
 def test_slow_and_dead_nodes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -53,6 +54,26 @@ def test_questions_at_once_wait_or_go_elsewhere() -> None:
     delays = sorted(ran(gap_s=0.0, questions=4).delays_ms)
     assert delays[:3] == pytest.approx([120, 140, 160])
     assert delays[3] == pytest.approx(120 + 100)
+
+
+def test_a_narrow_link_is_found_out() -> None:
+    """The node that is nearest by its pings needs 128 ms for the bytes of a question: large ones go elsewhere."""
+    narrow = msgspec.structs.replace(KIND, name="narrow", count=1, upload_mbit_s=1.0)
+    wide = msgspec.structs.replace(KIND, name="wide", count=1)
+    trace = Trace(np.ones(40), np.full(40, 4000), np.full(40, 5))
+    fleet = FleetFile(kind=(narrow, wide), network=Network(median_ms=20))
+    truth = Truth([narrow, wide], np.array([20.0, 60.0]), trace, np.zeros(40))
+    policy = open_policy("least-delay", np.random.default_rng(0), truth, [name for name, _ in fleet.nodes], "question")
+    outcomes = World(
+        *(fleet, truth, trace, policy),
+        arrivals_s=10.0 * np.arange(1, 41),
+        deadline_ms=60_000.0,
+        lengths_known=True,
+        draw=np.random.default_rng(0),
+    ).run()
+    work_ms = 10 + 4000 + 50
+    assert outcomes.delays_ms[0] == pytest.approx(20 + 128 + work_ms)
+    assert outcomes.delays_ms[20:] == pytest.approx(60 + work_ms)
 
 
 def test_a_slow_node_is_left_within_five_answers() -> None:
