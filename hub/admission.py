@@ -2,8 +2,9 @@
 
 Takes a Decision of the router with what is left of the budget, and the nodes behind it; changes nothing. A false
 refusal is worse than a late answer, so a question is refused only where every candidate's delays are known from its
-answers and even a favourable view of its queue leaves next to no chance. And because a refused question teaches
-nothing, one is let through now and then: see `Refusals`.
+answers and even a favourable view of its queue leaves next to no chance, or less of one than there is that another
+question will miss the place, see `hub/crowding.py`. And because a refused question teaches nothing, one is let through
+now and then: see `Refusals`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from typing import Final
 import msgspec
 
 from hub import wire
+from hub.crowding import place_missed
 from hub.decision import Decision, Terms
 from hub.fleet import Load, Node
 from hub.recent import Recent
 from hub.router import LATE_CHANCE
 
-SURE_CHANCE: Final = 0.9  # must another one have: where all are late, a rush for the quickest makes all later
+SURE_CHANCE: Final = 0.9  # with it nobody is refused, and another node is surer than one that will more likely be late
 LEAST_CHANCE: Final = 0.05  # with less, an answer in time would be luck
 FITS_CHANCE: Final = 0.5  # what whoever comes again after `retry_after_ms` should find
 LEAST_RETRY_MS: Final = 100.0
 TRY_AFTER_S: Final = 10.0
+PROVING: Final = 6  # questions at once that a node gets whose delays are not known: as many as it takes to know them
+_HALVINGS: Final = 20
 
 
 def chance(terms: Terms, budget_ms: float) -> float:
@@ -33,42 +37,52 @@ def chance(terms: Terms, budget_ms: float) -> float:
     return terms.chance_within(budget_ms) * answered
 
 
-def surer(decision: Decision) -> Decision:
-    """The decision, with the candidate that is most likely in time where the chosen one would more likely be late."""
+def surer(decision: Decision, node: Callable[[str], Node], now: float, unmet: float = 0.0) -> Decision:
+    """The decision, with another candidate where the chosen one is not worth its place there.
+
+    Where it would more likely be late, that is the one that is most likely in time, if that one is sure: where none is,
+    a rush for the quickest makes all later. Else it is the first in the order of the ranking that is worth its place,
+    as predicted or, where none is, by a favourable view of its queue. `unmet` is the share of questions that had no
+    answer.
+    """
     chosen, budget_ms = decision.chosen, decision.budget_ms
-    if chosen is None or budget_ms is None or chance(chosen, budget_ms) >= LATE_CHANCE:
+    if chosen is None or budget_ms is None or chance(chosen, budget_ms) >= SURE_CHANCE:
         return decision
     chances = [chance(terms, budget_ms) for terms in decision.candidates]
-    if max(chances) < SURE_CHANCE:
-        return decision
-    return msgspec.structs.replace(decision, chosen=decision.candidates[chances.index(max(chances))])
+    if chance(chosen, budget_ms) < LATE_CHANCE and max(chances) >= SURE_CHANCE:
+        return msgspec.structs.replace(decision, chosen=decision.candidates[chances.index(max(chances))])
+    least = min(chance(chosen, budget_ms), LEAST_CHANCE)
+    for is_worth in (_is_worth, _may_be_worth):
+        for terms, in_time in zip(decision.candidates, chances, strict=True):
+            if in_time >= least and is_worth(terms, node(terms.node), decision, unmet, now):
+                return msgspec.structs.replace(decision, chosen=terms)
+    return decision
 
 
-def problem_of(decision: Decision, node: Callable[[str], Node], now: float) -> wire.Problem | None:
-    """Why this question can be answered by nobody in time; None where somebody may, or where too little is known."""
+def problem_of(decision: Decision, node: Callable[[str], Node], now: float, unmet: float = 0.0) -> wire.Problem | None:
+    """Why this question is to be sent to nobody; None where somebody may be in time, or too little is known."""
     budget_ms = decision.budget_ms
-    if budget_ms is None or not decision.candidates or _best_chance(decision.candidates, budget_ms) >= LEAST_CHANCE:
+    if budget_ms is None or not decision.candidates:
         return None
-    if not all(terms.is_proven for terms in decision.candidates):
+    if any(
+        is_worth(terms, node(terms.node), decision, unmet, now)
+        for is_worth in (_is_worth, _may_be_worth)
+        for terms in decision.candidates
+    ):
         return None
-    favourable = []
-    for terms in decision.candidates:
-        wait_ms = min(terms.wait_ms, least_wait_ms(node(terms.node), decision.device, now))
-        favourable.append(msgspec.structs.replace(terms, wait_ms=wait_ms))
+    favourable = [_at_best(terms, node(terms.node), decision.device, now) for terms in decision.candidates]
     idle = [_idle(terms) for terms in favourable]
-    if _best_chance(idle, budget_ms) < LEAST_CHANCE:
+    if all(terms.is_proven for terms in idle) and _best_chance(idle, budget_ms) < LEAST_CHANCE:
         soonest = min(idle, key=lambda terms: terms.within_ms(0.5))
         message = (
             f"no node can answer within {budget_ms:.0f} ms: the soonest, {soonest.node}, would need about "
             f"{soonest.within_ms(0.5):.0f} ms with nothing else to do: give it more time or fewer tokens"
         )
         return wire.Problem(code="deadline", message=message)
-    if _best_chance(favourable, budget_ms) >= LEAST_CHANCE:
-        return None
     fitting = [terms for terms in favourable if _best_chance([_idle(terms)], budget_ms) >= LEAST_CHANCE]
-    retry_ms = max(min(_too_long_ms(terms, budget_ms) for terms in fitting), LEAST_RETRY_MS)
+    too_long_ms = min((_too_long_ms(terms, node(terms.node), decision, unmet, now) for terms in fitting), default=0.0)
     message = f"every node is too busy to answer within {budget_ms:.0f} ms: ask again later"
-    return wire.Problem(code="overloaded", message=message, retry_after_ms=round(retry_ms))
+    return wire.Problem(code="overloaded", message=message, retry_after_ms=round(max(too_long_ms, LEAST_RETRY_MS)))
 
 
 def least_wait_ms(node: Node, device: str, now: float) -> float:
@@ -132,6 +146,10 @@ def _best_chance(candidates: Sequence[Terms], budget_ms: float) -> float:
     return max(terms.chance_within(budget_ms) for terms in candidates)
 
 
+def _at_best(terms: Terms, node: Node, device: str, now: float) -> Terms:
+    return msgspec.structs.replace(terms, wait_ms=min(terms.wait_ms, least_wait_ms(node, device, now)))
+
+
 def _idle(terms: Terms) -> Terms:
     return msgspec.structs.replace(terms, wait_ms=0.0)
 
@@ -140,9 +158,34 @@ def _left_ms(load: Load, now: float) -> float:
     return min(max((load.start_s - now) * 1000 + load.work_ms, 0.0), load.work_ms)
 
 
-def _too_long_ms(terms: Terms, budget_ms: float) -> float:
+def _is_worth(terms: Terms, node: Node, decision: Decision, unmet: float, now: float) -> bool:
+    """Whether the question may go there: it has some chance, and not less than that another one will miss its place.
+
+    A node whose delays are not known gets as many questions as will tell, whatever it says of itself.
+    """
+    budget_ms = decision.budget_ms or 0.0
+    if not terms.is_proven and len(node.load) < PROVING:
+        return True
+    in_time = terms.chance_within(budget_ms)
+    if in_time < LEAST_CHANCE or in_time >= SURE_CHANCE:
+        return in_time >= SURE_CHANCE
+    return in_time >= place_missed(terms, node, budget_ms, unmet, now)
+
+
+def _may_be_worth(terms: Terms, node: Node, decision: Decision, unmet: float, now: float) -> bool:
+    """By a favourable view of the queue. That is seldom true where every place is wanted, so it must be plain there."""
+    budget_ms, best = decision.budget_ms or 0.0, _at_best(terms, node, decision.device, now)
+    in_time = best.chance_within(budget_ms)
+    return in_time >= LEAST_CHANCE and SURE_CHANCE * in_time >= place_missed(best, node, budget_ms, unmet, now)
+
+
+def _too_long_ms(terms: Terms, node: Node, decision: Decision, unmet: float, now: float) -> float:
     """By how much the wait must go down for the question to fit; a queue goes down a millisecond in a millisecond."""
-    scale = (terms.within_ms(FITS_CHANCE) + 1.0) / (terms.delay_ms + 1.0)
-    fitting_ms = (budget_ms + 1.0) / scale - 1.0  # a delay so long fits
-    wait_ms = max(fitting_ms - _idle(terms).delay_ms, 0.0) + terms.arrival_ms
-    return terms.wait_ms - wait_ms
+    fits_ms, too_long_ms = 0.0, terms.wait_ms
+    for _ in range(_HALVINGS):
+        middle_ms = (fits_ms + too_long_ms) / 2
+        shorter = msgspec.structs.replace(terms, wait_ms=middle_ms)
+        fits = shorter.chance_within(decision.budget_ms or 0.0) >= FITS_CHANCE
+        fits = fits and _is_worth(shorter, node, decision, unmet, now)
+        fits_ms, too_long_ms = (middle_ms, too_long_ms) if fits else (fits_ms, middle_ms)
+    return terms.wait_ms - fits_ms

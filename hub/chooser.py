@@ -56,7 +56,9 @@ class Chooser:
             )
         else:
             decision = choose(features, self._fleet, now, exclude, last_resort=last_resort, rank=self._rank)
-        return surer(decision) if self.minds_deadlines else decision
+        if not self.minds_deadlines:
+            return decision
+        return surer(decision, self._node, now, self._lessons.demand.unmet)
 
     def explored(self, decision: Decision, now: float) -> Decision:
         """The decision for a new question; now and then for a node that nobody knows by now."""
@@ -67,8 +69,11 @@ class Chooser:
         chosen = decision.chosen
         if chosen is None or not self.minds_deadlines or self._node(chosen.node).standing != Standing.READY:
             return None
-        problem = problem_of(decision, self._node, now)
-        if problem is None or problem.code != "deadline":
+        problem = problem_of(decision, self._node, now, self._lessons.demand.unmet)
+        if problem is None:
+            return None
+        if problem.code == "overloaded":
+            self._lessons.demand.ended(now, met=False)
             return problem
         if self._lessons.refusals.is_to_be_tried(decision.device, chosen.node, now):
             self._counters["tried_against_the_odds"] += 1

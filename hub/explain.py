@@ -61,6 +61,9 @@ def why_lost(decision: Decision, terms: Terms) -> str:
         return f"{-later_ms:.1f} ms sooner, but it fails or lacks the conversation: {terms.risk_ms:.1f} ms for that"
     if later_ms <= 0 and (surer := _surer_by(decision, terms)) is not None:
         return f"{-later_ms:.1f} ms sooner, but in time with {surer[1]:.0%}, not {surer[0]:.0%}"
+    if (in_time := _not_worth(decision, terms)) is not None:
+        how = f"{abs(later_ms):.1f} ms {'sooner' if later_ms <= 0 else 'later'}"
+        return f"{how} and before it in the ranking, but in time with {in_time:.0%}: too little for a place there"
     if later_ms < -_TIE_MS:
         others = f"{terms.price_ms:.1f} ms, not {chosen.price_ms:.1f}"
         return f"{-later_ms:.1f} ms sooner, at a higher price for the questions after it: {others}"
@@ -158,6 +161,15 @@ def _surer_by(decision: Decision, terms: Terms) -> tuple[float, float] | None:
         return None
     ours, theirs = chance(decision.chosen, decision.budget_ms), chance(terms, decision.budget_ms)
     return (ours, theirs) if theirs < LATE_CHANCE and ours >= SURE_CHANCE else None
+
+
+def _not_worth(decision: Decision, terms: Terms) -> float | None:
+    """The chance of a candidate that the ranking puts before the chosen one, where that was passed over for it."""
+    chosen, in_time = decision.chosen, _chance(decision, terms)
+    if chosen is None or in_time is None or decision.cause or in_time >= SURE_CHANCE:
+        return None
+    ours, theirs = (one.delay_ms + one.risk_ms + one.price_ms for one in (chosen, terms))
+    return in_time if theirs < ours - _TIE_MS else None
 
 
 def _doubts(decision: Decision, terms: Terms) -> str:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from hub import wire
 from hub.admission import Refusals
 from hub.columns import Fleet
+from hub.crowding import Demand
 from hub.delay import Lengths
 from hub.fleet import Node, Standing, delayed, failed, kept_waiting, succeeded, surprised, taught
 from hub.intake import DEFAULT_TASK
@@ -36,6 +37,7 @@ class Lessons:
 
     def __init__(self, fleet: Fleet, limits: LessonLimits) -> None:
         self.refusals = Refusals(limits.devices + limits.nodes)
+        self.demand = Demand()
         self._fleet = fleet
         self._lengths = Lengths(limits.devices)
         self._prefixes = Prefixes(limits.devices)

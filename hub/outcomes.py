@@ -54,6 +54,7 @@ class Outcomes:
             self._ledger.fail(question, "no_node", f"{budget}: no node was there to take it", now)
         else:
             self._lessons.late(attempt, now)
+            self._lessons.demand.ended(now, met=False)
             self._ledger.fail(question, "deadline", f"{budget}; it was at node {attempt.node}", now)
 
     def _done(self, name: str, done: wire.Done, now: float) -> None:
@@ -91,6 +92,7 @@ class Outcomes:
                 if other is not attempt:
                     self._lessons.late(other, now)
             self._ledger.fleet.took((now - question.received_s) * 1000)
+        self._lessons.demand.ended(now, met=True)
         self._ledger.counters["answered"] += 1
         self._ledger.end(question, "answered", None, done, attempt, now)
 

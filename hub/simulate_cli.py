@@ -42,7 +42,8 @@ POLICY_NAMES = (
               help="Whether max_tokens tells the router how long an answer will be.")  # fmt: skip
 @click.option("--hub-site", type=click.IntRange(0), default=0, show_default=True, help="The hub's row of the matrix.")
 @click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=10_000.0, show_default=True)
-@click.option("--deadline-ms", type=click.FloatRange(1, 86_400_000), default=600_000.0, show_default=True)
+@click.option("--deadline-ms", type=click.FloatRange(1, 86_400_000), default=600_000.0, show_default=True,
+              help="Below 30,000 it is minded: nodes drop what is late, least-delay refuses what will be.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
 @click.option("--plot", type=click.Path(path_type=Path), metavar="F.svg", help="Draw the policies side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -106,7 +107,7 @@ def table_of(result: LoadResult) -> Table:
 
     table = Table(title=f"load {result.load:g} ({result.rate_per_s:.3g} questions/s)", title_justify="left")
     table.add_column("policy")
-    for name in ("mean ms", "p50", "p95", "p99", "in SLO", "over oracle", "failed", "off by"):
+    for name in ("mean ms", "p50", "p95", "p99", "in SLO", "over oracle", "failed", "refused", "off by"):
         table.add_column(name, justify="right")
     for name, one in result.policies.items():
         table.add_row(
@@ -115,6 +116,7 @@ def table_of(result: LoadResult) -> Table:
             f"{one.slo_attainment:.1%}",
             _shown(one.over_oracle, ".2f"),
             str(one.failed),
+            str(one.refused),
             _shown(one.prediction_mape, ".0%"),
         )
     return table

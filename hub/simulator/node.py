@@ -1,11 +1,14 @@
 """A node that computes nothing but takes as long: first come, first served, in `parallel` slots.
 
-Takes Work and Cancel, gives Done and backlog as a real one does. Knows nothing of networks, or of who is chosen.
+Takes Work and Cancel, gives Done and backlog as a real one does. Where it `minds_budgets` it also drops by itself, as a
+real one does, what is late: queued or under way, and without a word, for by then the hub has ended the question. Knows
+nothing of networks, or of who is chosen.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -34,13 +37,15 @@ class Running(NamedTuple):
     began_s: float
     job: Job
     slower: float
+    cut: bool  # it will be late, and is ended then
 
 
 class SimulatedNode:
     """Time is told by the caller, and never goes back."""
 
-    def __init__(self, name: str, kind: Kind) -> None:
+    def __init__(self, name: str, kind: Kind, *, minds_budgets: bool = False) -> None:
         self.name = name
+        self.minds_budgets = minds_budgets
         self.kind = kind
         self.bundle = wire.ServedBundle(
             bundle=f"simulated-{kind.name}",
@@ -107,7 +112,8 @@ class SimulatedNode:
         while self._running and self._running[0].end_s <= now:
             one = heapq.heappop(self._running)
             self._begin(one.end_s)
-            done.append(self._done(one, now))
+            if not one.cut:
+                done.append(self._done(one, now))
         return done
 
     def die(self) -> None:
@@ -125,8 +131,11 @@ class SimulatedNode:
         while self._queue and len(self._running) < self.kind.parallel:
             job = self._queue.popleft()
             self._number += 1
+            late_s = job.arrived_s + job.work.budget_ms / 1000 if self.minds_budgets else math.inf
             end_s = now + job.compute_s * self.slower
-            heapq.heappush(self._running, Running(end_s, self._number, now, job, self.slower))
+            if now < late_s:
+                one = Running(min(end_s, late_s), self._number, now, job, self.slower, cut=end_s >= late_s)
+                heapq.heappush(self._running, one)
 
     def _guess_s(self, job: Job) -> float:
         return self.slower * (job.prefill_s + self.kind.decode_ms_per_token * self._mean_tokens / 1000)

@@ -26,7 +26,13 @@ POLICIES: Final = ("least-delay", *OURS, *PEERS)
 
 
 class Policy(Protocol):
-    """A ranking that hears of answers, and may ask to look at nodes."""
+    """A ranking that hears of answers, and may ask to look at nodes.
+
+    `admits` says whether the hub refuses what would be late, as it does in earnest; published policies take everything.
+    """
+
+    @property
+    def admits(self) -> bool: ...
 
     def __call__(self, candidates: Candidates) -> Series:
         """The least is chosen."""
@@ -52,6 +58,8 @@ class Policy(Protocol):
 class Deaf:
     """Most policies hear of nothing, and choose what they choose."""
 
+    admits = False
+
     def draw(self) -> float:
         """No question is sent to learn."""
         return 1.0
@@ -69,6 +77,8 @@ class Deaf:
 
 class Ours(Deaf):
     """What the hub does."""
+
+    admits = True
 
     def __init__(self, ranking: Ranking, chance: np.random.Generator) -> None:
         self._ranking, self._chance = ranking, chance

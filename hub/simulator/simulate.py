@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hub import wire
 from hub.simulator.fleet_file import FleetFile, round_trips_ms
 from hub.simulator.policies import open_policy
 from hub.simulator.trace import Trace
@@ -24,7 +25,10 @@ Progress = Callable[[str], None]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be simulated. `objective` is what `least-delay` stands for."""
+    """What is to be simulated. `objective` is what `least-delay` stands for.
+
+    A deadline that is shorter than the one that questions have by default is minded, by nodes and hub; see `World`.
+    """
 
     trace: Trace
     fleet: FleetFile
@@ -38,9 +42,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     lengths_known: bool
     seed: int
 
+    @property
+    def minds_deadlines(self) -> bool:
+        """Whether the deadline is near."""
+        return self.deadline_ms < wire.DEFAULT_DEADLINE_MS
+
 
 class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How one policy did at one load. Milliseconds; NaN is None. `over_oracle` is the ratio of the means."""
+    """How one policy did at one load. Milliseconds; NaN is None. `over_oracle` is the ratio of the means.
+
+    `failed` is what had no answer by its deadline; of these, `refused` were told so at once.
+    """
 
     mean_ms: float | None
     p50_ms: float | None
@@ -50,6 +62,7 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     over_oracle: float | None
     questions: int
     failed: int
+    refused: int
     attempts: int
     prediction_mape: float | None  # mean of |predicted - actual| / actual
 
@@ -105,6 +118,7 @@ def run(plan: Plan, load: float, policy: str) -> tuple[float, Outcomes]:
         arrivals_s=np.cumsum(plan.trace.gaps) / rate,
         deadline_ms=plan.deadline_ms,
         lengths_known=plan.lengths_known,
+        minds_deadlines=plan.minds_deadlines,
         draw=drawn,
     )
     return rate, world.run()
@@ -127,6 +141,7 @@ def result_of(outcomes: Outcomes, slo_ms: float, oracle_ms: float | None) -> Pol
         over_oracle=None if mean_ms is None or not oracle_ms else mean_ms / oracle_ms,
         questions=questions,
         failed=questions - len(answered),
+        refused=outcomes.refused,
         attempts=outcomes.attempts,
         prediction_mape=_number(off.mean()) if known.any() else None,
     )

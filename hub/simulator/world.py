@@ -4,6 +4,9 @@ What the core wants done happens, after as long as it would take: Work and pings
 off or answered, and what a node says travels back. A node's death shows when its will comes, as on a broker. Delays
 are counted from the hub's receipt of a question to the answer at the broker; what lies between an asker and its
 broker is the same for every policy. Knows nothing of policies but that they rank, hear of answers, and may probe.
+
+With `minds_deadlines` nodes drop what is late, and a policy that is the hub's own has the hub's admission and second
+attempts, too. Without, questions go where the ranking says, however late: to compare rankings alone.
 """
 
 from __future__ import annotations
@@ -34,10 +37,14 @@ _DRAWN_AT_ONCE: Final = 4096
 
 
 class Outcomes(NamedTuple):
-    """Of every question: the delay in milliseconds (NaN where it failed), and what the router had promised."""
+    """Of every question: the delay in milliseconds (NaN where it failed), and what the router had promised.
+
+    `refused` of them were sent to no node.
+    """
 
     delays_ms: NDArray[np.float64]
     predicted_ms: NDArray[np.float64]
+    refused: int
     attempts: int
     counters: dict[str, int]
 
@@ -55,13 +62,14 @@ class World:
         arrivals_s: NDArray[np.float64],
         deadline_ms: float,
         lengths_known: bool,
+        minds_deadlines: bool = False,
         draw: np.random.Generator,
     ) -> None:
         self._truth, self._trace, self._policy = truth, trace, policy
         self._arrivals_s = arrivals_s + _SETTLING_S
         self._deadline_ms, self._lengths_known = deadline_ms, lengths_known
         self._jitter, self._draw = fleet.network.jitter, draw
-        self.nodes = [SimulatedNode(name, kind) for name, kind in fleet.nodes]
+        self.nodes = [SimulatedNode(name, kind, minds_budgets=minds_deadlines) for name, kind in fleet.nodes]
         self._report_topics = [str(wire.Topic("report", node.name)) for node in self.nodes]
         self._number = {node.name: number for number, node in enumerate(self.nodes)}
         self._latencies: list[deque[float]] = [deque(maxlen=_RECENT_LATENCIES) for _ in self.nodes]
@@ -74,7 +82,7 @@ class World:
             rank=policy,
             limits=limits,
             draw=policy.draw,
-            minds_deadlines=False,
+            minds_deadlines=minds_deadlines and policy.admits,
         )
         self._now = 0.0
         self._drawn: list[float] = []
@@ -84,7 +92,7 @@ class World:
         self._delays_ms = np.full(len(arrivals_s), np.nan)
         self._predicted_ms = np.full(len(arrivals_s), np.nan)
         self._left = len(arrivals_s)
-        self._attempts = 0
+        self._refused = self._attempts = 0
         self._happenings = fleet.event
 
     def run(self) -> Outcomes:
@@ -102,7 +110,7 @@ class World:
             else:
                 self._now, _, happen = heapq.heappop(self._heap)
                 happen()
-        return Outcomes(self._delays_ms, self._predicted_ms, self._attempts, dict(self._core.counters))
+        return Outcomes(self._delays_ms, self._predicted_ms, self._refused, self._attempts, dict(self._core.counters))
 
     # --- askers -----------------------------------------------------------------------------------------
 
@@ -159,6 +167,7 @@ class World:
     def _ended(self, record: events.Record) -> None:
         self._left -= 1
         question = int(record.id)
+        self._refused += record.attempts == 0
         if record.outcome == "answered":
             self._delays_ms[question] = record.total_ms
             if record.predicted_ms is not None:

@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub import events, wire
-from hub.admission import LEAST_CHANCE, Refusals, chance, least_wait_ms, problem_of, surer
+from hub.admission import (
+    LEAST_CHANCE,
+    LEAST_RETRY_MS,
+    PROVING,
+    SURE_CHANCE,
+    Refusals,
+    chance,
+    least_wait_ms,
+    problem_of,
+    surer,
+)
 from hub.decision import Decision, Terms
+from hub.delay import FLOW_TAU_S, Flow
 from hub.fleet import Load, Node, Standing, loaded, told, wait_ms, waiting
 from hub.tail import Tail
 from tests.hub.core_driver import (
@@ -66,6 +77,10 @@ def busy(*work_ms: float, device: str = "d", parallel: int = 1, since_s: float =
 
 def problem(made: Decision, node: Node | None = None) -> wire.Problem | None:
     return problem_of(made, lambda name: node or busy(), NOW)
+
+
+def made_surer(made: Decision, node: Node | None = None) -> Decision:
+    return surer(made, lambda name: node or busy(), NOW)
 
 
 # --- refused --------------------------------------------------------------------------------------------
@@ -131,6 +146,61 @@ def test_what_the_node_says_of_itself_counts() -> None:
     """Questions that this hub never saw are no flood that it knows of."""
     node = told(busy(), wire.Backlog(questions=7, ms=5000.0), NOW)
     assert least_wait_ms(node, "d", NOW) == pytest.approx(5000)
+
+
+def wanted(node: Node, *, work_ms: float = 50.0) -> Node:
+    """The node, all of whose time went into answers of so many milliseconds in the last minutes."""
+    used_ms = 1000 * FLOW_TAU_S
+    flow = Flow(since_s=NOW - 1e4, at_s=NOW, answers=used_ms / work_ms, compute_ms=used_ms)
+    return msgspec.structs.replace(node, flow=flow)
+
+
+def test_who_keeps_out_a_surer_one_is_refused() -> None:
+    """With an even chance a question is tried, but not where every place is wanted: `overloaded`, and until when."""
+    node = busy(*[50.0] * 16)
+    uncertain = terms(wait_ms=800.0, log_spread=0.3)
+    assert uncertain.chance_within(1000.0) == pytest.approx(0.64, abs=0.01)
+    assert problem(decision(1000.0, uncertain), node) is None
+    crowded = problem_of(decision(1000.0, uncertain), lambda name: wanted(node), NOW, unmet=0.3)
+    assert crowded is not None
+    assert crowded.code == "overloaded"
+    assert crowded.retry_after_ms is not None
+    then = msgspec.structs.replace(uncertain, wait_ms=uncertain.wait_ms - crowded.retry_after_ms)
+    assert problem_of(decision(1000.0, then), lambda name: wanted(node), NOW, unmet=0.3) is None
+
+
+def test_who_is_sure_is_never_refused() -> None:
+    """Whoever else may want the place."""
+    sure = terms(wait_ms=400.0, log_spread=0.3)
+    assert sure.chance_within(1000.0) > SURE_CHANCE
+    node = wanted(busy(*[50.0] * 8))
+    assert problem_of(decision(1000.0, sure), lambda name: node, NOW, unmet=0.9) is None
+
+
+def test_a_favourable_view_must_be_plain_in_an_overload() -> None:
+    """A flood of one device is no reason to refuse another's question; two that go after it in turn are no reason to
+    take it."""
+    flood = wanted(busy(*[50.0] * 40, device="flood"))
+    made = decision(1000.0, terms(wait_ms=wait_ms(waiting(flood), NOW, Tail()), log_spread=0.1))
+    assert problem_of(made, lambda name: flood, NOW, unmet=0.3) is None
+    queue = Node(name="n", epoch=1, standing=Standing.READY)
+    for number in range(19):
+        load = busy(50.0, device=f"device-{number % 17}").load[0]
+        queue = loaded(queue, msgspec.structs.replace(load, key=(f"device-{number % 17}", str(number))))
+    made = decision(1000.0, terms(wait_ms=wait_ms(waiting(queue), NOW, Tail()), log_spread=0.02))
+    assert least_wait_ms(queue, "d", NOW) == pytest.approx(900)
+    assert problem(made, queue) is None
+    assert problem_of(made, lambda name: wanted(queue), NOW, unmet=0.3) is not None
+
+
+def test_an_unknown_node_gets_no_more_than_will_tell() -> None:
+    """It is tried whatever it says of itself, but not with all that the others cannot do."""
+    made = decision(100.0, terms(compute_ms=5000.0, spread_weight=4.0))
+    assert problem(made, busy(*[50.0] * (PROVING - 1))) is None
+    full = problem(made, busy(*[50.0] * PROVING))
+    assert full is not None
+    assert full.code == "overloaded"
+    assert full.retry_after_ms == LEAST_RETRY_MS
 
 
 @given(
@@ -205,11 +275,11 @@ def test_near_a_deadline_the_surer_node_is_chosen() -> None:
     """The one with the lesser mean may be late; with time enough it is the better one."""
     quick = terms("quick", 100.0, log_spread=1.0, log_bias=1.0)
     steady = terms("steady", 150.0, log_spread=0.1)
-    chosen = surer(decision(200.0, quick, steady)).chosen
+    chosen = made_surer(decision(200.0, quick, steady)).chosen
     assert chosen is not None
     assert chosen.node == "steady"
     for budget_ms in (400.0, 2000.0, None):
-        assert surer(decision(budget_ms, quick, steady)).chosen == quick
+        assert made_surer(decision(budget_ms, quick, steady)).chosen == quick
 
 
 def test_a_rush_for_the_quickest_helps_nobody() -> None:
@@ -218,22 +288,35 @@ def test_a_rush_for_the_quickest_helps_nobody() -> None:
         (terms("a", 150.0), terms("b", 95.0)),
         (terms("a", 95.0), terms("b", 40.0)),
     ):
-        assert surer(decision(100.0, first, second)).chosen == first
+        assert made_surer(decision(100.0, first, second)).chosen == first
 
 
 def test_a_node_that_fails_is_not_sure() -> None:
     """An answer in time takes an answer."""
     failing, steady = terms("failing", 50.0, risk_ms=120.0), terms("steady", 150.0, log_spread=0.1)
     assert chance(failing, 200.0) == pytest.approx(0.4, abs=0.01)
-    chosen = surer(decision(200.0, failing, steady)).chosen
+    chosen = made_surer(decision(200.0, failing, steady)).chosen
     assert chosen == steady
+
+
+def test_the_first_that_is_worth_its_place() -> None:
+    """Where the ranking's first would more likely keep out another than be in time, the next one that would not."""
+    crowded, free = wanted(busy(*[50.0] * 16)), busy()
+    first, slow = terms("crowded", wait_ms=800.0, log_spread=0.3), terms("free", 900.0, log_spread=0.3)
+    made = decision(1000.0, first, slow)
+    by_name = {"crowded": crowded, "free": free}
+    assert surer(made, by_name.__getitem__, NOW, 0.3).chosen == slow
+    assert surer(made, by_name.__getitem__, NOW).chosen == slow  # a node that is all used is no better without
+    assert made_surer(made).chosen == first
+    made = decision(1000.0, first, msgspec.structs.replace(first, node="free"))
+    assert surer(made, lambda name: crowded, NOW, 0.3).chosen == first  # to be refused
 
 
 @given(budgets, st.lists(any_terms, min_size=1, max_size=6))
 def test_the_chance_is_never_worse_for_it(budget_ms: float, candidates: list[Terms]) -> None:
     """Whoever is chosen instead is more likely to be in time."""
     before = decision(budget_ms, *candidates)
-    after = surer(before)
+    after = made_surer(before)
     assert after.chosen in candidates
     assert before.chosen is not None
     assert after.chosen is not None
@@ -338,3 +421,19 @@ def test_rankings_are_compared_without_it() -> None:
     assert works(hub.ask(id="q", deadline_ms=20)) == [("a", 1)]
     hub.accept(hub.ask(id="2", deadline_ms=3000))
     assert works(hub.wait_ponging(2.9, "a", "b")) == []
+
+
+def test_an_overloaded_hub_takes_what_it_can_answer() -> None:
+    """Asked for twice as much as its one node can do, nearly all that it takes is in time, and the node never idle."""
+    hub = proven("a")
+    taken: list[str] = []
+    late = answered = 0
+    for number in range(600):
+        asked = hub.ask(id=str(number), device=f"device-{number % 9}", deadline_ms=1000)
+        taken += [str(number)] * len(works(asked))
+        late += failures(hub.wait_ponging(ANSWER_S / 2, "a")).count("deadline")
+        if number % 2 and taken:
+            first = taken.pop(0)
+            answered += len(records(hub.done("a", id=first, device=f"device-{int(first) % 9}")))
+    assert answered > 290
+    assert late <= 15

@@ -112,6 +112,13 @@ def test_near_a_deadline_the_line_says_how_sure_each_is() -> None:
     assert "99%" in printed(explain_table(near))
 
 
+def test_a_node_that_was_not_worth_its_place_lost_for_that() -> None:
+    """The ranking puts it first, but what it takes there another question would miss."""
+    full, free = terms("full", wait_ms=700.0, log_spread=0.3), terms("free", wait_ms=0.0, network_ms=750.0)
+    line = decision_line(decision(full, free, chosen=free, budget_ms=1000.0))
+    assert "49.0 ms sooner and before it in the ranking, but in time with 77%: too little for a place there" in line
+
+
 def test_a_node_that_fails_lost_for_that() -> None:
     """Its risk is named, in the line and in the table."""
     good, bad = terms("good", network_ms=100.0), terms("bad", risk_ms=7500.0)

@@ -7,20 +7,20 @@ from hub.simulator.fleet_file import Kind
 from hub.simulator.node import Job, SimulatedNode
 
 
-def node(parallel: int = 1) -> SimulatedNode:
+def node(parallel: int = 1, *, minds_budgets: bool = False) -> SimulatedNode:
     kind = Kind(
         name="k", count=1, fixed_ms=10, prefill_ms_per_token=1, decode_ms_per_token=10, parallel=parallel, announced=2.0
     )
-    return SimulatedNode("k-000", kind)
+    return SimulatedNode("k-000", kind, minds_budgets=minds_budgets)
 
 
-def job(number: int, at_s: float, compute_s: float = 1.0) -> Job:
+def job(number: int, at_s: float, compute_s: float = 1.0, budget_ms: float = 1e6) -> Job:
     work = wire.Work(
         hub="hub",
         device="d",
         question=wire.Question(id=str(number), text="x"),
         attempt=1,
-        budget_ms=1e6,
+        budget_ms=budget_ms,
         bundle="simulated-k",
         reply_to="edge/v1/answer/d",
     )
@@ -83,3 +83,18 @@ def test_a_backlog_is_a_guess() -> None:
 def test_it_announces_what_the_file_says() -> None:
     """A node may be wrong about itself."""
     assert node().bundle.decode_ms_per_token == 20
+
+
+def test_what_is_late_is_dropped() -> None:
+    """Under way at its deadline, in the queue when its turn comes; what is in time is not touched."""
+    one = node(minds_budgets=True)
+    for number, budget_ms in ((1, 400.0), (2, 300.0), (3, 2000.0)):
+        one.take(job(number, 0.0, budget_ms=budget_ms), 0.0)
+    assert one.next_end_s == 0.4
+    assert one.ended(0.4) == []
+    assert one.next_end_s == 1.4
+    (third,) = one.ended(1.4)
+    assert (third.id, third.timing_ms.queue) == ("3", 400)
+    patient = node()
+    patient.take(job(1, 0.0, budget_ms=400.0), 0.0)
+    assert patient.next_end_s == 1.0

@@ -75,3 +75,26 @@ def test_load_one_is_what_the_fleet_can_do() -> None:
     prompt, answer = PLAN.trace.of(50).prompt_tokens.mean(), PLAN.trace.of(50).answer_tokens.mean()
     rate = 4 / (20 + 2 * prompt + 40 * answer) + 2 / (2 + 0.2 * prompt + 4 * answer)
     assert one.rate_per_s == pytest.approx(1000 * rate, rel=0.01)
+
+
+@pytest.mark.parametrize("lengths_known", [False, True])
+def test_in_an_overload_ours_answers_most_in_time(lengths_known: bool) -> None:
+    """Of all policies, with a near deadline: it alone refuses, and says how many; the far deadline refuses nobody."""
+    names = ("least-delay-fleet", "peak-ewma", "least-inflight", "p2c", "oracle")
+    near = msgspec.structs.replace(
+        PLAN, policies=names, loads=(1.3,), deadline_ms=1000.0, slo_ms=1000.0, lengths_known=lengths_known
+    )
+    (one,) = simulate(near)
+    ours, *others = (one.policies[name] for name in names)
+    assert ours.slo_attainment > max(other.slo_attainment for other in others)
+    assert 0 < ours.refused < ours.failed
+    assert [other.refused for other in others] == [0] * len(others)
+    assert not PLAN.minds_deadlines
+
+
+def test_where_there_is_room_nobody_is_refused() -> None:
+    """A near deadline alone is no reason."""
+    near = msgspec.structs.replace(PLAN, policies=("least-delay-fleet",), deadline_ms=1000.0, slo_ms=1000.0)
+    (one,) = simulate(near)
+    assert one.policies["least-delay-fleet"].refused == 0
+    assert one.policies["least-delay-fleet"].slo_attainment > 0.99

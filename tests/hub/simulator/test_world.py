@@ -21,6 +21,7 @@ def ran(
     gap_s: float = 1.0,
     questions: int = 40,
     deadline_ms: float = 60_000.0,
+    minds_deadlines: bool = False,
 ) -> Outcomes:
     trace = Trace(np.ones(questions), np.full(questions, 40), np.full(questions, 5))
     fleet = FleetFile(kind=(KIND,), network=Network(median_ms=20), event=happenings)
@@ -34,6 +35,7 @@ def ran(
         arrivals_s=gap_s * np.arange(1, questions + 1),
         deadline_ms=deadline_ms,
         lengths_known=True,
+        minds_deadlines=minds_deadlines,
         draw=np.random.default_rng(0),
     )
     return world.run()
@@ -102,3 +104,14 @@ def test_what_is_too_late_has_failed() -> None:
     failed = np.isnan(outcomes.delays_ms).sum()
     assert 0 < failed < 30
     assert outcomes.counters["failed_deadline"] + outcomes.counters.get("failed_overloaded", 0) == failed
+
+
+def test_deadlines_are_minded_by_hub_and_nodes() -> None:
+    """In an overload the hub refuses at once, and what it takes is in time; published policies take everything."""
+    asked = {"gap_s": 0.02, "questions": 300, "deadline_ms": 600.0}
+    rankings, minded = ran(**asked), ran(**asked, minds_deadlines=True)
+    assert rankings.refused == 0
+    assert minded.refused == minded.counters["failed_overloaded"] > 50
+    assert minded.counters.get("failed_deadline", 0) < 0.1 * (300 - minded.refused)
+    assert np.isnan(minded.delays_ms).sum() < np.isnan(rankings.delays_ms).sum()
+    assert ran(**asked, policy="least-inflight", minds_deadlines=True).refused == 0
