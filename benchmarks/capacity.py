@@ -30,6 +30,7 @@ NEARLY: Final = 0.97
 MOST_P50_MS: Final = 25.0  # some ten times what a question takes on its own
 TRIES: Final = 3  # of a step: what else the machine has to do comes and goes
 WARM_UP_S: Final = 2.0
+STATES_TAKEN_PER_S: Final = 1000.0  # while a large fleet shows itself
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -45,6 +46,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     behind_s: float
     hub_cpu_ms: float
     nodes_cpu_ms: float
+    hub_busy: float  # share of one core
 
     @property
     def fell_behind(self) -> bool:
@@ -81,16 +83,24 @@ def steps(rates: list[float], seconds: float) -> list[Step]:
     return taken
 
 
+def amid_states(nodes: int, per_minute: float, rate: float, seconds: float) -> Step:
+    """A step at this rate while so many nodes publish state messages through the broker, as many a minute in all."""
+    with bare_fleet(nodes, "--together", "--states-per-minute", str(per_minute)) as fleet:
+        step(fleet, rate, WARM_UP_S + nodes / STATES_TAKEN_PER_S, seed=0)
+        return step(fleet, rate, seconds, seed=1)
+
+
 @contextlib.contextmanager
-def bare_fleet() -> Iterator[Running]:
+def bare_fleet(nodes: int = NODES, *options: str) -> Iterator[Running]:
     """Mosquitto, a hub and the nodes."""
+    served = ["--nodes", str(nodes), *options]
     with (
         mosquitto() as broker,
         running(str(BIN / "edge-hub"), "serve", "--broker", broker, "--name", "bench") as hub_pid,
-        running(sys.executable, str(HERE / "bare_nodes.py"), "--broker", broker, "--nodes", str(NODES)) as nodes_pid,
+        running(sys.executable, str(HERE / "bare_nodes.py"), "--broker", broker, *served) as nodes_pid,
     ):
         wait_for_state(broker, wire.Topic("hub_state", "bench"))
-        for number in range(NODES):
+        for number in {*range(min(nodes, NODES)), nodes - 1}:
             wait_for_state(broker, wire.Topic("node_state", f"bare-{number}"))
         yield Running(broker, hub_pid, nodes_pid)
 
@@ -120,6 +130,7 @@ def step(fleet: Running, rate: float, seconds: float, seed: int) -> Step:
         p99_ms=percentile(latencies_ms, 0.99),
         sent_late_p99_ms=percentile([late for one in asked for late in one.sent_late_ms], 0.99),
         behind_s=max(took_s - seconds, 0.0),
+        hub_busy=used[0] / max(took_s, seconds),
         hub_cpu_ms=used[0] * 1000 / max(answered, 1),
         nodes_cpu_ms=used[1] * 1000 / max(answered, 1),
     )

@@ -40,12 +40,14 @@ _READS_A_TURN: Final = 16  # packets of one connection, before what they led to 
 class Link:
     """One connection to a broker: connects, subscribes, publishes, and comes back when it breaks.
 
-    `subscriptions` are (filter, qos); `opened` is called each time they stand. With `will`, a function, each
-    connection gets a fresh will, so that a raised epoch goes into it. QoS 1 publishes outlive a reconnect.
+    `subscriptions` are (filter, qos); `opened` is called each time they stand. Of the filters in `retained`, what the
+    broker has kept comes with QoS 0: of QoS 1 Mosquitto gives a subscriber the first thousand and drops the rest.
+    `dropped` are filters that a kept session may still have. With `will`, a function, each connection gets a fresh
+    will, so that a raised epoch goes into it. QoS 1 publishes outlive a reconnect.
     A `by_hand` link acknowledges in order of receipt, whatever the order of `acknowledge` calls. With `look_first` no
     attempt to connect ever holds up the loop: a thread looks whether the broker can be reached, which takes a round
-    trip more. `dropped` are filters that a kept session may still have. The session of a `heritable` link may be taken
-    by another client: then the connection is lost like any other.
+    trip more. The session of a `heritable` link may be taken by another client: then the connection is lost like any
+    other.
     """
 
     def __init__(
@@ -61,13 +63,16 @@ class Link:
         look_first: bool = False,
         dropped: Iterable[str] = (),
         heritable: bool = False,
+        retained: Iterable[str] = (),
     ) -> None:
         self.url = url
         self.client_id = client_id
         self.is_open = False
         self.paused = False  # while set, a broken connection is not made again
         self._handlers = handlers
-        self._subscriptions = [(topic, SubscribeOptions(qos=qos)) for topic, qos in subscriptions]
+        kept = list(retained)
+        self._subscriptions = [(topic, SubscribeOptions(qos=0)) for topic in kept]
+        self._subscriptions += [(topic, _options(qos, no_retained=topic in kept)) for topic, qos in subscriptions]
         self._dropped = list(dropped)
         self._heritable = heritable
         self._will = will
@@ -320,6 +325,11 @@ class Link:
         if taken_over and not self._heritable:
             self._fatal = f"another client took over the name {self.client_id!r} at {self.url}: give each its own"
         self._lost(f"connection to {self.url} lost: {reason}")
+
+
+def _options(qos: int, *, no_retained: bool) -> SubscribeOptions:
+    handling = SubscribeOptions.RETAIN_DO_NOT_SEND if no_retained else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+    return SubscribeOptions(qos=qos, retainHandling=handling)
 
 
 def _sends_at_once(client: paho.Client, userdata: Any, sock: Any) -> None:

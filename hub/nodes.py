@@ -50,7 +50,7 @@ def fetch_fleet(broker: str, limit_s: float = 5.0) -> Fleet:
         url,
         f"nodes-{uuid.uuid4().hex[:12]}",
         Handlers(received=received, opened=lambda: heard_at.append(time.monotonic())),
-        subscriptions=[(wire.Topic.all_of("node_state"), 1), (wire.Topic.all_of("hub_state"), 1)],
+        subscriptions=[(wire.Topic.all_of("node_state"), 0), (wire.Topic.all_of("hub_state"), 0)],
     )
     loop.add(link)
     end = time.monotonic() + limit_s

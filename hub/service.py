@@ -104,6 +104,7 @@ class HubService:
                 (wire.Topic.all_of("report"), 1),
             ],
             will=self._next_will,
+            retained=[wire.Topic.all_of("hub_state"), wire.Topic.all_of("node_state")],
         )
         all_asks, shares = wire.Topic.all_of("ask"), wire.Topic.shared("ask", wire.ASK_GROUP)
         self._asks = Link(

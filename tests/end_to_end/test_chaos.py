@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,9 @@ import pytest
 from benchmarks.faults import schedule
 from benchmarks.faults.checker import check
 from benchmarks.faults.history import Asked, Died, Down, Ended, Heard, History, Hit, Replayed
+from tests.end_to_end.seed import SEED
 
 ROOT = Path(__file__).resolve().parents[2]
-SEED = random.SystemRandom().randrange(10**6)
 
 ASKED = Asked(device="a", id="1", at_s=10.0, deadline_s=20.0, text="one")
 ANSWERED = Ended(device="a", id="1", at_s=10.5, code="answered", text="one", node="n")

@@ -19,6 +19,7 @@ from hub.errors import WireError
 from hub.handlers import Handlers, Received
 from hub.loop import Loop
 from hub.mqtt_link import Link
+from tests.end_to_end.seed import SEED
 
 TOPICS = [
     "ask/kitchen", "ask/a", "answer/kitchen", "node/n1/state", "node/ghost/state", "node/n1/work", "node/n1/control",
@@ -104,9 +105,6 @@ def test_fleet_stands(processes: Any, broker_url: str) -> None:
     assert "too_large" in marks | codes
     assert {name: process.pid for name, process in processes._started.items()} == before
     assert all(process.poll() is None for process in processes._started.values())
-
-
-SEED = random.SystemRandom().randrange(10**6)
 
 
 @pytest.mark.slow

@@ -58,6 +58,23 @@ def test_properties_survive(loop: Loop, broker_url: str) -> None:
     assert 25 <= message.expiry_s <= 30
 
 
+def test_all_that_a_large_fleet_has_retained_comes(loop: Loop, broker_url: str) -> None:
+    """Mosquitto queues a thousand messages of QoS 1 for a client, and a hub that starts must not miss the others."""
+    told: list[int] = []
+    teller = Link(BrokerUrl.parse(broker_url), "teller", Handlers(received=print, accepted=told.append))
+    loop.add(teller)
+    drive(loop, lambda: teller.is_open)
+    for number in range(1500):
+        teller.publish(f"t/node/{number}", b"here", qos=1, retain=True)
+    drive(loop, lambda: len(told) == 1500, 30.0)
+    got: list[Received] = []
+    connect(loop, broker_url, "hub", got, "t/node/+", retained=["t/node/+"])
+    drive(loop, lambda: len({message.topic for message in got}) == 1500, 30.0)
+    teller.publish("t/node/7", b"changed", qos=1, retain=True)
+    drive(loop, lambda: got[-1].payload == b"changed")
+    assert not got[-1].retained
+
+
 def test_ticket_is_accepted(loop: Loop, broker_url: str) -> None:
     """The broker's acknowledgement comes back as the ticket that `publish` gave."""
     accepted: list[int] = []
