@@ -52,7 +52,7 @@ demo: setup models
 	$(BIN)/python demo/demo.py
 
 test: setup models
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu" -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

@@ -74,7 +74,7 @@ def place_missed(terms: Terms, node: Node, budget_ms: float, unmet: float, now: 
 def busy_share(flow: Flow, parallel: int, now: float) -> float:
     """The share of its time that a node was at answers, over the last minute or since its first one.
 
-    >>> busy_share(Flow(since_s=0.0, at_s=600.0, answers=60.0, compute_ms=30_000.0), 1, 600.0)
+    >>> round(busy_share(Flow(since_s=0.0, at_s=600.0, answers=60.0, compute_ms=30_000.0), 1, 600.0), 2)
     0.5
     """
     keep = math.exp(-max(now - flow.at_s, 0.0) / FLOW_TAU_S)

@@ -31,6 +31,8 @@ GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MADE_BUNDLE = os.environ.get("EDGEFLEET_BUNDLE")  # an fp32 bundle of SmolLM2 made before: spares its export
 EXPORT_LIMIT_S = 600  # it takes two minutes beside the other tests
 
+EXPORTER, FLEET = "exporter", "fleet"  # groups of tests that may run beside each other
+
 _skipped: list[str] = []
 
 
@@ -65,17 +67,24 @@ class Export:
 _export: list[Export] = []
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the export as soon as it is known that a test needs it."""
-    wanted = any(item.get_closest_marker("model") for item in session.items) and MADE_BUNDLE is None
-    if wanted and GGUF.exists() and not session.config.option.collectonly:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the export with the first test of the process that has the tests that need it."""
+    wanted = any(each.get_closest_marker("model") for each in item.session.items) and MADE_BUNDLE is None
+    group = item.get_closest_marker("xdist_group")
+    if wanted and GGUF.exists() and not _export and group is not None and group.args[0] == FLEET:
         _export.append(Export())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the real model last, when its export is done; skip, with the reason, what this machine cannot run."""
+    """Tests of the real model last, when its export is done; skip, with the reason, what this machine cannot run.
+
+    In two processes (`-n 2 --dist loadgroup`) the exporter's own tests run beside all others, and what a session's
+    fixtures make is made once.
+    """
     items.sort(key=lambda item: item.get_closest_marker("model") is not None)
     for item in items:
+        of_exporter = "tests/exporter/" in item.nodeid and not item.get_closest_marker("model")
+        item.add_marker(pytest.mark.xdist_group(EXPORTER if of_exporter else FLEET))
         if item.get_closest_marker("broker") and not shutil.which("mosquitto", path=_path_with_sbin()):
             item.add_marker(pytest.mark.skip(reason="Mosquitto is not installed (apt-get install mosquitto)"))
         if item.get_closest_marker("model") and not GGUF.exists():
