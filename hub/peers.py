@@ -97,10 +97,10 @@ class Peers:
 
     def state_published(self, name: str, payload: bytes) -> None:
         """A hub's retained state; an empty one clears it. Raises WireError."""
-        self._unheard.pop(name, None)  # a state is a sign of life, or makes it clear that there is none
         if not payload:
             self._there.discard(name)
             self._gone.discard(name)
+            self._unheard.pop(name, None)
             return
         state = wire.decode_hub_presence(payload)
         known = self._epochs.get(name)
@@ -109,6 +109,7 @@ class Peers:
         if len(self._there | self._gone | {name}) > MOST_HUBS:
             return
         self._epochs.put(name, state.epoch)
+        self._unheard.pop(name, None)  # a state is a sign of life, or says that there is none
         arrives, leaves = (self._there, self._gone) if state.status == "ready" else (self._gone, self._there)
         arrives.add(name)
         leaves.discard(name)

@@ -239,7 +239,7 @@ class _Pickler(pickle.Pickler):
 
 def fingerprint(core: Core) -> bytes:
     """Everything that a hub knows, as bytes: equal where nothing has changed but counters and the last ticket."""
-    outbox = core._outbox
+    outbox = core._ledger.outbox
     number, out = outbox._last_ticket, outbox.out
     outbox._last_ticket, outbox.out = 0, []
     try:

@@ -128,7 +128,7 @@ def test_a_change_is_seen() -> None:
 
     def forgetful(message: Any, now: float) -> None:
         original(message, now)
-        hub.core._lengths.learn("a", "text-generation", 4)
+        hub.core._lessons._lengths.learn("a", "text-generation", 4)
 
     hub.core._received = forgetful  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="one of these changed the hub"):

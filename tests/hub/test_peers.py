@@ -89,6 +89,10 @@ def test_a_hub_whose_pings_are_not_answered_is_silent() -> None:
     assert (world.peers.is_there("x"), world.peers.is_there("y")) == (False, True)
     assert world.peers.left_behind == ("x",)
     assert world.peers.any_there
+    world.says("x", "offline", epoch=0)  # a will that comes late
+    with pytest.raises(WireError):
+        world.peers.state_published("x", b"null")
+    assert not world.peers.is_there("x")
     assert world.peers.ping_answered("x", NOW + 5)
     assert world.peers.is_there("x")
     assert world.peers.left_behind == ()
