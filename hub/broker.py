@@ -22,7 +22,7 @@ id = 0
 [router]
 id = 0
 max_connections = 10010
-max_outgoing_packet_count = 200
+max_outgoing_packet_count = 10000
 max_segment_size = 104857600
 max_segment_count = 10
 
