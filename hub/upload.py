@@ -31,7 +31,7 @@ def fit_upload(upload: Upload, size_bytes: int, beyond_ms: float) -> Upload:
     >>> slow = Upload()
     >>> for _ in range(5): slow = fit_upload(slow, 100 * 1024, 800.0)
     >>> round(slow.ms_per_kib, 1), round(fit_upload(slow, 1024, 300.0).ms_per_kib, 1)
-    (7.9, 8.0)
+    (8.0, 8.0)
     """
     if size_bytes <= 0 or beyond_ms > _MOST_MS:
         return upload
