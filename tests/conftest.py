@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -158,8 +159,9 @@ class Mosquitto:
         assert program is not None
         if os.geteuid() == 0:  # Mosquitto gives up root; its files must then be its own
             shutil.chown(self.folder, "mosquitto")
-            for parent in [*self.folder.parents][:3]:
-                parent.chmod(0o755)
+            for parent in self.folder.parents:
+                if parent.stat().st_uid == 0 and not parent.stat().st_mode & stat.S_IXOTH:  # pytest's own
+                    parent.chmod(0o755)
         self._process = subprocess.Popen(
             [program, "-c", str(self.folder / "mosquitto.conf")],
             stdout=subprocess.DEVNULL,
