@@ -11,7 +11,7 @@ import math
 from typing import Final
 
 from hub.decision import Terms
-from hub.delay import FLOW_TAU_S, Flow
+from hub.delay import FLOW_TAU_S, use_of
 from hub.fleet import Node
 
 FAIR: Final = 1e-6  # of a drift: with less the queue goes up as often as down
@@ -62,21 +62,10 @@ def place_missed(terms: Terms, node: Node, budget_ms: float, unmet: float, now: 
     if room_ms <= 0.0 or wait_ms <= 0.0:
         return float(room_ms <= 0.0 < wait_ms)
     work_ms = max(flow.compute_ms / flow.answers / node.parallel, 1e-3)
-    drift = (1.0 - busy_share(flow, node.parallel, now) / (1.0 - unmet)) / work_ms
+    drift = (1.0 - min(use_of(flow, node.parallel, now)[1], 1.0) / (1.0 - unmet)) / work_ms
     longest_ms = wait_ms + room_ms
     if abs(drift * longest_ms) < FAIR:
         return wait_ms / longest_ms
     if drift < 0.0:
         return math.expm1(drift * wait_ms) / math.expm1(drift * longest_ms)
     return math.exp(-drift * room_ms) * math.expm1(-drift * wait_ms) / math.expm1(-drift * longest_ms)
-
-
-def busy_share(flow: Flow, parallel: int, now: float) -> float:
-    """The share of its time that a node was at answers, over the last minute or since its first one.
-
-    >>> round(busy_share(Flow(since_s=0.0, at_s=600.0, answers=60.0, compute_ms=30_000.0), 1, 600.0), 2)
-    0.5
-    """
-    keep = math.exp(-max(now - flow.at_s, 0.0) / FLOW_TAU_S)
-    seen = max(1.0 - math.exp(-max(now - flow.since_s, 0.0) / FLOW_TAU_S), 1.0 / FLOW_TAU_S)
-    return min(keep * flow.compute_ms / (1000.0 * FLOW_TAU_S * seen * parallel), 1.0)

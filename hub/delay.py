@@ -199,6 +199,18 @@ def fit_flow(flow: Flow, compute_ms: float, now: float) -> Flow:
     )
 
 
+def use_of(flow: Flow, parallel: int, now: float) -> tuple[float, float]:
+    """Answers a millisecond, and the share of its time that a node was at them, of the last minute or since the first.
+
+    >>> [round(use, 3) for use in use_of(Flow(since_s=0.0, at_s=600.0, answers=60.0, compute_ms=30_000.0), 1, 600.0)]
+    [0.001, 0.5]
+    """
+    keep = math.exp(-max(now - flow.at_s, 0.0) / FLOW_TAU_S)
+    seen_s = max(now - flow.since_s, 0.0)
+    window_ms = 1000 * FLOW_TAU_S * max(1.0 - math.exp(-seen_s / FLOW_TAU_S), 1.0 / FLOW_TAU_S)
+    return keep * flow.answers / window_ms, keep * flow.compute_ms / window_ms / parallel
+
+
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """How far actual delays lie from predicted ones on one node: decayed moments of `ln(actual / predicted)`."""
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
-from hub.delay import FLOW_TAU_S, Cost
+from hub.delay import Cost, use_of
 from hub.failing import rate_at
 from hub.fleet import Node, Standing, wait_ms, waiting
 from hub.objective import DREAD, DREADED, LEAST_USUAL_MS, LOGISTIC, MOST_BUSY, MOST_TIMES_USUAL, fleet_delay
@@ -181,11 +181,8 @@ def _price_ms(node: Node, priced: Priced, now: float) -> float:
     flow = node.flow
     if flow is None:
         return 0.0
-    keep = math.exp(-max(now - flow.at_s, 0.0) / FLOW_TAU_S)
-    seen_s = max(now - flow.since_s, 0.0)
-    window_ms = 1000 * FLOW_TAU_S * max(1.0 - math.exp(-seen_s / FLOW_TAU_S), 1.0 / FLOW_TAU_S)
-    rate = keep * flow.answers / window_ms
-    busy = min(keep * flow.compute_ms / window_ms / node.parallel, MOST_BUSY)
+    rate, share = use_of(flow, node.parallel, now)
+    busy = min(share, MOST_BUSY)
     work = priced.compute / node.parallel
     return rate / (1.0 - busy) * work * (priced.visible_wait + work * 0.5)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.crowding import Demand, busy_share, place_missed
+from hub.crowding import Demand, place_missed
 from hub.decision import Terms
 from hub.delay import FLOW_TAU_S, Flow
 from hub.fleet import Node, Standing
@@ -92,13 +91,6 @@ def test_a_chance_that_grows_with_queue_and_demand(wait_ms: float, busy: float, 
         missed(wait_ms, busy, min(unmet + more / 500, 0.99)),
     ):
         assert other >= least - 1e-6
-
-
-def test_busy_share_is_of_all_slots() -> None:
-    """Two answers at once for half of the time are half of what two slots can do."""
-    flow = Flow(since_s=0.0, at_s=NOW, answers=60.0, compute_ms=60_000.0)
-    assert busy_share(flow, 2, NOW) == pytest.approx(0.5, abs=0.01)
-    assert busy_share(msgspec.structs.replace(flow, compute_ms=1e9), 2, NOW) == 1.0
 
 
 def test_demand_is_of_the_last_minute() -> None:

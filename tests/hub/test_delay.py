@@ -13,6 +13,7 @@ from hub import wire
 from hub.delay import (
     EXPECTED_TOKENS,
     Cost,
+    Flow,
     Lengths,
     Line,
     Spread,
@@ -24,6 +25,7 @@ from hub.delay import (
     peak_ewma,
     seed_cost,
     seed_prompt_size,
+    use_of,
 )
 
 SERVED = wire.ServedBundle(
@@ -234,3 +236,9 @@ def test_spread_of_answers_that_are_cut_off() -> None:
     cut_mean, naive_mean = (sum(column) / len(means) for column in zip(*means, strict=True))
     assert cut_mean == pytest.approx(0.7, abs=0.15)
     assert naive_mean < 0.6
+
+
+def test_use_is_of_all_slots() -> None:
+    """Two answers at once for half of the time are half of what two slots can do."""
+    flow = Flow(since_s=0.0, at_s=600.0, answers=60.0, compute_ms=60_000.0)
+    assert use_of(flow, 2, 600.0)[1] == pytest.approx(0.5, abs=0.01)
