@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 from hub import events, wire
 from hub.core import Core
+from hub.eligible import Features
 from hub.few import FEW, PRICINGS, choose_among_few
 from hub.objective import Objective, ranking
-from hub.router import Features, choose
+from hub.router import choose
 
 DECISIONS = 300
 STATES_A_QUESTION = 20

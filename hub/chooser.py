@@ -12,12 +12,13 @@ from hub import wire
 from hub.admission import problem_of, surer
 from hub.columns import Fleet
 from hub.decision import Decision
+from hub.eligible import Features
 from hub.explore import EXPLORING_SHARE, exploring
 from hub.few import FEW, PRICINGS, choose_among_few
 from hub.fleet import Node, Standing
 from hub.lessons import Lessons
 from hub.questions import InFlight
-from hub.router import Features, Ranking, choose
+from hub.router import Ranking, choose
 
 
 class Chooser:

@@ -16,10 +16,11 @@ from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
 from hub.delay import Cost, use_of
+from hub.eligible import SURE_SHARE, Features, why_not
 from hub.failing import rate_at
 from hub.fleet import Node, Standing, wait_ms, waiting
 from hub.objective import DREAD, DREADED, LEAST_USUAL_MS, LOGISTIC, MOST_BUSY, MOST_TIMES_USUAL, fleet_delay
-from hub.router import STALE_S, SURE_SHARE, UNMEASURED_MS, Features, Ranking, least_delay, why_not
+from hub.router import STALE_S, UNMEASURED_MS, Ranking, least_delay
 from hub.upload import KIB
 
 FEW: Final = 16  # rows: not more than a decision names, and where both ways take about as long

@@ -14,11 +14,11 @@ from hub.admission import Refusals
 from hub.columns import Fleet
 from hub.crowding import Demand
 from hub.delay import Lengths
+from hub.eligible import Features
 from hub.fleet import Node, Standing, delayed, failed, kept_waiting, succeeded, surprised, taught
 from hub.intake import DEFAULT_TASK
 from hub.prefixes import Prefixes
 from hub.questions import Attempt, InFlight
-from hub.router import Features
 
 QUESTIONS_FAULT: Final = ("invalid", "too_large", "deadline")  # outcomes that say nothing against the node
 

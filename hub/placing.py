@@ -15,10 +15,10 @@ import msgspec
 from hub import events, wire
 from hub.chooser import Chooser
 from hub.decision import Decision, Terms
+from hub.eligible import refusal
 from hub.fleet import Key, Standing, freed, loaded
 from hub.ledger import Ledger
 from hub.questions import Attempt, InFlight, load_of, work_for
-from hub.router import refusal
 from hub.second import (
     HEDGE_BURST,
     RETRY_BURST,

@@ -13,10 +13,10 @@ from hub import events, wire
 from hub.columns import Fleet
 from hub.decision import Decision, Terms
 from hub.delay import Lengths
+from hub.eligible import Features
 from hub.fleet import Key, Load, Standing
 from hub.intake import Ask, Sender
 from hub.prefixes import Kept, Prefixes
-from hub.router import Features
 from hub.second import Doubt
 
 

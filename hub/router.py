@@ -23,24 +23,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hub import wire
 from hub.columns import Fleet
 from hub.decision import Decision, Rejected, Terms
+from hub.eligible import LAST_USABLE, NAMED, Features, fitting, matching, rejected
 from hub.failing import FORGET_S
-from hub.fleet import Node, Standing, Waiting, served_models, waits_ms
-from hub.table import Picked, Table
+from hub.fleet import Standing, Waiting, waits_ms
+from hub.table import Picked
 from hub.upload import KIB
 
 UNMEASURED_MS: Final = 100.0
-NAMED: Final = 16  # candidates, and rejected ones, that a decision names
 STALE_S: Final = 60.0  # since the last pong: then a node's delay is known to a factor of e, no better
 LATE_CHANCE: Final = 0.5  # of the chosen node to be in time: with less the surest one is named, too
-SURE_SHARE: Final = 0.75  # of the rough prompt estimate: a question is refused only if even this does not fit
-
-_LAST_USABLE: Final = int(Standing.LOST)
 
 Rows = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 Series = NDArray[np.float64]
 
 
@@ -97,27 +92,6 @@ def least_delay(candidates: Candidates) -> Series:
     return candidates.parts.cost
 
 
-class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a question its delay depends on. `larger_than` is a context that turned out too small.
-
-    `budget_ms` is what is left until its deadline; None where that does not matter.
-    """
-
-    device: str
-    id: str
-    attempt: int
-    task: str
-    model: str | None
-    chars: int
-    payload_bytes: int = 0
-    max_tokens: int | None
-    expected_tokens: float
-    larger_than: int = -1
-    budget_ms: float | None = None
-    cached: tuple[tuple[str, float], ...] = ()  # prompt tokens that a node need not read again
-    holder: str | None = None  # the node that has the conversation
-
-
 def choose(
     question: Features,
     fleet: Fleet,
@@ -133,14 +107,14 @@ def choose(
     """
     table = fleet.table
     prompt_tokens = table["prompt_offset"] + table["prompt_slope"] * question.chars
-    eligible = _matching(question, fleet, table) & _fitting(question, table, prompt_tokens)
+    eligible = matching(question, fleet, table) & fitting(question, table, prompt_tokens)
     for name in exclude:
         eligible[fleet.rows(name)] = False
     standing = table["standing"]
-    worst = _LAST_USABLE if last_resort else int(Standing.READY)
+    worst = LAST_USABLE if last_resort else int(Standing.READY)
     usable = (eligible & (standing <= worst)).nonzero()[0]
     if not len(usable):
-        return _decision(question, [], 0, *_rejected(question, fleet, table["used"] > 0.0, exclude, worst))
+        return _decision(question, [], 0, *rejected(question, fleet, table["used"] > 0.0, exclude, worst))
     standings = standing[usable]
     tier = int(standings.min())
     rows = usable[standings == tier]
@@ -160,34 +134,7 @@ def choose(
         return _decision(question, named, len(rows) - len(named), (), 0)
     others = table["used"] > 0.0
     others[rows] = False
-    rejected = _rejected(question, fleet, others, exclude, tier)
-    return _decision(question, named, len(rows) - len(named), *rejected)
-
-
-def refusal(question: Features, fleet: Fleet) -> wire.Problem:
-    """Why no node can take this question, as its asker should hear it."""
-    nodes = [node for node in fleet.values() if node.standing <= _LAST_USABLE]
-    draining = sum(node.standing == Standing.DRAINING for node in fleet.values())
-    if not nodes:
-        why = f"{draining} nodes are draining" if draining else "no node is connected to this hub's broker"
-        return wire.Problem(code="no_node", message=f"{why}: start one with `edge-agent serve`")
-    wanted = question.task + (f" with model {question.model[:200]!r}" if question.model else "")
-    table = fleet.table
-    matching = _matching(question, fleet, table)
-    if not matching.any():
-        message = f"no node serves {wanted}; there is {served_models(nodes)}"
-        return wire.Problem(code="unsupported", message=message)
-    present = matching & (table["standing"] <= _LAST_USABLE)
-    if not present.any():
-        message = f"every node that serves {wanted} is draining or offline"
-        return wire.Problem(code="no_node", message=message)
-    context = int(table["context"][present].max())
-    prompt_tokens = int((table["prompt_offset"] + table["prompt_slope"] * question.chars)[present].min())
-    message = (
-        f"about {prompt_tokens} prompt tokens and {question.max_tokens or 'some'} answer tokens do not fit into the "
-        f"largest context, {context}: shorten the question or lower max_tokens"
-    )
-    return wire.Problem(code="too_large", message=message)
+    return _decision(question, named, len(rows) - len(named), *rejected(question, fleet, others, exclude, tier))
 
 
 def terms_of(rows: Picked, fleet: Fleet, now: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -254,20 +201,6 @@ def _waits(rows: Picked, fleet: Fleet, now: float) -> Series:
     return waits_ms(*(rows[name] for name in Waiting.__struct_fields__), now=now, tail=fleet.tail)
 
 
-def _matching(question: Features, fleet: Fleet, table: Table) -> Mask:
-    mask: Mask = table["task"] == fleet.word(question.task)
-    if question.model is not None:
-        wanted = fleet.word(question.model)
-        mask &= (table["model"] == wanted) | (table["bundle"] == wanted)
-    return mask
-
-
-def _fitting(question: Features, table: Table, prompt_tokens: NDArray[np.float64]) -> Mask:
-    needed = SURE_SHARE * prompt_tokens + (question.max_tokens or 0)
-    mask: Mask = (needed <= table["context"]) & (table["context"] > question.larger_than)
-    return mask
-
-
 def _best(delay_ms: Series, rows: Rows, fleet: Fleet) -> list[int]:
     """Places of the least delays, least first, ties by (node, bundle)."""
     near = np.arange(len(rows))
@@ -332,45 +265,8 @@ def _terms(candidates: Candidates, places: list[int], prompt_tokens: Series, sco
     return found
 
 
-def _rejected(
-    question: Features, fleet: Fleet, others: Mask, exclude: Set[str], tier: int
-) -> tuple[tuple[Rejected, ...], int]:
-    """Up to NAMED of the rows that are no candidates, with the first reason of each, and how many more there are."""
-    rows = others.nonzero()[0]
-    if not len(rows):
-        return (), 0
-    rank = fleet.rank()
-    first = rows[np.argpartition(rank[rows], NAMED)[:NAMED]] if len(rows) > NAMED else rows
-    named = []
-    for row in sorted((int(row) for row in first), key=rank.__getitem__):
-        name, bundle = fleet.label(row)
-        node = fleet.get(name)
-        assert node is not None
-        served = node.bundles[fleet.rows(name).index(row)]
-        named.append(Rejected(name, f"{bundle}: {why_not(question, node, served, exclude, tier)}"))
-    return tuple(named), len(rows) - len(named)
-
-
-def why_not(question: Features, node: Node, served: wire.ServedBundle, exclude: Set[str], tier: int) -> str:
-    """Why a bundle of a node is no candidate where nodes of standing `tier` are."""
-    if served.task != question.task:
-        return f"does not do {question.task}"
-    if question.model not in (None, served.model, served.bundle):
-        return f"is not model {question.model}"
-    if node.name in exclude:
-        return "failed this question"
-    if node.standing > tier:
-        return {
-            Standing.SUSPECT: "three pings were lost",
-            Standing.LOST: "went offline, may come back",
-            Standing.DRAINING: "draining",
-            Standing.GONE: "offline",
-        }[node.standing]
-    return f"context {served.context} is too small"
-
-
 def _decision(
-    question: Features, named: list[Terms], more: int, rejected: tuple[Rejected, ...], more_rejected: int
+    question: Features, named: list[Terms], more: int, others: tuple[Rejected, ...], more_rejected: int
 ) -> Decision:
     return Decision(
         device=question.device,
@@ -378,7 +274,7 @@ def _decision(
         attempt=question.attempt,
         chosen=named[0] if named else None,
         candidates=tuple(named),
-        rejected=rejected,
+        rejected=others,
         more_candidates=more,
         more_rejected=more_rejected,
         budget_ms=question.budget_ms,

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from hub.columns import Fleet
 from hub.decision import Decision, Terms
+from hub.eligible import Features
 from hub.few import FEW, PRICINGS, choose_among_few
 from hub.fleet import Node, Standing, answered, failed, surprised
 from hub.objective import Objective, ranking
-from hub.router import Features, choose
+from hub.router import choose
 from tests.hub.core_driver import bundle
 from tests.hub.test_router import NOW, fleet_of, milliseconds, node_of, nodes, question
 

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from hub.columns import Fleet
+from hub.eligible import Features
 from hub.fleet import Load, Node, answered, loaded
 from hub.objective import fleet_delay, price_ms, ranking
-from hub.router import Candidates, Features, choose, least_delay
+from hub.router import Candidates, choose, least_delay
 from tests.hub.test_router import NOW, bundle, fleet_of, node_of, question
 
 
