@@ -86,9 +86,7 @@ class Peers:
         self._epochs: Recent[str, int] = Recent(MOST_HUBS)
         self._there: set[str] = set()
         self._gone: set[str] = set()
-        self._unheard: dict[
-            str, tuple[int, float]
-        ] = {}  # how many of its pings in a row, and when the last was counted
+        self._unheard: dict[str, tuple[int, float]] = {}  # pings of each in a row, and when the last was counted
         self._elsewhere: dict[Key, Elsewhere] = {}  # the oldest first
         self._most_questions = 4 * limits.in_flight
         self._bytes = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from hub.broker_url import BrokerUrl
 from hub.handlers import Handlers, Received, Will
 from hub.loop import Loop
 from hub.mqtt_link import WITH_THE_CONNECTION, Link
+from tests.hub.turns import drive
 
 
 @pytest.fixture
@@ -22,14 +23,6 @@ def loop() -> Iterator[Loop]:
     loop = Loop()
     yield loop
     loop.close()
-
-
-def drive(loop: Loop, until: Callable[[], object], limit_s: float = 10.0) -> None:
-    """Turn the loop until the condition holds."""
-    end = time.monotonic() + limit_s
-    while not until():
-        assert time.monotonic() < end, "did not happen in time"
-        loop.run_once(0.05)
 
 
 def connect(loop: Loop, url: str, name: str, got: list[Received], *topics: str, **options: object) -> Link:
