@@ -14,7 +14,7 @@ import msgspec
 KIB: Final = 1024.0
 _KEEP: Final = 0.9  # of an observation's weight after one of typical size
 _TYPICAL_KIB: Final = 16.0  # beyond what TCP sends without waiting for the first acknowledgement
-_MOST_MS: Final = 1e6  # of one question: longer ones were held up by something else
+_MOST_MS: Final = 1e6  # of one question: more was something else, or what its node reports is not true
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ def fit_upload(upload: Upload, size_bytes: int, beyond_ms: float) -> Upload:
     >>> round(slow.ms_per_kib, 1), round(fit_upload(slow, 1024, 300.0).ms_per_kib, 1)
     (8.0, 8.0)
     """
-    if size_bytes <= 0 or beyond_ms > _MOST_MS:
+    if size_bytes <= 0 or abs(beyond_ms) > _MOST_MS:
         return upload
     size_kib = size_bytes / KIB
     keep = 1.0 - (1.0 - _KEEP) * min(size_kib / _TYPICAL_KIB, 1.0)

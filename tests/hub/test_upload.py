@@ -31,6 +31,13 @@ def test_small_questions_say_nothing() -> None:
     assert upload.ms_per_kib * 0.08 < 1.0
 
 
+def test_a_report_that_cannot_be_true_teaches_nothing() -> None:
+    """A node that says it computed for years must not look as if its link were wide for ever after."""
+    known = fit_upload(Upload(), 100 * KIB, 800.0)
+    assert fit_upload(known, 100 * KIB, -1e11) == known
+    assert fit_upload(known, 100 * KIB, 1e11) == known
+
+
 @given(st.lists(st.tuples(st.integers(0, 300_000), st.floats(-1e9, 1e9)), max_size=20))
 def test_never_negative_nor_without_end(seen: list[tuple[int, float]]) -> None:
     """Whatever nodes report."""
