@@ -80,9 +80,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real model last, when its export is done; skip, with the reason, what this machine cannot run.
 
     In two processes (`-n 2 --dist loadgroup`) the exporter's own tests run beside all others, and what a session's
-    fixtures make is made once.
+    fixtures make is made once. Those of whole fleets come late, when the exporter's are done: with what they start they
+    need the machine.
     """
-    items.sort(key=lambda item: item.get_closest_marker("model") is not None)
+    items.sort(key=lambda item: (item.get_closest_marker("model") is not None, "tests/end_to_end/" in item.nodeid))
     for item in items:
         of_exporter = "tests/exporter/" in item.nodeid and not item.get_closest_marker("model")
         item.add_marker(pytest.mark.xdist_group(EXPORTER if of_exporter else FLEET))
