@@ -56,7 +56,7 @@ def report(store: str, since: float | None, form: str, slo_ms: float) -> None:
     from rich.console import Console
 
     from hub.records import read_rows
-    from hub.report import build_report, report_table
+    from hub.report.report import build_report, report_table
 
     now_s = time.time()
     since_s = None if since is None else now_s - since

@@ -101,12 +101,15 @@ class LogDecision(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One row per question. All durations in milliseconds on the hub's own clock or as the node measured them.
 
-    A question that a node answered for its own device without a hub has no attempts, and its total is the node's.
+    A question that a node answered for its own device without a hub is *local*: it has no attempts, and its total is
+    the node's. `total_ms` runs from receipt at the hub to Done at the hub. `network_ms` is what is left of it after
+    queue and compute at the node of the last attempt: travel, plus attempts that were lost; `overhead_ms` is compute
+    that is neither prefill nor decode. `decisions` has one entry per attempt, and one for a choice that found no node;
+    the `predicted_*` are what the first one promised. `second` says why a second node was asked beside the first
+    (`hedge`: the deadline was near, `silence`: nothing was heard), and `second_won` that it answered first.
 
-    `total_ms` runs from receipt at the hub to Done at the hub. `network_ms` is what is left of it after
-    queue and compute at the node of the last attempt: travel, plus attempts that were lost. `decisions` has one
-    entry per attempt, and one for a choice that found no node; `predicted_ms` is what the first one promised.
-    `hedged` says that a second node was asked because the deadline was near.
+    `node_epoch` and `node_number` say which of a node's answers this is. `partial` is a row that was pieced together
+    from a node's report alone, because the hub that had the question is gone: its total is a lower bound.
     """
 
     device: str
@@ -120,23 +123,44 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     duplicates: int
     question_bytes: int
+    answer_bytes: int = 0
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     predicted_ms: float | None
+    predicted_network_ms: float | None = None
+    predicted_queue_ms: float | None = None
+    predicted_prefill_ms: float | None = None  # with what is there for every question: overhead and a batch's start
+    predicted_decode_ms: float | None = None
     total_ms: float
     network_ms: float
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    overhead_ms: float = 0.0
     decisions: tuple[Decision, ...]
-    hedged: bool = False
+    second: str = ""
+    second_won: bool = False
+    node_epoch: int | None = None
+    node_number: int | None = None
+    partial: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """No hub sent it anywhere, and yet a node has ended it."""
+        return self.attempts == 0 and self.node is not None
 
 
 class Row(Record, frozen=True, kw_only=True):
-    """A record as it is kept: the shell adds the wall clock's time of its end, for display and windows."""
+    """A record as it is kept: the shell adds the wall clock's time of its end, for display and windows.
+
+    `asker_ms` is the whole delay by the asker's own clock, and `asker_first_ms` until it saw the first text, where the
+    asker has told them.
+    """
 
     wall_time_s: float
+    asker_ms: float | None = None
+    asker_first_ms: float | None = None
 
 
 class StoreRecord(msgspec.Struct, frozen=True):

@@ -101,7 +101,7 @@ def explain_table(decision: Decision) -> Table:
 
 def explain_document(row: Row) -> list[dict[str, Any]]:
     """The `--json` document of one question: one object per attempt, each with the question's outcome."""
-    shown = ("device", "id", "outcome", "node", "predicted_ms", "total_ms", "hedged")
+    shown = ("device", "id", "outcome", "node", "predicted_ms", "total_ms", "second")
     question = {name: getattr(row, name) for name in shown}
     return [{**question, **_decision_document(decision)} for decision in row.decisions]
 

@@ -222,5 +222,6 @@ class Placing:
             return False
         self._ledger.counters[f"second_{why}"] += 1
         question.second = why
+        question.second_number = question.next_number
         self._dispatch(question, msgspec.structs.replace(decision, cause=why), now)
         return True

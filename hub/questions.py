@@ -60,6 +60,7 @@ class InFlight:
         self.larger_than = -1
         self.doubt: Doubt | None = None  # when the current attempt is to be looked at
         self.second = ""  # why there is a second attempt beside the first, or was: `hedge` or `silence`
+        self.second_number = 0  # of that attempt
 
     @property
     def key(self) -> Key:
@@ -201,6 +202,7 @@ def own_record(record: wire.OwnRecord, node: str, hub: str) -> events.Record:
         queue_ms=timing.queue,
         prefill_ms=timing.prefill,
         decode_ms=timing.decode,
+        overhead_ms=_overhead_ms(timing),
         decisions=(),
     )
 
@@ -231,11 +233,21 @@ def record_of(
         cached_tokens=tokens.cached,
         completion_tokens=tokens.completion,
         predicted_ms=promised.delay_ms if promised is not None else None,
+        predicted_network_ms=promised.network_ms + promised.upload_ms if promised is not None else None,
+        predicted_queue_ms=promised.visible_wait_ms if promised is not None else None,
+        predicted_prefill_ms=promised.fixed_ms + promised.prefill_ms if promised is not None else None,
+        predicted_decode_ms=promised.decode_ms if promised is not None else None,
         total_ms=total_ms,
         network_ms=max(total_ms - timing.queue - timing.compute, 0.0),
         queue_ms=timing.queue,
         prefill_ms=timing.prefill,
         decode_ms=timing.decode,
+        overhead_ms=_overhead_ms(timing),
         decisions=tuple(question.decisions),
-        hedged=question.second == "hedge",
+        second=question.second,
+        second_won=bool(question.second) and by is not None and by.number == question.second_number,
     )
+
+
+def _overhead_ms(timing: wire.Timing) -> float:
+    return max(timing.compute - timing.prefill - timing.decode, 0.0)

@@ -31,7 +31,7 @@ from hub.events import Row
 
 log = logging.getLogger(__name__)
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 _BATCH_ROWS: Final = 500
 _QUEUE_ROWS: Final = 20_000
 _BUSY_MS: Final = 5_000
@@ -65,9 +65,21 @@ _questions = sa.Table(
     sa.Column("prefill_ms", sa.Float(53), nullable=False),
     sa.Column("decode_ms", sa.Float(53), nullable=False),
     sa.Column("decisions", sa.Text, nullable=False),  # JSON
-    sa.Column("hedged", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("second", sa.String(16), nullable=False, server_default=""),
+    sa.Column("second_won", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("answer_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("predicted_network_ms", sa.Float(53)),
+    sa.Column("predicted_queue_ms", sa.Float(53)),
+    sa.Column("predicted_prefill_ms", sa.Float(53)),
+    sa.Column("predicted_decode_ms", sa.Float(53)),
+    sa.Column("overhead_ms", sa.Float(53), nullable=False, server_default="0"),
+    sa.Column("node_epoch", sa.BigInteger),
+    sa.Column("node_number", sa.BigInteger),
+    sa.Column("partial", sa.Boolean, nullable=False, server_default=sa.false()),
 )
-_ADDED: Final = {2: ("hedged",)}  # columns of `questions` that came with each version
+_ADDED: Final[dict[int, tuple[str, ...]]] = {
+    3: tuple(column.name for column in list(_questions.columns)[-11:])
+}  # columns of `questions` that came with each version
 
 
 _decisions_decoder = msgspec.json.Decoder(tuple[Decision, ...])

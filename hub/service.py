@@ -8,17 +8,20 @@ that is gone.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import math
 import random
 import time
 import uuid
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
 from hub import events, wire
 from hub.broker_url import BrokerUrl
 from hub.core import Core
+from hub.decision import Decision
 from hub.errors import LinkError, WireError
 from hub.explain import decision_line
 from hub.handlers import Handlers, Received, Will
@@ -30,6 +33,7 @@ from hub.presence import Presence
 from hub.shares import Rate
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 COUNTERS_EVERY_S: Final = 10.0
 OFFERS_EVERY_S: Final = 1.0
@@ -43,8 +47,20 @@ class RecordSink(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Who watches the hub: called in the loop's thread once the messages have gone, so it must not block."""
+
+    def decided(self, decision: Decision) -> None:
+        """A node was chosen, or none was there."""
+        ...
+
+    def ended(self, record: events.Record, wall_time_s: float) -> None:
+        """A question has its outcome."""
+        ...
+
+
 class HubService:
-    """A hub named `name` on one broker. `records` may be None: then nothing is kept.
+    """A hub named `name` on one broker. `records` may be None: then nothing is kept. `listeners` hear what happens.
 
     `alone` is for a broker that ends with this hub: it takes all asks, with a subscription that is not shared, and
     other hubs refuse to run beside it. rumqttd 0.20 needs that: it panics where the last member of a share leaves
@@ -61,12 +77,14 @@ class HubService:
         device_rate: Rate | None = None,
         fair_shares: bool = False,
         alone: bool = False,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         url = BrokerUrl.parse(broker)
         self._url = url
         self._alone = alone
         self.name = name
         self._records = records
+        self._listeners = listeners
         self._core = Core(
             name,
             new_id=lambda: uuid.uuid4().hex,
@@ -144,6 +162,20 @@ class HubService:
         """End `run`; from any thread or signal handler."""
         self._stopping = True
         self._loop.call_soon(lambda: None)
+
+    def call(self, function: Callable[[Core, float], T]) -> concurrent.futures.Future[T]:
+        """What `function` says of the core now; from any thread. It runs in the loop's thread, so it must be short."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(self._core, time.monotonic()))
+                except Exception as error:  # the asking thread's business
+                    future.set_exception(error)
+
+        self._loop.call_soon(run)
+        return future
 
     # --- in the loop's thread ---------------------------------------------------------------------------
 
@@ -261,8 +293,14 @@ class HubService:
         for effect in self._unwritten:
             if isinstance(effect, events.LogDecision):
                 log.info("%s", decision_line(effect.decision))
-            elif self._records is not None:
-                self._records.store(effect.record, time.time() - effect.ago_ms / 1000)
+                for listener in self._listeners:
+                    listener.decided(effect.decision)
+                continue
+            wall_time_s = time.time() - effect.ago_ms / 1000
+            if self._records is not None:
+                self._records.store(effect.record, wall_time_s)
+            for listener in self._listeners:
+                listener.ended(effect.record, wall_time_s)
         self._unwritten.clear()
 
     def _publish_work(self, effect: events.PublishWork) -> None:

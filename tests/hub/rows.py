@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hub.events import Record, Row
+from hub.report.history import COUNTS, FLAGS, NAMES, History, Names
 
 VALUES: dict[str, Any] = {
     "device": "kitchen",
@@ -37,3 +41,18 @@ def record(**changes: Any) -> Record:
 
 def row(wall_time_s: float = 1000.0, **changes: Any) -> Row:
     return Row(wall_time_s=wall_time_s, **{**VALUES, **changes})
+
+
+def history(rows: Sequence[Row]) -> History:
+    """The rows, column by column, numbered from 1."""
+    columns: dict[str, Any] = {"row": np.arange(1, len(rows) + 1)}
+    for name in History.__struct_fields__:
+        values = [getattr(each, "is_local" if name == "local" else name, None) for each in rows]
+        if name in NAMES:
+            columns[name] = Names.of(values)
+        elif name in FLAGS:
+            columns[name] = np.array(values, bool)
+        elif name not in columns:
+            kind = np.int64 if name in COUNTS else np.float64
+            columns[name] = np.array([np.nan if value is None else value for value in values], kind)
+    return History(**columns)

@@ -106,8 +106,8 @@ def test_near_a_deadline_the_line_says_how_sure_each_is() -> None:
     assert "in time with 99%" in line
     assert "38.0 ms sooner, but in time with 33%, not 99%" in line
     assert "in time" not in decision_line(decision(quick, steady, budget_ms=60_000.0))
-    (document,) = explain_document(row(decisions=(near,), hedged=True))
-    assert (document["cause"], document["budget_ms"], document["hedged"]) == ("hedge", 180.0, True)
+    (document,) = explain_document(row(decisions=(near,), second="hedge"))
+    assert (document["cause"], document["budget_ms"], document["second"]) == ("hedge", 180.0, "hedge")
     assert [round(each["chance"], 2) for each in document["candidates"]] == [0.33, 0.99]
     assert "99%" in printed(explain_table(near))
 

@@ -126,7 +126,9 @@ def test_hedge_at_the_95th_percentile() -> None:
     ended = hub.done("b", attempt=2)
     assert cancels(ended) == [("a", 1)]
     (record,) = records(ended)
-    assert (record.outcome, record.node, record.attempts, record.hedged) == ("answered", "b", 2, True)
+    assert (record.outcome, record.node, record.attempts, record.second, record.second_won) == (
+        *("answered", "b", 2, "hedge", True),
+    )
     assert hub.done("a", "cancelled", attempt=1) == []
     assert rate_at(hub.core.fleet.get("a").failing, hub.now) == 0.0  # type: ignore[union-attr]
 
@@ -137,7 +139,7 @@ def test_the_first_node_may_still_win() -> None:
     assert works(hub.wait_ponging(0.5, "a", "b")) == [("b", 2)]
     ended = hub.done("a", attempt=1)
     assert cancels(ended) == [("b", 2)]
-    assert [(record.node, record.hedged) for record in records(ended)] == [("a", True)]
+    assert [(record.node, record.second, record.second_won) for record in records(ended)] == [("a", "hedge", False)]
 
 
 def test_what_was_called_off_counts_as_late() -> None:
@@ -243,7 +245,7 @@ def test_silence_beyond_the_spread_is_tried_elsewhere_once() -> None:
     assert hub.decisions[-1].cause == "silence"
     assert works(busy(hub, 20.0)) == []
     ended = hub.done("a", attempt=1)
-    assert [(record.node, record.hedged) for record in records(ended)] == [("a", False)]
+    assert [(record.node, record.second) for record in records(ended)] == [("a", "silence")]
     assert cancels(ended) == [("b", 2)]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from hub.report import build_report, report_table
+from hub.report.report import build_report, report_table
 from tests.hub.rows import row
 
 ROWS = [

@@ -1,0 +1,1 @@
+"""What happened to every question, and where did the milliseconds go? Rows of the record store become a report."""
