@@ -163,6 +163,11 @@ class HubService:
         self._stopping = True
         self._loop.call_soon(lambda: None)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes questions and can send work; from any thread."""
+        return self._link.is_open and self._asks.is_open and not self._stopping
+
     def call(self, function: Callable[[Core, float], T]) -> concurrent.futures.Future[T]:
         """What `function` says of the core now; from any thread. It runs in the loop's thread, so it must be short."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -198,7 +203,7 @@ class HubService:
 
     def _show_if_open(self) -> None:
         """A hub is `ready` once it hears asks and can send work."""
-        if self._link.is_open and self._asks.is_open:
+        if self.ready:
             self._presence.opened()
 
     def _closed(self, why: str) -> None:

@@ -1,0 +1,1 @@
+"""What does a hub serve over HTTP?"""
