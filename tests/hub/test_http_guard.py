@@ -60,7 +60,7 @@ def serve() -> Iterator[Callable[..., str]]:
     ("given", "let_in"),
     [
         (f"Bearer {KEYS[0]}", True),
-        (f"bearer  {KEYS[1]} ", True),
+        (f"bearer  {KEYS[1]}", True),
         (f"Basic {KEYS[0]}", False),
         (KEYS[0], False),
         (f"Bearer {KEYS[0]}x", False),
