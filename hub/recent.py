@@ -47,6 +47,9 @@ class Recent(Generic[K, V]):
         """Forget one entry and return it."""
         return self._entries.pop(key, None)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -46,6 +46,10 @@ class RecordSink(Protocol):
         """Keep one record."""
         ...
 
+    def note(self, note: events.Note, wall_time_s: float) -> None:
+        """Keep what is known beside the records."""
+        ...
+
 
 class Listener(Protocol):
     """Who watches the hub: called in the loop's thread once the messages have gone, so it must not block."""
@@ -96,7 +100,9 @@ class HubService:
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
-        self._unwritten: list[events.LogDecision | events.StoreRecord] = []  # lines and rows, while messages go first
+        self._unwritten: list[
+            events.LogDecision | events.StoreRecord | events.StoreNote
+        ] = []  # lines and rows, while messages go first
         self._offers: tuple[wire.Offer, ...] = ()
         self._loop = Loop()
         self._presence = Presence(
@@ -275,7 +281,7 @@ class HubService:
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
             self._heritage.acknowledge(effect.receipt)
-        elif isinstance(effect, (events.LogDecision, events.StoreRecord)):
+        elif isinstance(effect, (events.LogDecision, events.StoreRecord, events.StoreNote)):
             self._unwritten.append(effect)
         elif not self._alone:
             self._do_with_peers(effect)
@@ -300,6 +306,10 @@ class HubService:
                 log.info("%s", decision_line(effect.decision))
                 for listener in self._listeners:
                     listener.decided(effect.decision)
+                continue
+            if isinstance(effect, events.StoreNote):
+                if self._records is not None:
+                    self._records.note(effect.note, time.time())
                 continue
             wall_time_s = time.time() - effect.ago_ms / 1000
             if self._records is not None:
