@@ -66,7 +66,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """One node. `costs` stands beside `bundles`; `network_ms` is None until the first pong."""
+    """One node. `costs` stands beside `bundles`; `network_ms` is None until the first pong.
+
+    `missed` is one that is gone without having said so.
+    """
 
     name: str
     epoch: int
@@ -84,6 +87,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     others: int = 0  # questions that it has from others, by its last report
     others_end_s: float = NEVER  # when those are worked off
     ended_s: float = NEVER  # when it last said that it had ended a question, whosever
+    missed: bool = False
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -205,6 +209,7 @@ def announced(before: Node | None, name: str, state: wire.NodeState, now: float,
         bundles=state.bundles,
         costs=tuple(_cost(known.get(bundle.bundle), bundle) for bundle in state.bundles),
         parallel=state.parallel,
+        missed=False,
     )
     return told(after, state.backlog, now) if live else after
 
@@ -301,7 +306,7 @@ def doubted(node: Node) -> Node:
 
 def given_up(node: Node) -> Node:
     """The node after it did not come back in time."""
-    return msgspec.structs.replace(emptied(node), standing=Standing.GONE)
+    return msgspec.structs.replace(emptied(node), standing=Standing.GONE, missed=True)
 
 
 def emptied(node: Node) -> Node:

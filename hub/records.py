@@ -102,6 +102,7 @@ class Records:
         """Open or create the store. Raises StoreError."""
         self._shown_url, self._engine = _engine(store, writing=True)
         self._lost = 0
+        self._written = 0
         self._lock = threading.Lock()
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_QUEUE_ROWS)
         try:
@@ -117,6 +118,12 @@ class Records:
         """Records that could not be kept."""
         with self._lock:
             return self._lost
+
+    @property
+    def written(self) -> int:
+        """Records that came into the store."""
+        with self._lock:
+            return self._written
 
     def store(self, record: events.Record, wall_time_s: float) -> None:
         """Keep one record; never waits."""
@@ -146,6 +153,8 @@ class Records:
         with self._engine.begin() as connection:
             if new := _new_rows(connection, rows):
                 connection.execute(_questions.insert(), new)
+        with self._lock:
+            self._written += len(new)
 
     def _write_or_lose(self, rows: list[dict[str, Any]]) -> None:
         try:

@@ -73,6 +73,7 @@ def serve(
         )
         stop_on_signals(service.stop)
         if listening is not None and metrics is not None:
+            _tell_of_now(metrics, service, records)
             stack.enter_context(_http(service, metrics, listening))
         service.run()
 
@@ -83,6 +84,12 @@ def _metrics() -> Metrics:
     except ImportError as error:
         raise ListenError(f"prometheus_client cannot be imported ({error}): install edgefleet[hub]") from None
     return Metrics()
+
+
+def _tell_of_now(metrics: Metrics, service: HubService, records: Records | None) -> None:
+    from hub.fleet_gauges import FleetGauges, Kept
+
+    metrics.add(FleetGauges(service, None if records is None else lambda: Kept(records.written, records.lost)))
 
 
 @contextlib.contextmanager

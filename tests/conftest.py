@@ -89,6 +89,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(EXPORTER if of_exporter else FLEET))
         if item.get_closest_marker("broker") and not shutil.which("mosquitto", path=_path_with_sbin()):
             item.add_marker(pytest.mark.skip(reason="Mosquitto is not installed (apt-get install mosquitto)"))
+        if item.get_closest_marker("prometheus") and not shutil.which("promtool"):
+            item.add_marker(pytest.mark.skip(reason="promtool is not installed (apt-get install prometheus)"))
         if item.get_closest_marker("model") and not GGUF.exists():
             item.add_marker(pytest.mark.skip(reason=f"{GGUF.name} is not in models/ (make models)"))
         if item.get_closest_marker("gpu") and not shutil.which("nvidia-smi"):
