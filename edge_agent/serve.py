@@ -17,6 +17,7 @@ from edge_agent.errors import BundleError, RuntimeUnavailable
 from edge_agent.runtime.generation import Answerer
 from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.service import AgentService, Own
+from hub import tracing
 from hub.http_server import Address, HttpServer, refuse_open
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def serve(
     if listening is not None:
         refuse_open(listening.address, listening.keys, "--api-key-file")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(tracing.exporting("edge-agent", node))
         answerers: dict[str, Answerer] = {}
         for path in bundles:
             answerer = open_answerer(open_bundle(path), opening)

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from edge_agent import core
+from edge_agent.answer_spans import AnswerSpans
 from edge_agent.errors import AgentError
 from edge_agent.local_first import LocalFirst
 from edge_agent.metrics import Metrics
@@ -82,6 +83,7 @@ class AgentService:
         self._sense, self._tally = MachineSense(), Tally()
         self._machine = self._sense.read()
         self._metrics = Metrics(self._state, self._records_count)
+        self._spans = AnswerSpans(name, served)
         self._drain_s = drain_s
         self._leave_by: float | None = None  # set when this node is to leave
         self._dead = False
@@ -241,7 +243,9 @@ class AgentService:
     def _received(self, message: Received) -> None:
         try:
             if message.topic == self._work_topic:
-                self._handle(core.WorkReceived(wire.decode_work(message.payload)))
+                work = wire.decode_work(message.payload)
+                self._spans.came(work, message.user_properties, time.monotonic())
+                self._handle(core.WorkReceived(work))
             elif message.topic == self._control_topic:
                 self._controlled(wire.decode_control(message.payload))
             elif message.topic == self._presence.topic:
@@ -277,6 +281,7 @@ class AgentService:
             self._publish_answer(effect)
             self._link.write()  # log and books can wait while it travels
             log.info("answered %s of %s, attempt %d", effect.answer.id, effect.work.device, effect.answer.attempt)
+            self._spans.answered(effect.work, effect.answer, time.monotonic(), again=effect.again)
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
                 self._tally.answered(effect.answer)
@@ -292,6 +297,7 @@ class AgentService:
             if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
                 known = effect.report.bundle in self._bundles  # whatever else is asked for makes no labels
                 self._metrics.failed(effect.report.bundle if known else "unknown", "fleet", effect.report.outcome)
+                self._spans.failed(effect.report, time.monotonic())
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
         else:

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from hub import wire
+from hub import ask_span, tracing, wire
 from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, WireError
 from hub.handlers import Handlers, Received
@@ -75,6 +75,7 @@ class _Pending:
         self.shown_of = ""  # the node that it came from
         self.first_at: float | None = None  # when its first text was here
         self.earlier: tuple[wire.Earlier, ...] | None = None  # what it tells of questions before it, once it was asked
+        self.span: tracing.Span | None = None  # however often it is asked
         self.torn = 0  # the last attempt of which a chunk got lost: the whole comes with the answer
 
     def next_wake(self) -> float:
@@ -88,6 +89,10 @@ class _Pending:
         if len(payload) > wire.MAX_QUESTION_BYTES:
             payload = wire.encode(msgspec.structs.replace(question, earlier=()))
         return payload, max(math.ceil(left_ms / 1000), 1)
+
+    def trace_properties(self) -> list[tuple[str, str]]:
+        context = None if self.span is None else self.span.context
+        return [] if context is None else context.properties()
 
     def repeated(self, now: float) -> None:
         self.repeat_at = now + SILENCES_S[min(self.repeats, len(SILENCES_S) - 1)]
@@ -184,6 +189,7 @@ class Asker:
             if self._fatal is not None:
                 raise self._fatal
             self._pending[question.id] = pending
+            pending.span = ask_span.begun(question, self.device, self._link.url)
         self._loop.call_soon(lambda: self._take(pending))
         return pending.future
 
@@ -200,6 +206,7 @@ class Asker:
             with self._lock:
                 self._fatal = error
             for pending in self._pending.values():
+                ask_span.broken(pending.span)
                 pending.future.set_exception(error)
         finally:
             self._loop.close()
@@ -262,6 +269,7 @@ class Asker:
             correlation=pending.question.id.encode(),
             response_topic=str(wire.Topic("answer", self.device)),
             expiry_s=expiry_s,
+            user_properties=pending.trace_properties(),
             until=WITH_THE_CONNECTION,  # `_opened` asks again, with the budget that is left
         )
 
@@ -298,6 +306,7 @@ class Asker:
         self._heard.ended(pending.took(now))
         del self._pending[pending.question.id]
         self._asked.pop(pending.question.id, None)
+        ask_span.ended(pending.span, outcome.reply, max(pending.repeats - 1, 0))
         pending.future.set_result(outcome)
         if self._waiting:
             self._loop.call_soon(self._ask_waiting)

@@ -9,7 +9,7 @@ import sys
 import click
 import msgspec
 
-from hub import wire
+from hub import tracing, wire
 from hub.ask import Asker, Outcome
 from hub.errors import HubError
 
@@ -66,7 +66,7 @@ def main(
             temperature=temperature,
             stream=stream,
         )
-        with Asker(broker, device) as asker:
+        with tracing.exporting("edge-ask", device), Asker(broker, device) as asker:
             outcome = asker.ask(asked, on_text=show)
     except (HubError, ValueError) as error:
         raise click.ClickException(str(error)) from None

@@ -11,6 +11,7 @@ import msgspec
 
 from hub import wire
 from hub.decision import Decision
+from hub.trace_context import TraceContext
 
 # --- events ---------------------------------------------------------------------------------------------
 
@@ -25,6 +26,7 @@ class MessageReceived(msgspec.Struct, frozen=True, kw_only=True):
     response_topic: str | None = None
     correlation: bytes | None = None
     expiry_s: int | None = None
+    trace: TraceContext | None = None
 
 
 class PublishAccepted(msgspec.Struct, frozen=True):
@@ -62,11 +64,17 @@ Event = MessageReceived | PublishAccepted | LinkOpened | LinkClosed | TimePassed
 
 
 class PublishWork(msgspec.Struct, frozen=True, kw_only=True):
-    """QoS 1 to `node/{node}/work`, expiring at the broker after the budget."""
+    """QoS 1 to `node/{node}/work`, expiring at the broker after the budget.
+
+    `waited_ms` is the time since the question came, None where it has ended and its answer is only to be said again;
+    `trace` came with it.
+    """
 
     node: str
     work: wire.Work
     ticket: int
+    waited_ms: float | None = None
+    trace: TraceContext | None = None
 
 
 class PublishFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +176,7 @@ class StoreRecord(msgspec.Struct, frozen=True):
 
     record: Record
     ago_ms: float = 0.0
+    trace: TraceContext | None = None
 
 
 class LateAnswer(msgspec.Struct, frozen=True, kw_only=True):

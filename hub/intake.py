@@ -15,6 +15,7 @@ import msgspec
 from hub import wire
 from hub.errors import WireError
 from hub.events import MessageReceived
+from hub.trace_context import TraceContext
 
 MAX_ID_CHARS: Final = 128
 OWN_DEADLINE: Final = 0.9  # of the default: askers write out the default, less what has passed of it
@@ -46,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes
     hurried: bool = False
     earlier: tuple[wire.Earlier, ...] = ()
+    trace: TraceContext | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,6 +100,7 @@ def read_ask(message: MessageReceived, device: str, new_id: Callable[[], str]) -
         payload_bytes=len(message.payload),
         fingerprint=fingerprint_of(question),
         earlier=question.earlier,
+        trace=message.trace,
     )
 
 

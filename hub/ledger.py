@@ -104,7 +104,7 @@ class Ledger:
         self.ended.put(question.key, Ended(question.ask.fingerprint, by if failure is None else None, failure))
         if question.recorded:
             record = record_of(question, self.hub, outcome, self.fleet, done, by, now)
-            self.outbox.out.append(events.StoreRecord(record))
+            self.outbox.out.append(events.StoreRecord(record, trace=question.ask.trace))
 
     def let_go(self, question: InFlight, but: str | None, now: float) -> None:
         """The question is not in flight here any more; what other nodes than `but` do about it is called off."""

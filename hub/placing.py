@@ -181,7 +181,11 @@ class Placing:
             # When the question is given up, the Work must be gone too: no answer after a failure.
             budget_ms = max(budget_ms - WORTH_WAITING_S * 1000, 0.0)
         work = work_for(self._ledger.hub, question.ask, attempt, budget_ms)
-        self._ledger.outbox.publish_work(question.key, events.PublishWork(node=attempt.node, work=work, ticket=0))
+        waited_ms = (now - question.received_s) * 1000
+        effect = events.PublishWork(
+            node=attempt.node, work=work, ticket=0, waited_ms=waited_ms, trace=question.ask.trace
+        )
+        self._ledger.outbox.publish_work(question.key, effect)
 
     # --- a second attempt -------------------------------------------------------------------------------
 

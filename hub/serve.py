@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hub import tracing
 from hub.broker import EmbeddedBroker, parse_listen
 from hub.errors import ListenError
 from hub.http_server import Address, HttpServer, refuse_open
@@ -55,6 +56,7 @@ def serve(
         refuse_open(listening.address, listening.tokens, "--token-file")
     metrics = None if listening is None else _metrics()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(tracing.exporting("edge-hub", name))
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
         records = None

@@ -30,7 +30,9 @@ from hub.loop import Loop
 from hub.mqtt_link import WITH_THE_CONNECTION, Link
 from hub.objective import Objective, ranking
 from hub.presence import Presence
+from hub.route_spans import RouteSpans
 from hub.shares import Rate
+from hub.trace_context import trace_in
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,6 +91,7 @@ class HubService:
         self.name = name
         self._records = records
         self._listeners = listeners
+        self._spans = RouteSpans(name)
         self._core = Core(
             name,
             new_id=lambda: uuid.uuid4().hex,
@@ -261,6 +264,7 @@ class HubService:
                 response_topic=message.response_topic,
                 correlation=message.correlation,
                 expiry_s=message.expiry_s,
+                trace=trace_in(message.user_properties) if message.user_properties else None,
             )
         )
 
@@ -304,6 +308,7 @@ class HubService:
         for effect in self._unwritten:
             if isinstance(effect, events.LogDecision):
                 log.info("%s", decision_line(effect.decision))
+                self._spans.decided(effect.decision)
                 for listener in self._listeners:
                     listener.decided(effect.decision)
                 continue
@@ -311,6 +316,7 @@ class HubService:
                 if self._records is not None:
                     self._records.note(effect.note, time.time())
                 continue
+            self._spans.ended(effect.record, effect.trace)
             wall_time_s = time.time() - effect.ago_ms / 1000
             if self._records is not None:
                 self._records.store(effect.record, wall_time_s)
@@ -319,11 +325,13 @@ class HubService:
         self._unwritten.clear()
 
     def _publish_work(self, effect: events.PublishWork) -> None:
+        trace = self._spans.sent(effect)
         ticket = self._link.publish(
             str(wire.Topic("work", effect.node)),
             wire.encode(effect.work),
             qos=1,
             expiry_s=max(math.ceil(effect.work.budget_ms / 1000), 1),
+            user_properties=() if trace is None else trace.properties(),
             until=WITH_THE_CONNECTION,  # the core sends anew what is still wanted, with the budget that is left
         )
         self._core_ticket[ticket] = effect.ticket

@@ -179,12 +179,12 @@ def test_device_code_never_imports_what_an_export_needs() -> None:
 
 @pytest.mark.slow
 def test_importing_the_whole_device_loads_nothing_heavy() -> None:
-    """Importing every device module loads neither an export's libraries nor ONNX Runtime or TensorRT."""
+    """Importing every device module loads neither an export's libraries nor OpenTelemetry, ONNX Runtime or TensorRT."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in sources(*DEVICE_PACKAGES)
     ]
-    heavy = sorted((FORBIDDEN_ON_DEVICE - {"exporter"}) | {"onnxruntime", "tensorrt", "tensorrt_rtx"})
+    heavy = sorted((FORBIDDEN_ON_DEVICE - {"exporter"}) | {"opentelemetry", "onnxruntime", "tensorrt", "tensorrt_rtx"})
     script = (
         f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
@@ -214,6 +214,17 @@ def test_paho_stays_in_its_one_file() -> None:
         if module.split(".")[0] == "paho"
     }
     assert importers == {"hub/mqtt_link.py"}
+
+
+def test_opentelemetry_stays_in_its_one_file() -> None:
+    """Traces are made through `hub/tracing.py`, which does without where they are not wanted."""
+    importers = {
+        name_of(path)
+        for path in sources(*PACKAGES)
+        for module, _, _ in imported(ast.parse(path.read_text("utf-8")))
+        if module.split(".")[0] == "opentelemetry"
+    }
+    assert importers == {"hub/tracing.py"}
 
 
 def test_device_code_runs_on_python_310() -> None:

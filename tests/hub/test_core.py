@@ -44,7 +44,7 @@ def test_question_answered() -> None:
         plain=False,
         expected=wire.Expected(before_ms=19.0, decode_ms=50.0, tokens=10.0),
     )
-    assert effects == [events.PublishWork(node="a", work=work, ticket=1)]
+    assert effects == [events.PublishWork(node="a", work=work, ticket=1, waited_ms=0.0)]
     assert hub.do(events.PublishAccepted(1)) == [events.AcknowledgeAsk(7)]
     hub.now += 0.1
     (stored,) = hub.done("a")

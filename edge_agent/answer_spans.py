@@ -1,0 +1,101 @@
+"""What of an answer do traces show? A span by OpenTelemetry's conventions for generative models, and never the text.
+
+From the receipt of a question at the node to its end, within the trace that came with it. Spans are made when they end,
+from what is remembered of each question meanwhile. Knows nothing of how an answer is made; `now` is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from hub import tracing, wire
+from hub.recent import Recent
+from hub.trace_context import TraceContext, trace_in
+
+MOST_OPEN: Final = 10_000
+_OPERATIONS: Final = {"text-generation": "chat", "feature-extraction": "embeddings"}  # other tasks have no name there
+
+
+class _Came(msgspec.Struct, frozen=True):
+    work: wire.Work
+    trace: TraceContext | None
+    at_s: float
+
+
+class AnswerSpans:
+    """The spans of node `name`, which serves `served` by bundle id."""
+
+    def __init__(self, name: str, served: Mapping[str, wire.ServedBundle]) -> None:
+        self._name = name
+        self._served = served
+        self._open: Recent[tuple[str, str, int], _Came] = Recent(MOST_OPEN)
+
+    def came(self, work: wire.Work, properties: Iterable[tuple[str, str]], now: float) -> None:
+        """A hub wants a question answered; it may say so twice."""
+        if tracing.is_active():
+            key = _key(work)
+            if key not in self._open:
+                self._open.put(key, _Came(work, trace_in(properties), now))
+
+    def answered(self, work: wire.Work, answer: wire.Answer, now: float, *, again: bool) -> None:
+        """The answer goes out; `again` is one that was made before, in whose trace it is already."""
+        came = self._open.pop(_key(work)) if len(self._open) else None
+        if came is not None and not again:
+            self._tell(came, now, _of_answer(answer), None)
+
+    def failed(self, done: wire.Done, now: float) -> None:
+        """The node gives a question up, for the reason that it reports."""
+        came = self._open.pop((done.device, done.id, done.attempt)) if len(self._open) else None
+        if came is not None:
+            self._tell(came, now, {}, done.outcome)
+
+    def _tell(self, came: _Came, now: float, attributes: Mapping[str, tracing.Value], error: str | None) -> None:
+        served = self._served.get(came.work.bundle)
+        operation = "chat" if served is None else _OPERATIONS.get(served.task, served.task)
+        model = came.work.question.model or (came.work.bundle if served is None else served.model)
+        ago_ms = (now - came.at_s) * 1000
+        begun = {**_of_request(came.work, operation, model), "edge.node": self._name}
+        span = tracing.begin(f"{operation} {model}", "INTERNAL", begun, parent=came.trace, ago_ms=ago_ms)
+        if span is not None:
+            span.end(attributes, error)
+
+
+def _key(work: wire.Work) -> tuple[str, str, int]:
+    return work.device, work.question.id or "", work.attempt
+
+
+def _of_request(work: wire.Work, operation: str, model: str) -> dict[str, tracing.Value]:
+    """https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans"""
+    question = work.question
+    found: dict[str, tracing.Value | None] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "edgefleet",
+        "gen_ai.request.model": model,
+        "gen_ai.request.max_tokens": question.max_tokens,
+        "gen_ai.request.temperature": question.temperature,
+        "gen_ai.request.stream": question.stream or None,
+        "gen_ai.conversation.id": question.session,
+        "edge.hub": work.hub,
+        "edge.device": work.device,
+        "edge.question.id": question.id,
+        "edge.attempt": work.attempt,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_answer(answer: wire.Answer) -> dict[str, tracing.Value]:
+    tokens, timing = answer.tokens, answer.timing_ms
+    return {
+        "gen_ai.response.id": answer.id,
+        "gen_ai.response.model": answer.bundle,
+        "gen_ai.response.finish_reasons": (answer.finish,),
+        "gen_ai.usage.input_tokens": tokens.prompt,
+        "gen_ai.usage.output_tokens": tokens.completion,
+        "gen_ai.usage.cache_read.input_tokens": tokens.cached,
+        "edge.queue_ms": timing.queue,
+        "edge.prefill_ms": timing.prefill,
+        "edge.decode_ms": timing.decode,
+    }
