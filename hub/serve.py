@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from hub.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+# How long the thread that routes may wait for another one to let go of the interpreter; Python's usual 5 ms would be
+# added to a question again and again while Prometheus is told of a thousand nodes, which takes 34 ms.
+_SWITCH_S: Final = 0.0005
 
 
 class Listening(msgspec.Struct, frozen=True):
@@ -103,6 +107,7 @@ def _http(service: HubService, metrics: Metrics, listening: Listening) -> Iterat
         raise ListenError(f"starlette cannot be imported ({error}): install edgefleet[hub]") from None
     app = application(service, metrics.exposition, keys=listening.tokens, on_loopback=listening.address.on_loopback)
     server = HttpServer(app, listening.address)
+    sys.setswitchinterval(_SWITCH_S)
     server.start()
     log.info("watch this hub at http://%s", server.address)
     try:
