@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from hub.broker import EmbeddedBroker, parse_listen
 from hub.objective import Objective
-from hub.records import Records
 from hub.service import HubService
 from hub.shares import Rate
+from hub.store.records import Records
+from hub.store.retention import Retention
 
 
 def serve(
@@ -21,6 +22,7 @@ def serve(
     broker: str,
     embedded: str | None,
     store: str | None,
+    retention: Retention,
     objective: Objective,
     device_rate: Rate | None = None,
     fair_shares: bool = False,
@@ -38,7 +40,7 @@ def serve(
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
         records = None
         if store is not None:
-            records = Records(store)
+            records = Records(store, name, retention)
             stack.callback(records.close)
         service = HubService(
             broker,
