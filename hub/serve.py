@@ -12,6 +12,7 @@ from hub.broker import EmbeddedBroker, parse_listen
 from hub.objective import Objective
 from hub.service import HubService
 from hub.shares import Rate
+from hub.store.numbers import heard_before
 from hub.store.records import Records
 from hub.store.retention import Retention
 
@@ -38,9 +39,10 @@ def serve(
     with contextlib.ExitStack() as stack:
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
-        records = None
+        records, heard = None, None
         if store is not None:
             records = Records(store, name, retention)
+            heard = heard_before(store)
             stack.callback(records.close)
         service = HubService(
             broker,
@@ -50,6 +52,7 @@ def serve(
             device_rate=device_rate,
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
+            heard=heard,
         )
         stop_on_signals(service.stop)
         service.run()

@@ -29,7 +29,7 @@ _IN_ROW: Final = tuple(name for name in Row.__struct_fields__ if name != "decisi
 
 def read_history(store: str, chosen: Filter) -> tuple[History, Missing]:
     """The questions of the filter in the order of their ends, and what is missing in its time. Raises StoreError."""
-    with _reading(store) as (database, connection):
+    with reading(store) as (database, connection):
         missing = missing_between(connection, chosen.since_s, chosen.until_s)
         connection.close()
         return read_columns(database, _condition(chosen)), missing
@@ -38,7 +38,7 @@ def read_history(store: str, chosen: Filter) -> tuple[History, Missing]:
 def read_rows(store: str, numbers: Sequence[int]) -> list[Row]:
     """The whole rows of these numbers (`History.row`), in this order. Raises StoreError."""
     rows: dict[int, Row] = {}
-    with _reading(store) as (_, connection):
+    with reading(store) as (_, connection):
         for start in range(0, len(numbers), 500):
             rows.update(_rows(connection, questions.c.seq.in_([int(n) for n in numbers[start : start + 500]])))
     return [rows[int(number)] for number in numbers if int(number) in rows]
@@ -46,7 +46,7 @@ def read_rows(store: str, numbers: Sequence[int]) -> list[Row]:
 
 def read_question(store: str, question_id: str | None) -> Row | None:
     """The latest row of a question, or of all where no id is given. Raises StoreError."""
-    with _reading(store) as (_, connection):
+    with reading(store) as (_, connection):
         latest = sa.select(sa.func.max(questions.c.seq))
         if question_id is not None:
             latest = latest.where(questions.c.id == question_id)
@@ -80,7 +80,8 @@ def _rows(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[
 
 
 @contextlib.contextmanager
-def _reading(store: str) -> Iterator[tuple[Database, sa.Connection]]:
+def reading(store: str) -> Iterator[tuple[Database, sa.Connection]]:
+    """A connection for reading, to a store of today's version. Raises StoreError."""
     database = Database(store, writing=False)
     try:
         database.check_is_there()
