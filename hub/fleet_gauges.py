@@ -42,11 +42,15 @@ class Hub(Protocol):
         ...
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """How many records were written so far, and how many were lost."""
+class Kept(Protocol):
+    """How many records were written and lost so far, and how many wait (`hub/store/records.py`)."""
 
-    written: int = 0
-    lost: int = 0
+    @property
+    def written(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -77,6 +81,7 @@ class FleetGauges(Collector):
             kept = self._records()
             yield CounterMetricFamily("edge_hub_records_written", "Records that are in the store.", value=kept.written)
             yield CounterMetricFamily("edge_hub_records_lost", "Records that could not be kept.", value=kept.lost)
+            yield _gauge("edge_hub_records_waiting", "Records that are not written yet.", kept.waiting)
         try:
             moment = self._hub.call(moment_of).result(WAIT_S)
         except concurrent.futures.TimeoutError:

@@ -16,9 +16,11 @@ from hub.broker import EmbeddedBroker, parse_listen
 from hub.errors import ListenError
 from hub.http_server import Address, HttpServer, refuse_open
 from hub.objective import Objective
-from hub.records import Records
 from hub.service import HubService
 from hub.shares import Rate
+from hub.store.numbers import heard_before
+from hub.store.records import Records
+from hub.store.retention import Retention
 
 if TYPE_CHECKING:
     from hub.metrics import Metrics
@@ -43,6 +45,7 @@ def serve(
     broker: str,
     embedded: str | None,
     store: str | None,
+    retention: Retention,
     objective: Objective,
     device_rate: Rate | None = None,
     fair_shares: bool = False,
@@ -63,9 +66,10 @@ def serve(
         stack.enter_context(tracing.exporting("edge-hub", name))
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
-        records = None
+        records, heard = None, None
         if store is not None:
-            records = Records(store)
+            records = Records(store, name, retention)
+            heard = heard_before(store)
             stack.callback(records.close)
         service = HubService(
             broker,
@@ -76,6 +80,7 @@ def serve(
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
             listeners=[] if metrics is None else [metrics],
+            heard=heard,
         )
         stop_on_signals(service.stop)
         if listening is not None and metrics is not None:
@@ -93,9 +98,9 @@ def _metrics() -> Metrics:
 
 
 def _tell_of_now(metrics: Metrics, service: HubService, records: Records | None) -> None:
-    from hub.fleet_gauges import FleetGauges, Kept
+    from hub.fleet_gauges import FleetGauges
 
-    metrics.add(FleetGauges(service, None if records is None else lambda: Kept(records.written, records.lost)))
+    metrics.add(FleetGauges(service, None if records is None else records.kept))
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ import pytest
 from edge_agent.metrics import Metrics as AgentMetrics
 from hub import wire
 from hub.fleet import Standing
-from hub.fleet_gauges import FleetGauges, Kept
+from hub.fleet_gauges import FleetGauges
 from hub.metrics import Metrics
+from hub.store.records import Kept
 from tests.hub.test_fleet_gauges import Still, node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def full_machine() -> wire.Machine:
 def told() -> dict[str, str]:
     """Type by name of all that a hub and an agent can tell."""
     hub = Metrics()
-    hub.add(FleetGauges(Still(node("a", Standing.READY, network_ms=1.0)), Kept))
+    hub.add(FleetGauges(Still(node("a", Standing.READY, network_ms=1.0)), lambda: Kept(0, 0, 0)))
     agent = AgentMetrics(lambda: wire.NodeState(epoch=1, status="ready", machine=full_machine()), lambda: (0, 0))
     text = (hub.exposition() + agent.exposition()).decode()
     types = dict(line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE"))

@@ -18,10 +18,11 @@ from edge_agent.api import application as agent_application
 from edge_agent.service import AgentService, Own
 from hub import wire
 from hub.ask import Asker
-from hub.fleet_gauges import FleetGauges, Kept
+from hub.fleet_gauges import FleetGauges
 from hub.http_server import Address, HttpServer
 from hub.metrics import Metrics
 from hub.service import HubService
+from hub.store.records import Records
 from hub.web.app import application as hub_application
 from tests.test_monitoring import PROMETHEUS, expressions_of_dashboard
 
@@ -61,11 +62,12 @@ def scraped(
     http: Callable[[Any], str],
     eventually: Callable[..., None],
     tmp_path: Path,
-) -> Scraped:
+) -> Iterator[Scraped]:
     """What a hub and an agent tell once both have answered, failed and been told of own answers."""
     metrics = Metrics()
-    hub = HubService(broker_url, "h", None, listeners=[metrics])
-    metrics.add(FleetGauges(hub, lambda: Kept(written=3, lost=0)))
+    records = Records(str(tmp_path / "fleet.sqlite"), "h")
+    hub = HubService(broker_url, "h", records, listeners=[metrics])
+    metrics.add(FleetGauges(hub, records.kept))
     agent = AgentService(
         broker_url, "n1", {BUNDLE: OneByOne(Noop())}, own=Own(margin_ms=1e9, records=tmp_path / "records.db")
     )
@@ -79,12 +81,10 @@ def scraped(
     asked = {"model": BUNDLE, "messages": [{"role": "user", "content": "why?"}]}
     assert httpx.post(f"{agent_url}/v1/chat/completions", json=asked).status_code == 200
 
-    def own_answer_is_known() -> bool:
-        return 'edge_hub_questions_total{origin="node",outcome="answered"}' in httpx.get(f"{hub_url}/metrics").text
-
-    eventually(own_answer_is_known)
+    eventually(lambda: "edge_hub_records_written_total 3.0" in httpx.get(f"{hub_url}/metrics").text)
     texts = httpx.get(f"{hub_url}/metrics").text, httpx.get(f"{agent_url}/metrics").text
-    return Scraped(hub_url, agent_url, texts)
+    yield Scraped(hub_url, agent_url, texts)
+    records.close()
 
 
 def promtool(*arguments: str, given: str = "") -> str:

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from hub import fleet_gauges
 from hub.columns import Fleet
 from hub.fleet import Load, Node, Standing, given_up
-from hub.fleet_gauges import FleetGauges, Kept
+from hub.fleet_gauges import FleetGauges
+from hub.store.records import Kept
 
 BUSY = Load(
     key=("d", "1"), sent_s=0.0, start_s=0.0, before_ms=100.0, decode_ms=900.0, longest_ms=9000.0, deadline_s=60.0
@@ -87,11 +88,12 @@ def test_of_many_nodes_those_that_are_down_are_told_first(monkeypatch: pytest.Mo
 
 def test_the_core_and_its_records_are_asked() -> None:
     """In flight, its counters by name, written and lost records; none where nothing is kept."""
-    told = told_of(Still(), lambda: Kept(written=41, lost=2))
+    told = told_of(Still(), lambda: Kept(written=41, lost=2, waiting=3))
     assert told["edge_hub_questions_in_flight",] == 3
     assert told["edge_hub_events_total", "bad_report"] == 1
     assert told["edge_hub_records_written_total",] == 41
     assert told["edge_hub_records_lost_total",] == 2
+    assert told["edge_hub_records_waiting",] == 3
     assert not any("records" in name[0] for name in told_of(Still()))
 
 
@@ -100,7 +102,7 @@ def test_a_hub_that_does_not_answer_is_scraped_all_the_same(monkeypatch: pytest.
     monkeypatch.setattr(fleet_gauges, "WAIT_S", 0.05)
     hub = Still(node("a"))
     hub.turns, hub.ready = False, False
-    told = told_of(hub, Kept)
+    told = told_of(hub, lambda: Kept(0, 0, 0))
     assert told["edge_hub_ready",] == 0
     assert told["edge_hub_records_written_total",] == 0
     assert not any(name[0].startswith("edge_hub_node") for name in told)
