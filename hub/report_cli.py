@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -90,7 +91,7 @@ def report(
         raise click.UsageError("--since is after --until: the window is empty; exchange them")
     if against is not None and since is None:
         raise click.UsageError("--against needs --since: it compares windows of the same length")
-    if form == "parquet" and output is None and sys.stdout.isatty():
+    if form == "parquet" and output is None and _is_terminal():
         raise click.UsageError("Parquet is not for a terminal: add --output F.parquet")
     where = Filter(since_s=since, until_s=until, nodes=nodes, devices=devices, models=models, outcomes=outcomes)
     objective = Objective(slo_ms, slo_target)
@@ -152,11 +153,15 @@ def _show(report: Report, form: str, output: Path | None) -> None:
         from hub.report.table import report_table
 
         if output is None:
-            Console(width=None if sys.stdout.isatty() else 160, markup=False).print(report_table(report))
+            Console(width=None if _is_terminal() else 160, markup=False).print(report_table(report))
         else:
-            console = Console(width=160, markup=False, record=True, quiet=True)
-            console.print(report_table(report))
-            _write(console.export_text().encode(), output)
+            text = io.StringIO()
+            Console(file=text, width=160, markup=False).print(report_table(report))
+            _write(text.getvalue().encode(), output)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _write(document: bytes, output: Path | None) -> None:

@@ -28,6 +28,7 @@ UNTESTED = {
     "exporter/errors.py": "the tree of errors; whoever raises one tests it",
     "exporter/order.py": "values without behaviour, given by test_cli and test_pipeline",
     "hub/errors.py": "the tree of errors; whoever raises one tests it",
+    "hub/report/figures.py": "values without behaviour, computed by test_groups",
     "hub/events.py": "values without behaviour, spoken by test_core",
 }
 

@@ -213,6 +213,8 @@ def _in_time_order(timing: Timing) -> Ints:
 
 def _by_name(names: Names, at: Ints, places: Ints) -> dict[str, Ints]:
     """The places of each name's answers, in time order."""
+    if not len(places):
+        return {}
     codes = names.codes[at[places]]
     order = np.argsort(codes, kind="stable")
     ends = np.cumsum(np.bincount(codes, minlength=len(names.names)))

@@ -46,9 +46,8 @@ def _table(arrow: Any, timing: Timing) -> pyarrow.Table:
 def _column(arrow: Any, column: Any) -> Any:
     """Names as a dictionary, which keeps each only once; '' and NaN are null."""
     if isinstance(column, Names):
-        names = [name or None for name in column.names]
-        values = arrow.array(names, arrow.string())
-        missing = np.array([name is None for name in names], bool)[column.codes] if names else None
+        missing = np.isin(column.codes, [code for code, name in enumerate(column.names) if not name])
+        values = arrow.array(column.names, arrow.string())
         return arrow.DictionaryArray.from_arrays(arrow.array(column.codes, mask=missing), values)
     return arrow.array(column, from_pandas=True)
 

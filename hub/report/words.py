@@ -98,12 +98,13 @@ def counts(report: Report) -> list[str]:
     """The fleet in sentences: what was asked, and how it went."""
     fleet, window = report.fleet, report.window
     failures = "".join(f", {count:,} {code}" for code, count in fleet.failures.items())
+    objective = f"within {fleet.slo_ms:g} ms"
     lines = [
         f"{fleet.questions:,} questions from {when(window.since)} to {when(window.until)}: "
-        f"{fleet.answered:,} answered, {fleet.failed:,} failed{failures}; {fleet.duplicates:,} duplicates; {fleet.local:,} were answered by the "
-        f"device's own node",
-        f"{rate(fleet.throughput_per_s)} answers/s, {rate(fleet.goodput_per_s)} of them within "
-        f"{fleet.slo_ms:g} ms; {percent(fleet.slo_attainment)} of all questions answered within {fleet.slo_ms:g} ms",
+        f"{fleet.answered:,} answered, {fleet.failed:,} failed{failures}; "
+        f"{fleet.duplicates:,} duplicates; {fleet.local:,} were answered by the device's own node",
+        f"{rate(fleet.throughput_per_s)} answers/s, {rate(fleet.goodput_per_s)} of them {objective}; "
+        f"{percent(fleet.slo_attainment)} of all questions answered {objective}",
         budget(fleet),
         timed(fleet),
         predicted(fleet),
