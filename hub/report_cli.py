@@ -173,7 +173,7 @@ def _write(document: bytes, output: Path | None) -> None:
         output.write_bytes(document)
     except OSError as error:
         raise ReportError(
-            f"{output} cannot be written: {error.strerror or error}: give --output another path"
+            f"{output} cannot be written ({error.strerror or error}): give --output another path"
         ) from None
 
 
