@@ -44,7 +44,7 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     from rich.console import Console
 
     from hub.explain import explain_document, explain_text
-    from hub.records import read_question
+    from hub.store.reading import read_question
 
     try:
         row = read_question(store, question_id)
@@ -68,6 +68,22 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 )
 @click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
 @click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
+@click.option(
+    "--retain-days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Older records leave the store.",
+)
+@click.option(
+    "--retain-rows",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    metavar="N",
+    help="Of more records than this the oldest leave the store.",
+)
 @click.option(
     "--objective",
     type=click.Choice(["question", "fleet"]),
@@ -96,6 +112,8 @@ def serve(
     embedded: str | None,
     name: str,
     store: str | None,
+    retain_days: float,
+    retain_rows: int,
     objective: Literal["question", "fleet"],
     device_rate: Rate | None,
     fair_shares: bool,
@@ -103,6 +121,7 @@ def serve(
 ) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
     from hub.serve import serve as run
+    from hub.store.retention import Retention
     from hub.wire import is_name
 
     if (broker is None) == (embedded is None):
@@ -115,6 +134,7 @@ def serve(
             broker=broker or "",
             embedded=embedded,
             store=store,
+            retention=Retention(days=retain_days, rows=retain_rows),
             objective=objective,
             device_rate=device_rate,
             fair_shares=fair_shares,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from hub.events import Row
     from hub.report.filter import Filter
     from hub.report.groups import Objective
-    from hub.report.history import History, Missing
+    from hub.report.history import Missing
     from hub.report.report import Report
     from hub.report.timing import Timing
 
@@ -84,6 +83,7 @@ def report(
     from hub.report.filter import Filter
     from hub.report.groups import Objective
     from hub.report.timing import timing_of
+    from hub.store.reading import read_history
 
     if since is not None and until is None:
         until = time.time()
@@ -96,7 +96,7 @@ def report(
     where = Filter(since_s=since, until_s=until, nodes=nodes, devices=devices, models=models, outcomes=outcomes)
     objective = Objective(slo_ms, slo_target)
     try:
-        history, missing = _read(store, where)
+        history, missing = read_history(store, where)
         timing = timing_of(history, slo_ms)
         if form == "parquet":
             from hub.report.columns_parquet import questions_parquet
@@ -123,13 +123,16 @@ def _made(
 
     from hub.report.report import build_report, compare_with
     from hub.report.slowest import slow, slowest_of
+    from hub.store.reading import read_history
 
     places = slowest_of(timing, slowest)
-    rows = _rows(store, where, [int(timing.history.row[timing.at[place]]) for place in places])
+    rows = _rows(store, [int(timing.history.row[timing.at[place]]) for place in places])
     comparison = None
     if against_s is not None:
         earlier = where.earlier(against_s)
-        comparison = compare_with(timing, _read(store, earlier)[0], earlier, objective, np.random.default_rng(SEED))
+        comparison = compare_with(
+            timing, read_history(store, earlier)[0], earlier, objective, np.random.default_rng(SEED)
+        )
     told = slow(timing, places, rows)
     return build_report(timing, where, objective, missing=missing, slowest=told, against=comparison)
 
@@ -177,42 +180,13 @@ def _write(document: bytes, output: Path | None) -> None:
         ) from None
 
 
-# --- the store ------------------------------------------------------------------------------------------
-
-
-def _read(store: str, where: Filter) -> tuple[History, Missing]:
-    """The questions of the store that `where` means. Raises StoreError."""
-    from hub.records import read_rows
-    from hub.report.history import Missing
-
-    history = _history(read_rows(store, since_s=where.since_s))
-    return history.where(where.mask(history)), Missing()
-
-
-def _rows(store: str, where: Filter, numbers: Sequence[int]) -> dict[int, Row]:
-    """Whole rows, by their numbers. Raises StoreError."""
-    from hub.records import read_rows
+def _rows(store: str, numbers: list[int]) -> dict[int, Row]:
+    """The whole rows of these numbers, but for those that are gone since. Raises StoreError."""
+    from hub.store.reading import read_rows
 
     if not numbers:
         return {}
-    rows = read_rows(store, since_s=where.since_s)
-    return {number: rows[number] for number in numbers}
-
-
-def _history(rows: Sequence[Row]) -> History:
-    """The rows, column by column."""
-    import numpy as np
-
-    from hub.report.history import COUNTS, FLAGS, NAMES, History, Names
-
-    columns: dict[str, Any] = {"row": np.arange(len(rows))}
-    for name in History.__struct_fields__:
-        values = [getattr(row, "is_local" if name == "local" else name, None) for row in rows]
-        if name in NAMES:
-            columns[name] = Names.of(values)
-        elif name in FLAGS:
-            columns[name] = np.array(values, bool)
-        elif name not in columns:
-            kind = np.int64 if name in COUNTS else np.float64
-            columns[name] = np.array([np.nan if value is None else value for value in values], kind)
-    return History(**columns)
+    rows = read_rows(store, numbers)
+    if len(rows) == len(numbers):
+        return dict(zip(numbers, rows, strict=True))
+    return {number: row for number in numbers for row in read_rows(store, [number])}

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from hub.broker import EmbeddedBroker, parse_listen
 from hub.objective import Objective
-from hub.records import Records
 from hub.service import HubService
 from hub.shares import Rate
+from hub.store.numbers import heard_before
+from hub.store.records import Records
+from hub.store.retention import Retention
 
 
 def serve(
@@ -21,6 +23,7 @@ def serve(
     broker: str,
     embedded: str | None,
     store: str | None,
+    retention: Retention,
     objective: Objective,
     device_rate: Rate | None = None,
     fair_shares: bool = False,
@@ -36,9 +39,10 @@ def serve(
     with contextlib.ExitStack() as stack:
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
-        records = None
+        records, heard = None, None
         if store is not None:
-            records = Records(store)
+            records = Records(store, name, retention)
+            heard = heard_before(store)
             stack.callback(records.close)
         service = HubService(
             broker,
@@ -48,6 +52,7 @@ def serve(
             device_rate=device_rate,
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
+            heard=heard,
         )
         stop_on_signals(service.stop)
         service.run()

@@ -1,7 +1,6 @@
 """The questions themselves, column by column, for the tools of data people: Parquet.
 
-All columns of the history, with the delay and its stages as the report counts them. Needs pyarrow, which nothing else
-of the hub does.
+All columns of the history, with the delay and its stages as the report counts them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def questions_parquet(timing: Timing) -> bytes:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ReportError(f"pyarrow cannot be imported ({error}): install edgefleet[parquet]") from None
+        raise ReportError(f"pyarrow cannot be imported ({error}): install edgefleet[hub]") from None
     out = io.BytesIO()
     parquet.write_table(_table(pyarrow, timing), out, compression="zstd")
     return out.getvalue()

@@ -1,6 +1,6 @@
-"""Which questions is a report about?
+"""Which questions is a report about? A choice by time, node, device, model and outcome.
 
-The store may say the same in SQL; `mask` says it of a history that is at hand. Times are the wall clock's.
+Values only: columns are masked here, and the store asks its database the same.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from hub.report.history import History, Mask, Names
+from hub.report.history import History, Mask
+
+FIELDS = {"nodes": "node", "devices": "device", "models": "model", "outcomes": "outcome"}  # and their columns
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Questions that ended in `[since_s, until_s)`, and of these only those with one of the names; empty is all.
-
-    The name of what a question never had (the node of one that found none) is ''.
-    """
+    """Questions that ended from `since_s` (wall clock) on and before `until_s`; of these names, where any are given."""
 
     since_s: float | None = None
     until_s: float | None = None
@@ -25,20 +24,17 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: tuple[str, ...] = ()
 
     def mask(self, history: History) -> Mask:
-        """Which questions of `history` these are."""
-        wanted = np.ones(len(history), bool)
+        """Which questions are chosen."""
+        chosen = np.ones(len(history), bool)
         if self.since_s is not None:
-            wanted &= history.wall_time_s >= self.since_s
+            chosen &= history.wall_time_s >= self.since_s
         if self.until_s is not None:
-            wanted &= history.wall_time_s < self.until_s
-        columns = (
-            *((history.node, self.nodes), (history.device, self.devices)),
-            *((history.model, self.models), (history.outcome, self.outcomes)),
-        )
-        for column, names in columns:
-            if names:
-                wanted &= _any_of(column, names)
-        return wanted
+            chosen &= history.wall_time_s < self.until_s
+        for field, column in FIELDS.items():
+            if wanted := getattr(self, field):
+                names = getattr(history, column)
+                chosen &= np.any([names.are(name) for name in wanted], axis=0)
+        return chosen
 
     def earlier(self, by_s: float) -> Filter:
         """The same questions in a window that began and ended `by_s` before this one.
@@ -51,8 +47,3 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             for name, moment_s in (("since_s", self.since_s), ("until_s", self.until_s))
         }
         return msgspec.structs.replace(self, **moved)
-
-
-def _any_of(column: Names, names: tuple[str, ...]) -> Mask:
-    wanted = [code for code, name in enumerate(column.names) if name in names]
-    return np.isin(column.codes, wanted)

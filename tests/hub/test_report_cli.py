@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from hub.cli import main
 from hub.decision import Decision, Terms
-from hub.records import Records
+from hub.store.records import Records
 from tests.hub.report.many import many
 from tests.hub.rows import record
 
@@ -27,7 +27,7 @@ HOUR_S = 3600.0
 
 def kept(path: Path, rows: list[tuple[float, dict[str, Any]]]) -> str:
     """A store of rows, each so many seconds ago."""
-    records, now_s = Records(str(path)), time.time()
+    records, now_s = Records(str(path), "hub"), time.time()
     for ago_s, changes in rows:
         records.store(record(**changes), now_s - ago_s)
     records.close()

@@ -55,5 +55,5 @@ def test_an_empty_window() -> None:
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what to install."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ReportError, match=r"install edgefleet\[parquet\]"):
+    with pytest.raises(ReportError, match=r"install edgefleet\[hub\]"):
         questions_parquet(timing_of(history(ROWS), 1000.0))
