@@ -6,6 +6,7 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── BrokerError           the embedded broker did not start
 ├── NodeError             a node is not there, or does not do what it was told
 ├── StoreError            the records cannot be opened or read
+├── ReportError           a report cannot be made or written as it was asked for
 └── SimulationError       a trace, a fleet file or a matrix of round trips cannot be used
 """
 
@@ -38,6 +39,10 @@ class NodeError(HubError):
 
 class StoreError(HubError):
     """The record store cannot be opened, written or read."""
+
+
+class ReportError(HubError):
+    """A report cannot be made or written as it was asked for."""
 
 
 class SimulationError(HubError):
