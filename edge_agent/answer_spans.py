@@ -52,13 +52,43 @@ class AnswerSpans:
         if came is not None:
             self._tell(came, now, {}, done.outcome)
 
+    def own(
+        self, question_id: str, question: wire.Question, bundle: str, outcome: wire.Answer | str, total_ms: float
+    ) -> None:
+        """A question of this device was answered here without any hub, or failed with this code."""
+        if tracing.is_active():
+            asked = {"edge.question.id": question_id}
+            if isinstance(outcome, wire.Answer):
+                self._tell_of(question, bundle, asked, None, total_ms, _of_answer(outcome), None)
+            else:
+                self._tell_of(question, bundle, asked, None, total_ms, {}, outcome)
+
     def _tell(self, came: _Came, now: float, attributes: Mapping[str, tracing.Value], error: str | None) -> None:
-        served = self._served.get(came.work.bundle)
-        operation = "chat" if served is None else _OPERATIONS.get(served.task, served.task)
-        model = came.work.question.model or (came.work.bundle if served is None else served.model)
+        work = came.work
+        asked: dict[str, tracing.Value] = {
+            "edge.hub": work.hub,
+            "edge.device": work.device,
+            "edge.question.id": work.question.id or "",
+            "edge.attempt": work.attempt,
+        }
         ago_ms = (now - came.at_s) * 1000
-        begun = {**_of_request(came.work, operation, model), "edge.node": self._name}
-        span = tracing.begin(f"{operation} {model}", "INTERNAL", begun, parent=came.trace, ago_ms=ago_ms)
+        self._tell_of(work.question, work.bundle, asked, came.trace, ago_ms, attributes, error)
+
+    def _tell_of(
+        self,
+        question: wire.Question,
+        bundle: str,
+        asked: Mapping[str, tracing.Value],
+        trace: TraceContext | None,
+        ago_ms: float,
+        attributes: Mapping[str, tracing.Value],
+        error: str | None,
+    ) -> None:
+        served = self._served.get(bundle)
+        operation = "chat" if served is None else _OPERATIONS.get(served.task, served.task)
+        model = question.model or (bundle if served is None else served.model)
+        begun = {**_of_request(question, operation, model), **asked, "edge.node": self._name}
+        span = tracing.begin(f"{operation} {model}", "INTERNAL", begun, parent=trace, ago_ms=ago_ms)
         if span is not None:
             span.end(attributes, error)
 
@@ -67,9 +97,8 @@ def _key(work: wire.Work) -> tuple[str, str, int]:
     return work.device, work.question.id or "", work.attempt
 
 
-def _of_request(work: wire.Work, operation: str, model: str) -> dict[str, tracing.Value]:
+def _of_request(question: wire.Question, operation: str, model: str) -> dict[str, tracing.Value]:
     """https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans"""
-    question = work.question
     found: dict[str, tracing.Value | None] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "edgefleet",
@@ -78,10 +107,6 @@ def _of_request(work: wire.Work, operation: str, model: str) -> dict[str, tracin
         "gen_ai.request.temperature": question.temperature,
         "gen_ai.request.stream": question.stream or None,
         "gen_ai.conversation.id": question.session,
-        "edge.hub": work.hub,
-        "edge.device": work.device,
-        "edge.question.id": question.id,
-        "edge.attempt": work.attempt,
     }
     return {name: value for name, value in found.items() if value is not None}
 

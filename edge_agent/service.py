@@ -314,6 +314,7 @@ class AgentService:
             self._metrics.sent_away(outcome)
             return
         assert ended.bundle is not None
+        self._spans.own(ended.id, ended.question, ended.bundle, answer or outcome, ended.total_ms)
         if answer is not None:
             self._metrics.answered(answer, "here")
             self._tally.answered(answer)

@@ -148,3 +148,18 @@ def test_what_is_remembered_is_bounded(spans: AnswerSpans, monkeypatch: pytest.M
         assert isinstance(kept, Kept)
         assert kept.all() == []
         assert len(spans._open) == 2
+
+
+def test_what_a_device_asks_its_own_node_is_a_trace_of_one_span(spans: AnswerSpans) -> None:
+    """By the same names, answered or failed; no hub had a part in it."""
+    question = wire.Question(id="q", question="secret words")
+    with kept_spans() as kept:
+        spans.own("q", question, "b", answer(), 30.0)
+        spans.own("r", question, "b", "overloaded", 1.0)
+        answered, failed = kept.named("chat smol")
+    assert (answered.end_time or 0) - (answered.start_time or 0) == pytest.approx(30e6, abs=1e7)
+    assert parent_of(answered) is parent_of(failed) is None
+    assert (answered.attributes or {})["gen_ai.usage.output_tokens"] == 8
+    assert "edge.hub" not in (answered.attributes or {})
+    assert (failed.attributes or {})["error.type"] == "overloaded"
+    assert "secret" not in answered.to_json()
