@@ -173,7 +173,8 @@ def works_again(hub: Driver) -> list[events.Effect]:
         budget_ms=question.budget_ms(hub.now), bundle=BUNDLE.bundle, reply_to="edge/v1/answer/kitchen",
         expected=EXPECTED,
     )  # fmt: skip
-    return [events.PublishWork(node="a", work=work, ticket=ticket)]
+    waited_ms = (hub.now - question.received_s) * 1000
+    return [events.PublishWork(node="a", work=work, ticket=ticket, waited_ms=waited_ms)]
 
 
 def test_two_hubs_at_one_question() -> None:
