@@ -102,7 +102,7 @@ class Driver:
         self, text: str = "Why?", *, device: str = "kitchen", receipt: int | None = None, **fields: Any
     ) -> list[events.Effect]:
         """A JSON question; `deadline_ms` and the like are fields of it, `expiry_s` and the like are not."""
-        names = ("correlation", "response_topic", "expiry_s", "retained")
+        names = ("correlation", "response_topic", "expiry_s", "retained", "trace")
         options = {name: fields.pop(name) for name in names if name in fields}
         question = wire.Question(question=text, **fields)
         number = next(self.receipts) if receipt is None else receipt

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from hub import events, wire
 from hub.ledger import Limits
+from hub.trace_context import TraceContext
 from tests.hub.core_driver import (
     BUNDLE,
     TIMING,
@@ -56,6 +57,23 @@ def test_question_answered() -> None:
     assert record.network_ms == pytest.approx(100 - TIMING.queue - TIMING.compute)
     assert record.predicted_ms == hub.decisions[0].chosen.delay_ms
     assert hub.core.in_flight == 0
+
+
+def test_a_trace_goes_where_its_question_goes() -> None:
+    """As it came: with the Work of each attempt, and with the record; not with an answer that is only said again."""
+    trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "rojo=1")
+    hub = two_nodes()
+    (first,) = (each for each in hub.ask(id="q", trace=trace) if isinstance(each, events.PublishWork))
+    hub.now += 0.5
+    moved = hub.state(first.node, status="offline", epoch=1)
+    (second,) = (each for each in moved if isinstance(each, events.PublishWork))
+    assert first.node != second.node
+    assert (first.trace, second.trace) == (trace, trace)
+    assert (first.waited_ms, second.waited_ms) == (0.0, pytest.approx(500.0))
+    done = hub.done(second.node, attempt=2)
+    assert [each.trace for each in done if isinstance(each, events.StoreRecord)] == [trace]
+    (again,) = (each for each in hub.ask(id="q", trace=trace) if isinstance(each, events.PublishWork))
+    assert (again.trace, again.waited_ms) == (None, None)
 
 
 GARBAGE = (b"", b"{", b"null", b"[1]", b'{"epoch":-1,"status":"ready"}', b'{"type":"pong"}', b"\xff", b'{"a":' * 50_000)
