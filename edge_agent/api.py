@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
 import uuid
@@ -27,13 +26,13 @@ from edge_agent import openai_form as form
 from edge_agent.core import Refusal, Told
 from edge_agent.openai_form import ApiError
 from hub import wire
+from hub.http_guard import BodyRefused, Keys, allowed_hosts, read_body
 
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES: Final = 4_000_000
 BODY_S: Final = 30.0  # for a body to come in
 MOST_INPUTS: Final = 256  # texts in one request for embeddings
-_LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Here(Protocol):
@@ -72,12 +71,8 @@ class Here(Protocol):
 
 
 def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = True) -> Starlette:
-    """The ASGI application. With `keys`, each request needs one of them as its bearer token.
-
-    On loopback without keys, requests that name another host are refused: else any web page in a browser of this
-    machine could ask, through a name of its own that it lets point here.
-    """
-    api = _Api(here, keys)
+    """The ASGI application. With `keys`, each request needs one of them as its bearer token."""
+    api = _Api(here, Keys(keys))
     routes = [
         Route("/v1/models", api.guarded(api.list_models)),
         Route("/v1/models/{model:path}", api.guarded(api.show_model)),
@@ -88,14 +83,14 @@ def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = Tru
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
     ]
-    hosts = _LOOPBACK_HOSTS if on_loopback and not keys else ("*",)
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))])
+    hosts = allowed_hosts(keys, on_loopback=on_loopback)
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 
 class _Api:
-    def __init__(self, here: Here, keys: Sequence[str]) -> None:
+    def __init__(self, here: Here, keys: Keys) -> None:
         self._here = here
-        self._keys = [key.encode() for key in keys]
+        self._keys = keys
 
     def guarded(self, handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
         """`handle`, for those who have a key, its errors in the API's form."""
@@ -164,8 +159,7 @@ class _Api:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _check_key(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if self._keys and not any(hmac.compare_digest(given, key) for key in self._keys):
+        if not self._keys.let_in(request):
             raise ApiError(
                 401, "no valid API key: send one as bearer token", kind="invalid_request_error", code="invalid_api_key"
             )
@@ -285,27 +279,11 @@ def _json(document: Any, status: int = 200) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """The body of a JSON request. Raises ApiError where it is too long, or no JSON by its own account.
-
-    A web page may send other types anywhere without being asked for leave, so they are not taken.
-    """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, f"Content-Type is {kind or 'missing'}: send application/json", kind="invalid_request_error")
+    """The body of a JSON request. Raises ApiError."""
     try:
-        return await asyncio.wait_for(_read(request), BODY_S)
-    except asyncio.TimeoutError:
-        message = f"the body did not come within {BODY_S:.0f} s"
-        raise ApiError(408, message, kind="invalid_request_error") from None
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BODY_BYTES:
-            raise ApiError(413, f"the body is longer than {MOST_BODY_BYTES} bytes", kind="invalid_request_error")
-    return bytes(body)
+        return await read_body(request, most_bytes=MOST_BODY_BYTES, limit_s=BODY_S)
+    except BodyRefused as refused:
+        raise ApiError(refused.status, str(refused), kind="invalid_request_error") from None
 
 
 async def _unless_gone(request: Request, telling: _Telling) -> Told:

@@ -14,7 +14,7 @@ import msgspec
 from click.core import ParameterSource
 
 from edge_agent.errors import AgentError
-from hub.errors import LinkError
+from hub.errors import HubError
 
 if TYPE_CHECKING:
     from edge_agent.runtime.choice import Asked
@@ -26,7 +26,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (AgentError, LinkError) as error:
+        except (AgentError, HubError) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -141,10 +141,10 @@ def serve(
     Example:
       edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
     """
-    from edge_agent.http_server import Address, read_keys
     from edge_agent.runtime.launch import Opening
     from edge_agent.serve import Listening, default_records
     from edge_agent.serve import serve as run
+    from hub.http_server import Address, read_keys
     from hub.wire import is_name
 
     device = node if device is None else device

@@ -192,6 +192,16 @@ class _Job:
         return self.work.device, self.work.question.id
 
 
+class _Answered:
+    """An answer that was made here, kept for repeats; its number when hubs were told of it first."""
+
+    def __init__(self, question: wire.Question, answer: wire.Answer) -> None:
+        self.question = question
+        self.answer = answer
+        self.number: int | None = None
+        self.size_bytes = len(wire.plain_text(answer).encode())
+
+
 class NodeCore:
     """The state of one node. `served` are the bundles by id, with the cost of an answer; `parallel` says how many
     questions each answers at once (default: 1). Questions of `device`, which is this machine, go first.
@@ -220,7 +230,8 @@ class NodeCore:
         self._started = 0  # questions so far
         # Of each device the number of its question that was started last; the latest at the end.
         self._turns: collections.OrderedDict[str, int] = collections.OrderedDict()
-        self._answered: collections.OrderedDict[Key, tuple[wire.Question, wire.Answer]] = collections.OrderedDict()
+        self._answered: collections.OrderedDict[Key, _Answered] = collections.OrderedDict()
+        self._answers = 0  # told to hubs so far
         self._expected_tokens = 32.0
 
     # --- what the shell asks ----------------------------------------------------------------------------
@@ -317,9 +328,8 @@ class NodeCore:
             known.work = work
             known.deadline_at = job.deadline_at
             return []
-        if known is None and (ended := self._answered.get(job.key)) is not None and ended[0] == work.question:
-            answer = msgspec.structs.replace(ended[1], attempt=work.attempt)
-            return self._answer(work, answer, now, job.deadline_at, again=True)
+        if known is None and (ended := self._answered.get(job.key)) is not None and ended.question == work.question:
+            return self._answer(work, ended, now, job.deadline_at, again=True)
         if work.bundle not in self._served:
             return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
         if self.leaving and not job.here:
@@ -341,7 +351,13 @@ class NodeCore:
         control = event.control
         if isinstance(control, wire.Ping):
             hold_ms = max((now - event.received_at) * 1000, 0.0)
-            pong = wire.Pong(hub=control.hub, seq=control.seq, hold_ms=hold_ms, backlog=self.backlog(now))
+            pong = wire.Pong(
+                hub=control.hub,
+                seq=control.seq,
+                hold_ms=hold_ms,
+                backlog=self.backlog(now),
+                answers=self._answers,
+            )
             return [PublishReport(pong)]
         if isinstance(control, wire.Kept):
             return []  # the records are the shell's
@@ -405,8 +421,9 @@ class NodeCore:
                 compute=round(result.compute_ms, 3),
             ),
         )
+        answered = _Answered(job.work.question, answer)
         if not job.here:  # nobody repeats what was asked here
-            self._answered[job.key] = job.work.question, answer
+            self._answered[job.key] = answered
         while len(self._answered) > self._remembered_limit:
             self._answered.popitem(last=False)
         if result.tokens.completion:  # encoders write none
@@ -415,7 +432,7 @@ class NodeCore:
             job.unwanted = Refusal("deadline", "late when it was answered")
         if job.unwanted is not None:  # the hub has said so to the device: no answer after a failure
             return [self._unanswered(job, now)]
-        return self._answer(job.work, answer, now, job.deadline_at)
+        return self._answer(job.work, answered, now, job.deadline_at)
 
     def _unanswered(self, job: _Job, now: float) -> Effect:
         late = job.unwanted is not None and job.unwanted.code == "deadline"
@@ -482,12 +499,15 @@ class NodeCore:
         return self._queue.get(key) or self._running.get(key)
 
     def _answer(
-        self, work: wire.Work, answer: wire.Answer, now: float, until: float, *, again: bool = False
+        self, work: wire.Work, answered: _Answered, now: float, until: float, *, again: bool = False
     ) -> list[Effect]:
         if work.device == _HERE:
-            return [TellOutcome(answer.id, answer)]
-        done = self._done(work, "answered", now, tokens=answer.tokens, timing_ms=answer.timing_ms)
-        return [PublishAnswer(work, answer, until, again), done]
+            return [TellOutcome(answered.answer.id, answered.answer)]
+        if answered.number is None:
+            self._answers += 1
+            answered.number = self._answers
+        answer = msgspec.structs.replace(answered.answer, attempt=work.attempt)
+        return [PublishAnswer(work, answer, until, again), self._done(work, "answered", now, answered=answered)]
 
     def _failed(self, work: wire.Work, refusal: Refusal, now: float) -> Effect:
         return self._done(work, refusal.code, now, message=refusal.message)
@@ -499,8 +519,7 @@ class NodeCore:
         now: float,
         *,
         message: str = "",
-        tokens: wire.Tokens = wire.Tokens(),  # noqa: B008 (frozen)
-        timing_ms: wire.Timing = wire.Timing(),  # noqa: B008 (frozen)
+        answered: _Answered | None = None,
     ) -> Effect:
         assert work.question.id is not None
         if work.device == _HERE:
@@ -516,9 +535,11 @@ class NodeCore:
                 bundle=work.bundle,
                 outcome=outcome,  # type: ignore[arg-type]  # one of wire.Code, "answered", "cancelled"
                 message=message,
-                tokens=tokens,
-                timing_ms=timing_ms,
+                tokens=answered.answer.tokens if answered is not None else wire.Tokens(),
+                timing_ms=answered.answer.timing_ms if answered is not None else wire.Timing(),
                 backlog=self.backlog(now),
+                number=answered.number if answered is not None else None,
+                answer_bytes=answered.size_bytes if answered is not None else 0,
             )
         )
 

@@ -14,10 +14,10 @@ import msgspec
 
 from edge_agent.bundle import open_bundle
 from edge_agent.errors import BundleError, RuntimeUnavailable
-from edge_agent.http_server import Address, HttpServer, refuse_open
 from edge_agent.runtime.generation import Answerer
 from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.service import AgentService, Own
+from hub.http_server import Address, HttpServer, refuse_open
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ def serve(
     opening: Opening,
     listening: Listening | None = None,
 ) -> None:
-    """Serve `bundles` as `node` on the machine of `device` until SIGTERM or SIGINT. Raises AgentError or LinkError."""
+    """Serve `bundles` as `node` on the machine of `device` until SIGTERM or SIGINT. Raises AgentError or HubError."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
     if listening is not None:
-        refuse_open(listening.address, listening.keys)
+        refuse_open(listening.address, listening.keys, "--api-key-file")
     with contextlib.ExitStack() as stack:
         answerers: dict[str, Answerer] = {}
         for path in bundles:

@@ -4,7 +4,8 @@
         outcome = asker.ask(Question(question="What is the capital of France?"))
 
 The question is repeated, with the same id and what is left of its budget, after a reconnect and after a silence;
-whatever comes twice is dropped. It knows nothing of hubs and nodes, only of the ask and answer topics.
+whatever comes twice is dropped. It tells how long earlier ones took, for the fleet's records. The asker knows nothing
+of hubs and nodes, only of the ask and answer topics.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hub import wire
 from hub.broker_url import BrokerUrl
 from hub.errors import LinkError, WireError
 from hub.handlers import Handlers, Received
+from hub.heard import Heard
 from hub.loop import Loop
 from hub.mqtt_link import WITH_THE_CONNECTION, Link
 
@@ -71,6 +73,8 @@ class _Pending:
         self.repeat_at = math.inf
         self.shown = (0, -1)  # attempt and sequence number of the last chunk that was shown
         self.shown_of = ""  # the node that it came from
+        self.first_at: float | None = None  # when its first text was here
+        self.earlier: tuple[wire.Earlier, ...] | None = None  # what it tells of questions before it, once it was asked
         self.torn = 0  # the last attempt of which a chunk got lost: the whole comes with the answer
 
     def next_wake(self) -> float:
@@ -79,12 +83,21 @@ class _Pending:
     def payload(self, now: float) -> tuple[bytes, int]:
         """The question with what is left of its budget, and the Message Expiry that goes with it."""
         left_ms = max((self.deadline_at - now) * 1000, 1.0)
-        question = msgspec.structs.replace(self.question, deadline_ms=left_ms)
-        return wire.encode(question), max(math.ceil(left_ms / 1000), 1)
+        question = msgspec.structs.replace(self.question, deadline_ms=left_ms, earlier=self.earlier or ())
+        payload = wire.encode(question)
+        if len(payload) > wire.MAX_QUESTION_BYTES:
+            payload = wire.encode(msgspec.structs.replace(question, earlier=()))
+        return payload, max(math.ceil(left_ms / 1000), 1)
 
     def repeated(self, now: float) -> None:
         self.repeat_at = now + SILENCES_S[min(self.repeats, len(SILENCES_S) - 1)]
         self.repeats += 1
+
+    def took(self, now: float) -> wire.Earlier:
+        """How long it took, by this clock."""
+        assert self.question.id is not None
+        first_ms = None if self.first_at is None else (self.first_at - self.asked_at) * 1000
+        return wire.Earlier(id=self.question.id, total_ms=(now - self.asked_at) * 1000, first_ms=first_ms)
 
     def show(self, chunk: wire.Chunk) -> None:
         """One attempt is shown, up to a gap; a newer attempt starts over, an older one is dropped.
@@ -119,6 +132,7 @@ class Asker:
         self._order = itertools.count()
         self._waiting: collections.deque[_Pending] = collections.deque()
         self._asked: dict[str, _Pending] = {}  # of the pending ones those that do not wait
+        self._heard = Heard()
         self._lock = threading.Lock()  # between `submit` and the end of the thread; all else is the thread's own
         self._stopping = False
         self._fatal: LinkError | None = None
@@ -236,6 +250,8 @@ class Asker:
         heapq.heappush(self._wakes, (pending.next_wake(), pending.wake, pending))
 
     def _publish(self, pending: _Pending, now: float) -> None:
+        if pending.earlier is None:
+            pending.earlier = self._heard.take()
         payload, expiry_s = pending.payload(now)
         assert pending.question.id is not None
         pending.repeated(now)
@@ -263,19 +279,23 @@ class Asker:
         pending = self._pending.get(reply.id)
         if pending is None:
             return
+        now = time.monotonic()
         if isinstance(reply, wire.Chunk):
+            pending.first_at = pending.first_at or now
             pending.show(reply)
             return
-        self._end(pending, Outcome(reply=reply, total_ms=(time.monotonic() - pending.asked_at) * 1000))
+        self._end(pending, Outcome(reply=reply, total_ms=(now - pending.asked_at) * 1000), now)
 
     def _end_by_own_timer(self, pending: _Pending, now: float, why: str) -> None:
         assert pending.question.id is not None
         failure = wire.Failure(id=pending.question.id, error=wire.Problem(code="deadline", message=why))
         total_ms = (now - pending.asked_at) * 1000
-        self._end(pending, Outcome(reply=failure, total_ms=total_ms, own_timer=True))
+        self._heard.give_back(pending.earlier or ())
+        self._end(pending, Outcome(reply=failure, total_ms=total_ms, own_timer=True), now)
 
-    def _end(self, pending: _Pending, outcome: Outcome) -> None:
+    def _end(self, pending: _Pending, outcome: Outcome, now: float) -> None:
         assert pending.question.id is not None
+        self._heard.ended(pending.took(now))
         del self._pending[pending.question.id]
         self._asked.pop(pending.question.id, None)
         pending.future.set_result(outcome)

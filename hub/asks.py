@@ -42,6 +42,9 @@ class Asks:
             self._ledger.counters[f"ask_{ask.failure.error.code}"] += 1
             self._ledger.outbox.reply(Reply(failure_for(ask.sender, ask.failure), receipts))
             return
+        if ask.earlier:
+            heard = events.AskerHeard(device=device, earlier=ask.earlier)
+            self._ledger.outbox.out.append(events.StoreNote(heard))
         known = self._sharing.known_fingerprint(ask.key)
         if known is not None and known != ask.fingerprint:
             renamed = self._resolve_conflict(ask, receipts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Literal, NoReturn
 
 import click
@@ -128,6 +129,12 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     is_flag=True,
     help="The only hub of its broker: takes asks without a shared subscription. An embedded broker's hub always is.",
 )
+@click.option("--listen", metavar="[HOST:]PORT", help="Be watched over HTTP; without HOST on loopback only.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="Tokens that HTTP requests must bring, one a line; needed where others can reach --listen.",
+)
 def serve(
     broker: str | None,
     embedded: str | None,
@@ -137,8 +144,12 @@ def serve(
     device_rate: Rate | None,
     fair_shares: bool,
     alone: bool,
+    listen: str | None,
+    token_file: Path | None,
 ) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
+    from hub.http_server import Address, read_keys
+    from hub.serve import Listening
     from hub.serve import serve as run
     from hub.wire import is_name
 
@@ -146,7 +157,13 @@ def serve(
         raise click.UsageError("give either --broker URL or --embedded-broker [HOST:]PORT")
     if not is_name(name):
         raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
+    if token_file is not None and listen is None:
+        raise click.UsageError("--token-file does nothing without --listen")
     try:
+        listening = None
+        if listen is not None:
+            tokens = () if token_file is None else read_keys(token_file)
+            listening = Listening(Address.parse(listen), tokens)
         run(
             name,
             broker=broker or "",
@@ -156,6 +173,7 @@ def serve(
             device_rate=device_rate,
             fair_shares=fair_shares,
             alone=alone,
+            listening=listening,
         )
     except HubError as error:
         _end(error)

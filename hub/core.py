@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hub import events, wire
+from hub.accounts import Accounts
 from hub.asks import RESEND_AFTER_S, Asks
 from hub.chooser import Chooser
 from hub.errors import WireError
@@ -93,7 +94,8 @@ class Core:
         self._placing = Placing(self._ledger, chooser, hedge_share)
         self._sharing = Sharing(self._ledger, self._placing, self._peers)
         self._asks = Asks(self._ledger, self._placing, self._sharing, self._peers, new_id)
-        self._outcomes = Outcomes(self._ledger, self._placing, self._lessons, self._peers)
+        self._accounts = Accounts(hub)
+        self._outcomes = Outcomes(self._ledger, self._placing, self._lessons, self._peers, self._accounts)
         self._own_kept: Recent[tuple[str, str, str], bool] = Recent(limits.ended)
 
     @property
@@ -171,6 +173,8 @@ class Core:
             self._peers.missing(name, news.missing, now)
             for key in news.missing:
                 self._resend_missing(key, name, now)
+            if (node := self.fleet.get(name)) is not None:
+                self._ledger.outbox.out += self._accounts.ponged(node, report)
             if news.usable:
                 self._placing.rally(now)
             if self._peers.ping_answered(report.hub, now):

@@ -4,6 +4,7 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── WireError             a payload that is not the message it should be; carries the failure code to send back
 ├── LinkError             the broker cannot be reached, refused us, or took us over
 ├── BrokerError           the embedded broker did not start
+├── ListenError           an address to listen on, or the keys that it needs, cannot be used
 ├── NodeError             a node is not there, or does not do what it was told
 ├── StoreError            the records cannot be opened or read
 └── SimulationError       a trace, a fleet file or a matrix of round trips cannot be used
@@ -30,6 +31,10 @@ class LinkError(HubError):
 
 class BrokerError(HubError):
     """The embedded broker did not start."""
+
+
+class ListenError(HubError):
+    """HTTP cannot be served as it was asked for."""
 
 
 class NodeError(HubError):

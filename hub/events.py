@@ -170,6 +170,38 @@ class StoreRecord(msgspec.Struct, frozen=True):
     ago_ms: float = 0.0
 
 
+class LateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's answer that has no row, because the question had its outcome already."""
+
+    node: str
+    epoch: int
+    number: int
+
+
+class AnswersTold(msgspec.Struct, frozen=True, kw_only=True):
+    """A node has said that this was the number of its last answer, and not all up to it were heard here."""
+
+    node: str
+    epoch: int
+    number: int
+
+
+class AskerHeard(msgspec.Struct, frozen=True, kw_only=True):
+    """A device has told how long questions took by its own clock."""
+
+    device: str
+    earlier: tuple[wire.Earlier, ...]
+
+
+Note = LateAnswer | AnswersTold | AskerHeard
+
+
+class StoreNote(msgspec.Struct, frozen=True):
+    """Keep what is known beside the questions' rows."""
+
+    note: Note
+
+
 class HearWork(msgspec.Struct, frozen=True):
     """Receive what other hubs send to nodes from now on; or no more, where there are none."""
 
@@ -195,6 +227,7 @@ Effect = (
     | AcknowledgeAsk
     | LogDecision
     | StoreRecord
+    | StoreNote
     | HearWork
     | TakeOverAsks
     | ForgetHub

@@ -31,7 +31,8 @@ class Sender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A valid question. `question.id` is set and `question.deadline_ms` is not: the budget stands beside it.
+    """A valid question. `question.id` is set, `question.deadline_ms` and `question.earlier` are not: they stand beside
+    it.
 
     `hurried` says that the device set a deadline of its own. `fingerprint` tells a repeat (same id, less budget) from
     another question under the same id.
@@ -44,6 +45,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     payload_bytes: int
     fingerprint: bytes
     hurried: bool = False
+    earlier: tuple[wire.Earlier, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -87,12 +89,15 @@ def read_ask(message: MessageReceived, device: str, new_id: Callable[[], str]) -
         budget_ms = min(budget_ms, message.expiry_s * 1000.0)
     return Ask(
         sender=sender,
-        question=msgspec.structs.replace(question, id=question.id or fallback_id or new_id(), deadline_ms=None),
+        question=msgspec.structs.replace(
+            question, id=question.id or fallback_id or new_id(), deadline_ms=None, earlier=()
+        ),
         id_is_own=question.id is not None,
         budget_ms=budget_ms,
         hurried=question.deadline_ms is not None and question.deadline_ms < OWN_DEADLINE * wire.DEFAULT_DEADLINE_MS,
         payload_bytes=len(message.payload),
         fingerprint=fingerprint_of(question),
+        earlier=question.earlier,
     )
 
 
@@ -131,7 +136,9 @@ def other_id(ask: Ask) -> Ask:
 
 
 _encoder = msgspec.json.Encoder()
-_CONTENT: Final = tuple(name for name in wire.Question.__struct_fields__ if name not in ("id", "deadline_ms"))
+_CONTENT: Final = tuple(
+    name for name in wire.Question.__struct_fields__ if name not in ("id", "deadline_ms", "earlier")
+)
 
 
 class _IdOnly(msgspec.Struct):

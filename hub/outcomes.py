@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from hub import wire
+from hub.accounts import Accounts
 from hub.fleet import Node, Standing, freed
 from hub.ledger import Ledger
 from hub.lessons import Lessons, charged
@@ -22,14 +23,22 @@ MESSAGE_CHARS: Final = 500  # of a node's own words in a failure
 class Outcomes:
     """Brings every question of `ledger` to its end."""
 
-    def __init__(self, ledger: Ledger, placing: Placing, lessons: Lessons, peers: Peers) -> None:
+    def __init__(self, ledger: Ledger, placing: Placing, lessons: Lessons, peers: Peers, accounts: Accounts) -> None:
         self._ledger = ledger
         self._placing = placing
         self._lessons = lessons
         self._peers = peers
+        self._accounts = accounts
 
     def done_somewhere(self, name: str, done: wire.Done, now: float) -> None:
         """A node has ended a question: ours, or another hub's, which a repeat may bring here."""
+        key, out = (done.device, done.id), self._ledger.outbox.out
+        known, before = key in self._ledger.in_flight or key in self._ledger.ended, len(out)
+        ours = done.hub == self._ledger.hub or not self._peers.is_there(done.hub)
+        self._become(name, done, now)
+        out += self._accounts.done(self._ledger.node(name), done, ours=ours, known=known, effects=out[before:])
+
+    def _become(self, name: str, done: wire.Done, now: float) -> None:
         other = self._peers.done(name, done, now)
         key = (done.device, done.id)
         theirs = done.hub != self._ledger.hub and self._peers.is_there(done.hub)

@@ -6,6 +6,7 @@ Values and their bookkeeping only; what is to be done about them is the core's b
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import msgspec
 
@@ -14,10 +15,12 @@ from hub.columns import Fleet
 from hub.decision import Decision, Terms
 from hub.delay import Lengths
 from hub.eligible import Features
-from hub.fleet import Key, Load, Standing
+from hub.fleet import Key, Load, Node, Standing
 from hub.intake import Ask, Sender
 from hub.prefixes import Kept, Prefixes
 from hub.second import Doubt
+
+MOST_ATTEMPTS: Final = 1000  # of a number that another hub gave
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -207,6 +210,40 @@ def own_record(record: wire.OwnRecord, node: str, hub: str) -> events.Record:
     )
 
 
+def pieced_together(done: wire.Done, node: Node, hub: str) -> events.Record:
+    """The row of a question of which nothing is known but its node's answer: whoever had it is gone."""
+    timing, tokens = done.timing_ms, done.tokens
+    bundle = next((each for each in node.bundles if each.bundle == done.bundle), None)
+    return events.Record(
+        device=done.device[:64],
+        id=done.id[:128],
+        hub=hub,
+        outcome="answered",
+        node=node.name,
+        bundle=done.bundle[:256],
+        model=bundle.model if bundle is not None else None,
+        task=bundle.task if bundle is not None else "",
+        attempts=max(min(done.attempt, MOST_ATTEMPTS), 1),
+        duplicates=0,
+        question_bytes=0,
+        answer_bytes=done.answer_bytes,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        predicted_ms=None,
+        total_ms=timing.queue + timing.compute,
+        network_ms=0.0,
+        queue_ms=timing.queue,
+        prefill_ms=timing.prefill,
+        decode_ms=timing.decode,
+        overhead_ms=_overhead_ms(timing),
+        decisions=(),
+        node_epoch=node.epoch,
+        node_number=done.number,
+        partial=True,
+    )
+
+
 def record_of(
     question: InFlight, hub: str, outcome: str, fleet: Fleet, done: wire.Done | None, by: Attempt | None, now: float
 ) -> events.Record:
@@ -229,6 +266,7 @@ def record_of(
         attempts=question.tries,
         duplicates=question.duplicates,
         question_bytes=question.ask.payload_bytes,
+        answer_bytes=done.answer_bytes if done is not None else 0,
         prompt_tokens=tokens.prompt,
         cached_tokens=tokens.cached,
         completion_tokens=tokens.completion,
@@ -244,6 +282,8 @@ def record_of(
         decode_ms=timing.decode,
         overhead_ms=_overhead_ms(timing),
         decisions=tuple(question.decisions),
+        node_epoch=node.epoch if node is not None and done is not None and done.number is not None else None,
+        node_number=done.number if done is not None else None,
         second=question.second,
         second_won=bool(question.second) and by is not None and by.number == question.second_number,
     )

@@ -51,6 +51,9 @@ class Recent(Generic[K, V]):
         """Every entry, the one touched last first."""
         return reversed(self._entries.values())
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 

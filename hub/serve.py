@@ -1,4 +1,4 @@
-"""Runs a hub as a process: broker, records, service, signals and the log, put together and taken apart in order."""
+"""Runs a hub as a process: broker, records, service, HTTP, signals, log, put together and taken apart in order."""
 
 from __future__ import annotations
 
@@ -6,13 +6,30 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from hub.broker import EmbeddedBroker, parse_listen
+from hub.errors import ListenError
+from hub.http_server import Address, HttpServer, refuse_open
 from hub.objective import Objective
 from hub.records import Records
 from hub.service import HubService
 from hub.shares import Rate
+
+if TYPE_CHECKING:
+    from hub.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """Where the hub is watched over HTTP, and with which tokens: without any, by whoever reaches it."""
+
+    address: Address
+    tokens: tuple[str, ...] = ()
 
 
 def serve(
@@ -25,6 +42,7 @@ def serve(
     device_rate: Rate | None = None,
     fair_shares: bool = False,
     alone: bool = False,
+    listening: Listening | None = None,
 ) -> None:
     """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here, and `broker` is not used.
 
@@ -33,6 +51,9 @@ def serve(
     Raises HubError (of `hub.errors`).
     """
     log_to_stderr()
+    if listening is not None:
+        refuse_open(listening.address, listening.tokens, "--token-file")
+    metrics = None if listening is None else _metrics()
     with contextlib.ExitStack() as stack:
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
@@ -48,9 +69,37 @@ def serve(
             device_rate=device_rate,
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
+            listeners=[] if metrics is None else [metrics],
         )
         stop_on_signals(service.stop)
+        if listening is not None and metrics is not None:
+            stack.enter_context(_http(service, metrics, listening))
         service.run()
+
+
+def _metrics() -> Metrics:
+    try:
+        from hub.metrics import Metrics
+    except ImportError as error:
+        raise ListenError(f"prometheus_client cannot be imported ({error}): install edgefleet[hub]") from None
+    return Metrics()
+
+
+@contextlib.contextmanager
+def _http(service: HubService, metrics: Metrics, listening: Listening) -> Iterator[None]:
+    """The HTTP server, in a thread of its own, for as long as the hub runs."""
+    try:
+        from hub.web.app import application
+    except ImportError as error:
+        raise ListenError(f"starlette cannot be imported ({error}): install edgefleet[hub]") from None
+    app = application(service, metrics.exposition, keys=listening.tokens, on_loopback=listening.address.on_loopback)
+    server = HttpServer(app, listening.address)
+    server.start()
+    log.info("watch this hub at http://%s", server.address)
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 def log_to_stderr() -> None:

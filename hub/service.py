@@ -46,6 +46,10 @@ class RecordSink(Protocol):
         """Keep one record."""
         ...
 
+    def note(self, note: events.Note, wall_time_s: float) -> None:
+        """Keep what is known beside the records."""
+        ...
+
 
 class Listener(Protocol):
     """Who watches the hub: called in the loop's thread once the messages have gone, so it must not block."""
@@ -96,7 +100,9 @@ class HubService:
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
-        self._unwritten: list[events.LogDecision | events.StoreRecord] = []  # lines and rows, while messages go first
+        self._unwritten: list[
+            events.LogDecision | events.StoreRecord | events.StoreNote
+        ] = []  # lines and rows, while messages go first
         self._offers: tuple[wire.Offer, ...] = ()
         self._loop = Loop()
         self._presence = Presence(
@@ -163,6 +169,11 @@ class HubService:
         self._stopping = True
         self._loop.call_soon(lambda: None)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes questions and can send work; from any thread."""
+        return self._link.is_open and self._asks.is_open and not self._stopping
+
     def call(self, function: Callable[[Core, float], T]) -> concurrent.futures.Future[T]:
         """What `function` says of the core now; from any thread. It runs in the loop's thread, so it must be short."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -198,7 +209,7 @@ class HubService:
 
     def _show_if_open(self) -> None:
         """A hub is `ready` once it hears asks and can send work."""
-        if self._link.is_open and self._asks.is_open:
+        if self.ready:
             self._presence.opened()
 
     def _closed(self, why: str) -> None:
@@ -270,7 +281,7 @@ class HubService:
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
             self._heritage.acknowledge(effect.receipt)
-        elif isinstance(effect, (events.LogDecision, events.StoreRecord)):
+        elif isinstance(effect, (events.LogDecision, events.StoreRecord, events.StoreNote)):
             self._unwritten.append(effect)
         elif not self._alone:
             self._do_with_peers(effect)
@@ -295,6 +306,10 @@ class HubService:
                 log.info("%s", decision_line(effect.decision))
                 for listener in self._listeners:
                     listener.decided(effect.decision)
+                continue
+            if isinstance(effect, events.StoreNote):
+                if self._records is not None:
+                    self._records.note(effect.note, time.time())
                 continue
             wall_time_s = time.time() - effect.ago_ms / 1000
             if self._records is not None:

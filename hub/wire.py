@@ -21,6 +21,7 @@ _MOST_TOPIC_CHARS: Final = 128  # of ours: prefix, words, and a name of 64
 DEFAULT_DEADLINE_MS: Final = 30_000.0
 MAX_QUESTION_BYTES: Final = 256 * 1024
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # anything larger is no message of ours
+MAX_EARLIER: Final = 16  # outcomes of earlier questions that a question tells
 MAX_WHY_CHARS: Final = 400  # of the reason why a better runtime is not used
 ASK_GROUP: Final = "hubs"  # those that share the asks
 ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text failure with its code
@@ -147,9 +148,18 @@ class ChatMessage(Message, frozen=True):
     content: str
 
 
+class Earlier(Message, frozen=True):
+    """How long an earlier question of this device took by its own clock: to the answer, and to the first text of it."""
+
+    id: QuestionId
+    total_ms: Milliseconds
+    first_ms: Milliseconds | None = None
+
+
 class Question(Message, frozen=True):
     """What a device asks. Exactly one of `question`, `messages`, `text` is set; `context` is the text in which a
-    question-answering model finds its answer, `stop` are texts before which an answer ends.
+    question-answering model finds its answer, `stop` are texts before which an answer ends. `earlier` is for the
+    records, and no part of what is asked.
     """
 
     id: QuestionId | None = None
@@ -167,6 +177,7 @@ class Question(Message, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: Annotated[tuple[StopText, ...], Meta(max_length=8)] | None = None
     context: str | None = None
+    earlier: Annotated[tuple[Earlier, ...], Meta(max_length=MAX_EARLIER)] = ()
 
     def __post_init__(self) -> None:
         given = [field for field in ("question", "messages", "text") if getattr(self, field) is not None]
@@ -340,16 +351,23 @@ class NodeState(Message, frozen=True):
 
 
 class Pong(Message, frozen=True, tag_field="type", tag="pong"):
-    """Answer to a Ping; `hold_ms` is how long the node held it, to be subtracted from the round trip."""
+    """Answer to a Ping; `hold_ms` is how long the node held it, to be subtracted from the round trip.
+
+    `answers` is the number of the node's last answer in this epoch.
+    """
 
     hub: str
     seq: Count
     hold_ms: Milliseconds
     backlog: Backlog = Backlog()
+    answers: Count | None = None
 
 
 class Done(Message, frozen=True, tag_field="type", tag="done"):
-    """A node's end of one piece of work; `outcome` is `answered`, `cancelled` or a failure code."""
+    """A node's end of one piece of work; `outcome` is `answered`, `cancelled` or a failure code.
+
+    `number` counts the node's answers to hubs from 1 in each epoch, so that who keeps records can tell what is missing.
+    """
 
     hub: str
     device: str
@@ -361,6 +379,8 @@ class Done(Message, frozen=True, tag_field="type", tag="done"):
     tokens: Tokens = Tokens()
     timing_ms: Timing = Timing()
     backlog: Backlog = Backlog()
+    number: Count | None = None
+    answer_bytes: Count = 0
 
 
 class OwnRecord(Message, frozen=True):

@@ -1,1 +1,1 @@
-"""What the hub serves over HTTP."""
+"""What does a hub serve over HTTP?"""

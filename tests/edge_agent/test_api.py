@@ -16,13 +16,13 @@ import pytest
 
 from edge_agent import api
 from edge_agent.api import application
-from edge_agent.http_server import Address, HttpServer
 from edge_agent.runtime.encoder_answerer import EncoderAnswerer
 from edge_agent.runtime.encoder_engine import open_encoder
 from edge_agent.runtime.engine import Engine, open_engine
 from edge_agent.runtime.generation import OneByOne
 from edge_agent.service import AgentService
 from hub import wire
+from hub.http_server import Address, HttpServer
 from tests.edge_agent.encoder_bundles import encoder_bundle
 
 NO_BROKER = "mqtt://127.0.0.1:9"  # nobody listens there: answers of this device need none

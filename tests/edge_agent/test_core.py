@@ -163,6 +163,31 @@ def test_a_repeat_says_that_it_was_computed_before() -> None:
             for effects in (first, repeat)] == [[False], [True]]  # fmt: skip
 
 
+def test_answers_to_hubs_are_numbered() -> None:
+    """From 1 in each life; a repeat has its number again, what was never told has none, and a pong says the last."""
+    agent = node()
+
+    def answer(name: str) -> wire.Done:
+        agent.handle(core.WorkReceived(work(name)), 0.0)
+        return done(agent.handle(core.WorkFinished(("kitchen", name), generation()), 0.1))
+
+    def done(effects: list[core.Effect]) -> wire.Done:
+        (report,) = (effect.report for effect in effects if isinstance(effect, core.PublishReport))
+        assert isinstance(report, wire.Done)
+        return report
+
+    assert [answer(name).number for name in ("1", "2")] == [1, 2]
+    assert done(agent.handle(core.WorkReceived(work("1", attempt=2)), 0.2)).number == 1
+    agent.handle(core.WorkReceived(work("3")), 0.2)
+    agent.handle(core.ControlReceived(wire.Cancel(device="kitchen", id="3", attempt=1), 0.2), 0.2)
+    assert done(agent.handle(core.WorkFinished(("kitchen", "3"), generation()), 0.3)).number is None
+    assert (answer("4").number, answer("5").answer_bytes) == (3, len("because"))
+    (pong,) = agent.handle(core.ControlReceived(wire.Ping(hub="h", seq=1), 1.0), 1.0)
+    assert isinstance(pong, core.PublishReport)
+    assert isinstance(pong.report, wire.Pong)
+    assert pong.report.answers == 4
+
+
 def test_same_id_of_another_device_is_another_question() -> None:
     """Two devices may use the same id."""
     agent = node()

@@ -78,6 +78,41 @@ def test_answer_comes_back(fleet: Any) -> None:
     assert heard.expiries == [8]  # the deadline, rounded up to whole seconds
 
 
+def test_a_question_tells_how_long_earlier_ones_took(fleet: Any) -> None:
+    """By the asker's own clock, to the answer and to its first text; once, and again where it was not heard."""
+
+    def script(fleet: Fleet, message: Received, question: wire.Question) -> None:
+        if question.question == "silent?":
+            return
+        assert question.id is not None
+        if question.stream:
+            fleet.reply(message, wire.Chunk(id=question.id, attempt=1, node="n", seq=0, text="Par"))
+        fleet.reply(message, answer(question))
+
+    heard, url = fleet(script)
+    with Asker(url, "kitchen") as asker:
+        outcomes = [
+            asker.ask(wire.Question(id="1", question="?", stream=True)),
+            asker.ask(wire.Question(id="2", question="silent?", deadline_ms=50.0)),
+            asker.ask(wire.Question(id="3", question="?")),
+            asker.ask(wire.Question(id="4", question="?")),
+        ]
+    told = {question.id: {one.id: one for one in question.earlier} for question in heard.asked}
+    assert {name: set(some) for name, some in told.items()} == {"1": set(), "2": {"1"}, "3": {"1", "2"}, "4": {"3"}}
+    assert told["3"]["1"].total_ms == pytest.approx(outcomes[0].total_ms)
+    assert 0 < told["3"]["1"].first_ms <= told["3"]["1"].total_ms
+    assert told["4"]["3"].first_ms is None
+
+
+def test_a_question_at_the_limit_tells_nothing(fleet: Any) -> None:
+    """What is for the records must not make a question too large."""
+    heard, url = fleet(lambda fleet, message, question: fleet.reply(message, answer(question)))
+    with Asker(url, "kitchen") as asker:
+        asker.ask(wire.Question(question="?"))
+        asker.ask(wire.Question(question="x" * (wire.MAX_QUESTION_BYTES - 150)))
+    assert [len(question.earlier) for question in heard.asked] == [0, 0]
+
+
 def test_duplicates_and_strangers_are_dropped(fleet: Any) -> None:
     """A second answer, an answer to another id and noise change nothing."""
 

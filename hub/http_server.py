@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from edge_agent.errors import InputError, RuntimeUnavailable
+from hub.errors import ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,11 +37,11 @@ class Address(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """`PORT` (on loopback) or `HOST:PORT`. Raises InputError."""
+        """`PORT` (on loopback) or `HOST:PORT`. Raises ListenError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not port.isascii() or not port.isdigit() or int(port) > 65_535 or (colon and not host):
-            raise InputError(f"{text!r} is no address to listen on: give PORT or HOST:PORT, like 127.0.0.1:8080")
+            raise ListenError(f"{text!r} is no address to listen on: give PORT or HOST:PORT, like 127.0.0.1:8080")
         return cls(host or "127.0.0.1", int(port))
 
     @property
@@ -59,34 +59,34 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """API keys, one a line; blank lines and those that begin with # do not count. Raises InputError."""
+    """Keys, one a line; blank lines and those that begin with # do not count. Raises ListenError."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ListenError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     keys = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
     if not keys:
-        raise InputError(f"{path} holds no key: write one a line, at least {_LEAST_KEY_CHARS} characters each")
+        raise ListenError(f"{path} holds no key: write one a line, at least {_LEAST_KEY_CHARS} characters each")
     if any(len(key) < _LEAST_KEY_CHARS or not key.isascii() for key in keys):
-        raise InputError(f"{path}: each key needs at least {_LEAST_KEY_CHARS} characters, all of them ASCII")
+        raise ListenError(f"{path}: each key needs at least {_LEAST_KEY_CHARS} characters, all of them ASCII")
     return keys
 
 
-def refuse_open(address: Address, keys: Sequence[str]) -> None:
-    """Raise InputError for an address that others reach, without keys."""
+def refuse_open(address: Address, keys: Sequence[str], option: str) -> None:
+    """Raise ListenError for an address that others reach, without the keys that `option` of the command gives."""
     if not address.on_loopback and not keys:
-        raise InputError(f"{address} can be reached from other machines: give --api-key-file, or listen on 127.0.0.1")
+        raise ListenError(f"{address} can be reached from other machines: give {option}, or listen on 127.0.0.1")
 
 
 class HttpServer:
     """Serves `application` at `address` from `start` to `stop`."""
 
     def __init__(self, application: Callable[..., Any], address: Address) -> None:
-        """Bind the address. Raises InputError if it cannot be had, RuntimeUnavailable without uvicorn."""
+        """Bind the address. Raises ListenError if it cannot be had, or uvicorn is not there."""
         try:
             import uvicorn
         except ImportError as error:
-            raise RuntimeUnavailable(f"uvicorn cannot be imported ({error}): install edgefleet[agent]") from None
+            raise ListenError(f"uvicorn cannot be imported ({error}): install edgefleet[hub] or [agent]") from None
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -94,7 +94,7 @@ class HttpServer:
             self._socket.bind((address.host, address.port))
         except OSError as error:
             self._socket.close()
-            raise InputError(f"cannot listen on {address}: {error.strerror or error}") from None
+            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
         self.address = Address(address.host, self._socket.getsockname()[1])
         config = uvicorn.Config(
             application,

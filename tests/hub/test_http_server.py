@@ -1,4 +1,4 @@
-"""Where the agent listens: checked before anything is opened, and closed again."""
+"""Where a hub or an agent listens: checked before anything is opened, and closed again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from edge_agent import http_server
-from edge_agent.errors import InputError
-from edge_agent.http_server import Address, HttpServer, read_keys, refuse_open
+from hub import http_server
+from hub.errors import ListenError
+from hub.http_server import Address, HttpServer, read_keys, refuse_open
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -39,17 +39,17 @@ def test_addresses(text: str, host: str, port: int, on_loopback: bool) -> None:
     address = Address.parse(text)
     assert (address.host, address.port, address.on_loopback) == (host, port, on_loopback)
     if on_loopback:
-        refuse_open(address, ())
+        refuse_open(address, (), "--token-file")
     else:
-        with pytest.raises(InputError, match="give --api-key-file"):
-            refuse_open(address, ())
-        refuse_open(address, ("a-key-of-some-length",))
+        with pytest.raises(ListenError, match="give --token-file"):
+            refuse_open(address, (), "--token-file")
+        refuse_open(address, ("a-key-of-some-length",), "--token-file")
 
 
 @pytest.mark.parametrize("text", ["", "http", "127.0.0.1:", ":80", "host:70000", "1.2.3.4:-1", "host:²"])
 def test_what_is_no_address(text: str) -> None:
     """The error shows it and says what one looks like."""
-    with pytest.raises(InputError, match="no address to listen on"):
+    with pytest.raises(ListenError, match="no address to listen on"):
         Address.parse(text)
 
 
@@ -60,9 +60,9 @@ def test_keys(tmp_path: Path) -> None:
     assert read_keys(path) == ("first-key-long-enough", "second-key-long-enough")
     for content, named in ((b"", "no key"), (b"short\n", "16 characters"), (b"\xff" * 20, "cannot be read")):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=named):
+        with pytest.raises(ListenError, match=named):
             read_keys(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(ListenError, match="cannot be read"):
         read_keys(tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_it_serves_until_it_is_stopped(eventually: Callable[..., None]) -> None:
         return httpx.get(url).text == "hello"
 
     eventually(answers)
-    with pytest.raises(InputError, match="cannot listen on"):
+    with pytest.raises(ListenError, match="cannot listen on"):
         HttpServer(hello, server.address)
     server.stop()
     with pytest.raises(httpx.ConnectError):

@@ -1,0 +1,102 @@
+"""Every answer of a node has a row, or a note that says why it has none."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hub import events, wire
+from tests.hub.core_driver import BUNDLE, TIMING, Driver, records, two_nodes
+
+
+def notes(effects: list[events.Effect]) -> list[events.Note]:
+    return [effect.note for effect in effects if isinstance(effect, events.StoreNote)]
+
+
+def late(number: int, node: str = "a") -> events.LateAnswer:
+    return events.LateAnswer(node=node, epoch=1, number=number)
+
+
+def told(number: int, epoch: int = 1) -> events.AnswersTold:
+    return events.AnswersTold(node="a", epoch=epoch, number=number)
+
+
+def other_hub(hub: Driver, status: str) -> None:
+    hub.receive("hub/other/state", wire.HubState(epoch=1, status=status))
+
+
+def test_a_row_has_its_answers_number() -> None:
+    """And nothing else is kept of that answer."""
+    hub = two_nodes()
+    hub.ask(id="q")
+    effects = hub.done("a", number=7, answer_bytes=5)
+    (record,) = records(effects)
+    assert (record.node_epoch, record.node_number, record.answer_bytes, record.partial) == (1, 7, 5, False)
+    assert notes(effects) == []
+
+
+def test_an_answer_after_the_end_is_noted() -> None:
+    """Its question has a row, which has another number or none."""
+    hub = two_nodes()
+    hub.ask(id="q")
+    hub.done("a", number=1)
+    assert (records(effects := hub.done("b", number=4)), notes(effects)) == ([], [late(4, "b")])
+
+
+def test_an_answer_to_a_life_of_this_hub_before_is_pieced_together() -> None:
+    """Of a question that nobody here remembers, the row has what the node tells."""
+    hub = two_nodes()
+    effects = hub.done("a", number=3, attempt=2)
+    (record,) = records(effects)
+    assert (record.id, record.outcome, record.node, record.node_number, record.attempts) == ("q", "answered", "a", 3, 2)
+    assert (record.partial, record.total_ms, record.decode_ms) == (True, TIMING.queue + TIMING.compute, TIMING.decode)
+    assert (record.bundle, record.model, record.task) == (BUNDLE.bundle, BUNDLE.model, BUNDLE.task)
+
+
+def test_another_hub_keeps_its_own() -> None:
+    """As long as it is there; of one that is gone, this hub keeps what it hears."""
+    hub = two_nodes()
+    other_hub(hub, "ready")
+    assert (records(effects := hub.done("a", hub="other", number=1)), notes(effects)) == ([], [])
+    other_hub(hub, "offline")
+    (record,) = records(hub.done("a", hub="other", number=2))
+    assert (record.hub, record.partial) == ("hub", True)
+
+
+def test_what_nodes_do_not_number_is_not_accounted() -> None:
+    """Nodes of another make may tell no numbers, and failures have none."""
+    hub = two_nodes()
+    assert hub.done("a") == []
+    assert (records(effects := hub.done("a", "internal", number=1)), notes(effects)) == ([], [])
+
+
+def test_a_node_says_how_far_it_has_counted() -> None:
+    """Noted where it is heard first, and where an answer was not heard; once each."""
+    hub = Driver()
+    hub.node("a")
+    assert notes(hub.pong("a", answers=5)) == [told(5)]
+    assert notes(hub.pong("a", answers=5)) == []
+    hub.done("a", number=6)
+    assert notes(hub.pong("a", answers=6)) == []
+    assert notes(hub.pong("a", answers=8)) == [told(8)]
+    hub.state("a", epoch=2)
+    assert notes(hub.pong("a", answers=0)) == [told(0, epoch=2)]
+
+
+def test_another_hubs_pongs_count_as_well() -> None:
+    """A node counts for all hubs together."""
+    hub = Driver()
+    hub.node("a")
+    pong = wire.Pong(hub="other", seq=1, hold_ms=0.0, answers=2)
+    assert notes(hub.receive("node/a/report", pong)) == [told(2)]
+    assert notes(hub.receive("node/a/report", msgspec.structs.replace(pong, answers=None))) == []
+
+
+def test_what_an_asker_heard_is_noted() -> None:
+    """With the question that tells it, which goes on without it."""
+    hub = Driver()
+    hub.node("a")
+    earlier = (wire.Earlier(id="before", total_ms=12.0),)
+    effects = hub.ask(id="q", earlier=earlier)
+    assert notes(effects) == [events.AskerHeard(device="kitchen", earlier=earlier)]
+    (work,) = (effect.work for effect in effects if isinstance(effect, events.PublishWork))
+    assert work.question.earlier == ()
