@@ -188,6 +188,13 @@ class HubService:
         self._loop.call_soon(run)
         return future
 
+    def drain(self, node: str, *, on: bool) -> None:
+        """Tell `node` to take nothing new, or to take questions again; from any thread.
+
+        Its state shows when it does.
+        """
+        self._loop.call_soon(lambda: self._do(events.PublishControl(node=node, control=wire.Drain(on=on))))
+
     # --- in the loop's thread ---------------------------------------------------------------------------
 
     def _next_will(self) -> Will:

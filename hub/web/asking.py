@@ -64,8 +64,9 @@ class Asking:
 
     def ask(self, asked: PageQuestion) -> AsyncIterator[Line]:
         """The lines of one question, the outcome last. Raises TooMany, LinkError, ValueError for no question."""
+        question_id = uuid.uuid4().hex
         question = wire.Question(
-            id=uuid.uuid4().hex,
+            id=question_id,
             question=asked.question,
             model=asked.model,
             task=asked.task,
@@ -77,7 +78,6 @@ class Asking:
             raise TooMany(f"{MOST_UNDER_WAY} questions of this page are under way: wait for one of them to end")
         loop = asyncio.get_running_loop()
         lines: asyncio.Queue[Line | Outcome] = asyncio.Queue()
-        assert question.id is not None
 
         def tell(line: Line | Outcome) -> None:
             with contextlib.suppress(RuntimeError):  # the server has ended
@@ -90,16 +90,16 @@ class Asking:
         def decided(decision: Decision) -> None:
             tell({"kind": "decision", **decision_view(decision)})
 
-        self._live.follow((self.device, question.id), decided)
+        self._live.follow((self.device, question_id), decided)
         try:
             future = self._submit(question, text)
         except BaseException:
-            self._live.unfollow((self.device, question.id))
+            self._live.unfollow((self.device, question_id))
             raise
         self._under_way += 1
         future.add_done_callback(lambda done: tell(_told(done, self._broker)))
-        future.add_done_callback(lambda _: self._ended(loop))
-        return self._lines(question.id, lines)
+        future.add_done_callback(lambda _: self._ended(question_id, loop))
+        return self._lines(question_id, lines)
 
     def _submit(
         self, question: wire.Question, on_text: Callable[[int, str], None]
@@ -114,28 +114,26 @@ class Asking:
             self._asker = None
             raise
 
-    def _ended(self, loop: asyncio.AbstractEventLoop) -> None:
-        def freed() -> None:
+    def _ended(self, question_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        def ended() -> None:
             self._under_way -= 1
+            loop.call_later(_DECISION_WITHIN_S, lambda: self._live.unfollow((self.device, question_id)))
 
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(freed)
+            loop.call_soon_threadsafe(ended)
 
     async def _lines(self, question_id: str, lines: asyncio.Queue[Line | Outcome]) -> AsyncIterator[Line]:
-        try:
-            yield {"kind": "asked", "id": question_id, "device": self.device}
-            was_decided = False
-            while isinstance(line := await lines.get(), dict) and line["kind"] != "failure":
-                was_decided = was_decided or line["kind"] == "decision"
-                yield line
-            if not was_decided and isinstance(line, Outcome) and isinstance(line.reply, wire.Answer):
-                with contextlib.suppress(asyncio.TimeoutError):  # another hub may have routed it
-                    later = await asyncio.wait_for(lines.get(), _DECISION_WITHIN_S)
-                    if isinstance(later, dict):
-                        yield later
-            yield line if isinstance(line, dict) else _outcome(line)
-        finally:
-            self._live.unfollow((self.device, question_id))
+        yield {"kind": "asked", "id": question_id, "device": self.device}
+        was_decided = False
+        while isinstance(line := await lines.get(), dict) and line["kind"] != "failure":
+            was_decided = was_decided or line["kind"] == "decision"
+            yield line
+        if not was_decided and isinstance(line, Outcome) and isinstance(line.reply, wire.Answer):
+            with contextlib.suppress(asyncio.TimeoutError):  # another hub may have routed it
+                later = await asyncio.wait_for(lines.get(), _DECISION_WITHIN_S)
+                if isinstance(later, dict):
+                    yield later
+        yield line if isinstance(line, dict) else _outcome(line)
 
 
 def _told(done: concurrent.futures.Future[Outcome], broker: str) -> Line | Outcome:

@@ -20,7 +20,7 @@ from hub.web.hour import Hour, Slot, Whole
 
 QUESTIONS: Final = 200
 _MOST_DECISIONS: Final = 8  # of one question: a hub makes no more attempts
-_RATE_S: Final = 60
+_RATE_S: Final = 30
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

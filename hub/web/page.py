@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -22,10 +22,12 @@ from starlette.types import ASGIApp
 from hub.errors import LinkError
 from hub.fleet import Standing
 from hub.http_guard import BodyRefused, read_body, without_key
-from hub.web import present
 from hub.web.app import Pages
 from hub.web.asking import Asking, Line, PageQuestion, TooMany
+from hub.web.live import Live
 from hub.web.login import HOLDS_S, Login, TooManyGuesses
+from hub.web.present import Hub as Shown
+from hub.web.present import Present
 from hub.web.stream import Stream, Watching
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -35,7 +37,7 @@ MOST_OTHER_BYTES: Final = 4096
 BODY_S: Final = 10.0
 
 
-class Hub(present.Hub, Protocol):
+class Hub(Shown, Protocol):
     """The hub that is shown, and what it does for its page."""
 
     def drain(self, node: str, *, on: bool) -> None:
@@ -57,6 +59,12 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
 
 
+def live_page(hub: Hub, broker: str, live: Live, tokens: Sequence[str], wall_clock: Callable[[], float]) -> Page:
+    """The page of `hub`, which is at `broker` and is heard by `live`."""
+    stream = Stream(Present(hub, live, wall_clock))
+    return Page(hub, stream, Asking(broker, hub.name, live), Login(tokens), wall_clock)
+
+
 class Page:
     """The page of one hub. `wall_clock` gives seconds since the epoch."""
 
@@ -68,6 +76,8 @@ class Page:
         self._clock = wall_clock
         self._cookie = f"edge-hub-{hub.name}"  # cookies know no ports: two hubs on one host must not share one
         self._files = {path.name: _file(path) for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
+        if login.is_needed:
+            self._files["index.html"] = _with_log_out(self._files["index.html"])
 
     def pages(self) -> Pages:
         """What the application serves of it. Its files say nothing, so anybody may have them."""
@@ -198,9 +208,18 @@ class Page:
 
 
 def _file(path: Path) -> File:
-    content = path.read_bytes()
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    return File(content=content, media_type=TYPES[path.suffix], etag=etag)
+    return _made(path.read_bytes(), TYPES[path.suffix])
+
+
+def _with_log_out(index: File) -> File:
+    """The page of a hub with tokens has a way out."""
+    hidden, shown = b'class="log-out" hidden', b'class="log-out"'
+    assert hidden in index.content
+    return _made(index.content.replace(hidden, shown), index.media_type)
+
+
+def _made(content: bytes, media_type: str) -> File:
+    return File(content=content, media_type=media_type, etag=f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 async def _form(request: Request) -> str:
