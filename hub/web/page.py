@@ -117,10 +117,9 @@ class Page:
             return RedirectResponse("/", 303)
         if request.method != "POST":
             return self._sent(request, "login.html")
-        form = parse_qs(await _form(request), keep_blank_values=True, max_num_fields=8)
         address = request.client.host if request.client is not None else ""
         try:
-            cookie = self._login.cookie(form.get("token", [""])[0].strip(), address, now_s=self._clock())
+            cookie = self._login.cookie(await _token_of(request), address, now_s=self._clock())
         except TooManyGuesses:
             return RedirectResponse("/login#wait", 303)
         if cookie is None:
@@ -222,8 +221,8 @@ def _made(content: bytes, media_type: str) -> File:
     return File(content=content, media_type=media_type, etag=f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
-async def _form(request: Request) -> str:
-    """The body of a form; of one that is too long or too slow nothing."""
+async def _token_of(request: Request) -> str:
+    """The token in the body of a form; of one that is too long, too slow or no form an empty one."""
 
     async def read() -> bytes:
         body = bytearray()
@@ -234,8 +233,9 @@ async def _form(request: Request) -> str:
         return bytes(body)
 
     try:
-        return (await asyncio.wait_for(read(), BODY_S)).decode("utf-8", "replace")
-    except (asyncio.TimeoutError, ClientDisconnect):
+        body = await asyncio.wait_for(read(), BODY_S)
+        return parse_qs(body.decode("utf-8", "replace"), max_num_fields=8).get("token", [""])[0].strip()
+    except (asyncio.TimeoutError, ClientDisconnect, ValueError):
         return ""
 
 
