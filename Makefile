@@ -32,7 +32,7 @@ setup: .venv/.setup
 	  "$(PYTHON) is Python %d.%d, edgefleet needs 3.10 or newer: make PYTHON=/path/to/python3.11" % v[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# the extra tensorrt is empty but on x86-64 Linux, by the markers in pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,tensorrt,agent,hub,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[exporter,tensorrt,agent,hub,postgres,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/oldest-onnxruntime $(OLDEST)
 	@touch $@
 

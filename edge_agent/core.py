@@ -199,6 +199,7 @@ class _Answered:
         self.question = question
         self.answer = answer
         self.number: int | None = None
+        self.done: wire.Done | None = None  # as hubs were told last
         self.size_bytes = len(wire.plain_text(answer).encode())
 
 
@@ -361,12 +362,21 @@ class NodeCore:
             return [PublishReport(pong)]
         if isinstance(control, wire.Kept):
             return []  # the records are the shell's
+        if isinstance(control, wire.Retell):
+            return self._tell_again(control.first, now)
         if isinstance(control, wire.Drain):
             if self.draining == control.on or self.leaving:
                 return []
             self.draining = control.on
             return [PublishState()]
         return self._cancel((control.device, control.id), control.attempt, now)
+
+    def _tell_again(self, first: int, now: float) -> list[Effect]:
+        told = [each.done for each in self._answered.values() if each.done is not None]
+        missed = sorted((done.number or 0, done) for done in told if (done.number or 0) >= first)
+        return [
+            PublishReport(msgspec.structs.replace(done, again=True, backlog=self.backlog(now))) for _, done in missed
+        ]
 
     def _cancel(self, key: Key, attempt: int, now: float) -> list[Effect]:
         queued = self._queue.get(key)
@@ -526,22 +536,23 @@ class NodeCore:
             code = "internal" if outcome == "cancelled" else outcome
             refusal = Refusal(code, message or outcome)  # type: ignore[arg-type]
             return TellOutcome(work.question.id, refusal, cancelled=outcome == "cancelled")
-        return PublishReport(
-            wire.Done(
-                hub=work.hub,
-                device=work.device,
-                id=work.question.id,
-                attempt=work.attempt,
-                bundle=work.bundle,
-                outcome=outcome,  # type: ignore[arg-type]  # one of wire.Code, "answered", "cancelled"
-                message=message,
-                tokens=answered.answer.tokens if answered is not None else wire.Tokens(),
-                timing_ms=answered.answer.timing_ms if answered is not None else wire.Timing(),
-                backlog=self.backlog(now),
-                number=answered.number if answered is not None else None,
-                answer_bytes=answered.size_bytes if answered is not None else 0,
-            )
+        done = wire.Done(
+            hub=work.hub,
+            device=work.device,
+            id=work.question.id,
+            attempt=work.attempt,
+            bundle=work.bundle,
+            outcome=outcome,  # type: ignore[arg-type]  # one of wire.Code, "answered", "cancelled"
+            message=message,
+            tokens=answered.answer.tokens if answered is not None else wire.Tokens(),
+            timing_ms=answered.answer.timing_ms if answered is not None else wire.Timing(),
+            backlog=self.backlog(now),
+            number=answered.number if answered is not None else None,
+            answer_bytes=answered.size_bytes if answered is not None else 0,
         )
+        if answered is not None:
+            answered.done = done
+        return PublishReport(done)
 
     def _left_ms(self, job: _Job, now: float) -> float:
         """A guess for a running question."""

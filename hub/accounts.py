@@ -1,14 +1,16 @@
 """Is every answer of every node accounted for, by a row or at least by a note?
 
-Nodes number their answers, so that a report can say how many rows are missing. What a node answered after its question
-had ended gets a note. What it answered to a hub that is gone gets a row, pieced together from the node's own words.
-Knows nothing of where rows and notes are kept.
+Nodes number their answers. Who has not heard a number asks the node to tell it again, and a report can say what is
+missing all the same. What a node answered after its question had ended gets a note; what it answered to a hub that is
+gone, or was away, gets a row that is pieced together from the node's own words. Knows nothing of where rows are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
+
+import msgspec
 
 from hub import events, wire
 from hub.fleet import Node
@@ -16,16 +18,29 @@ from hub.questions import pieced_together
 from hub.recent import Recent
 
 MOST_NODES: Final = 10_000
+MOST_MISSING: Final = 1024  # of one node; a node remembers no more
+MOST_TIMES: Final = 3  # that one node is asked in a row
+ASK_AGAIN_S: Final = 2.0
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What is known of a node's answers: its epoch, the highest number, and which numbers below it were not heard."""
+
+    epoch: int
+    last: int
+    missing: frozenset[int] = frozenset()
+    asked: int = 0  # times, since the last one that was missing came
+    ask_at_s: float = 0.0
 
 
 class Accounts:
-    """Kept by `hub`."""
+    """Kept by `hub`; `heard` is what its records tell of the time before."""
 
-    def __init__(self, hub: str) -> None:
+    def __init__(self, hub: str, heard: Mapping[str, Heard]) -> None:
         self._hub = hub
-        self._last: Recent[str, tuple[int, int]] = Recent(
-            MOST_NODES
-        )  # of each node: epoch, and the highest number heard
+        self._heard: Recent[str, Heard] = Recent(MOST_NODES)
+        for name, known in heard.items():
+            self._heard.put(name, known)
 
     def done(
         self, node: Node, done: wire.Done, *, ours: bool, known: bool, effects: Sequence[events.Effect]
@@ -36,20 +51,47 @@ class Accounts:
         """
         if done.outcome != "answered" or done.number is None:
             return []
-        epoch, last = self._last.get(node.name) or (node.epoch, 0)
-        self._last.put(node.name, (node.epoch, max(done.number, last if epoch == node.epoch else 0)))
+        before = self._heard.get(node.name)
+        self._heard.put(node.name, _with(before, node.epoch, done.number) if before else Heard(node.epoch, done.number))
         if not ours or any(isinstance(effect, events.StoreRecord) for effect in effects):
             return []
         if known:
             return [events.StoreNote(events.LateAnswer(node=node.name, epoch=node.epoch, number=done.number))]
         return [events.StoreRecord(pieced_together(done, node, self._hub))]
 
-    def ponged(self, node: Node, pong: wire.Pong) -> list[events.Effect]:
-        """A node says which answer was its last: a note where that one was not heard, or where it is heard first."""
+    def ponged(self, node: Node, pong: wire.Pong, now: float) -> list[events.Effect]:
+        """A node says which answer was its last. What was not heard is asked for, and noted."""
         if pong.answers is None:
             return []
-        known = self._last.get(node.name)
-        if known is not None and known[0] == node.epoch and pong.answers <= known[1]:
-            return []
-        self._last.put(node.name, (node.epoch, pong.answers))
-        return [events.StoreNote(events.AnswersTold(node=node.name, epoch=node.epoch, number=pong.answers))]
+        before, effects = self._heard.get(node.name), list[events.Effect]()
+        known = _up_to(before, node.epoch, pong.answers) if before else Heard(node.epoch, pong.answers)
+        if before is None or (known.epoch, known.last) != (before.epoch, before.last):
+            told = events.AnswersTold(node=node.name, epoch=node.epoch, number=pong.answers)
+            effects.append(events.StoreNote(told))
+        if known.missing and known.asked < MOST_TIMES and now >= known.ask_at_s:
+            retell = wire.Retell(hub=self._hub, first=min(known.missing))
+            effects.append(events.PublishControl(node=node.name, control=retell))
+            known = msgspec.structs.replace(known, asked=known.asked + 1, ask_at_s=now + ASK_AGAIN_S)
+        self._heard.put(node.name, known)
+        return effects
+
+
+def _up_to(heard: Heard, epoch: int, last: int) -> Heard:
+    """A node has answered up to `last`; in a new epoch it has begun with 1 again."""
+    if epoch != heard.epoch:
+        heard = Heard(epoch, 0)
+    if last <= heard.last:
+        return heard
+    new = range(max(heard.last + 1, last - MOST_MISSING + 1), last + 1)
+    missing = frozenset(number for number in heard.missing if number > last - MOST_MISSING) | frozenset(new)
+    return Heard(epoch, last, missing, 0, heard.ask_at_s)
+
+
+def _with(heard: Heard, epoch: int, number: int) -> Heard:
+    """This number was heard."""
+    if epoch == heard.epoch and number == heard.last + 1:  # as nearly always
+        return msgspec.structs.replace(heard, last=number)
+    after = _up_to(heard, epoch, number)
+    if number not in after.missing:
+        return after
+    return msgspec.structs.replace(after, missing=after.missing - {number}, asked=0)

@@ -56,13 +56,15 @@ def report(store: str, since: float | None, form: str, slo_ms: float) -> None:
     import msgspec
     from rich.console import Console
 
-    from hub.records import read_rows
+    from hub.report.filter import Filter
     from hub.report.report import build_report, report_table
+    from hub.store.reading import read_history, read_rows
 
     now_s = time.time()
     since_s = None if since is None else now_s - since
     try:
-        rows = read_rows(store, since_s=since_s)
+        history, _ = read_history(store, Filter(since_s=since_s))
+        rows = read_rows(store, history.row.tolist())
     except HubError as error:
         _end(error)
     value = build_report(rows, slo_ms=slo_ms, since_s=since_s, until_s=None if since is None else now_s)
@@ -82,7 +84,7 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     from rich.console import Console
 
     from hub.explain import explain_document, explain_text
-    from hub.records import read_question
+    from hub.store.reading import read_question
 
     try:
         row = read_question(store, question_id)
@@ -106,6 +108,22 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 )
 @click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
 @click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
+@click.option(
+    "--retain-days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Older records leave the store.",
+)
+@click.option(
+    "--retain-rows",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    metavar="N",
+    help="Of more records than this the oldest leave the store.",
+)
 @click.option(
     "--objective",
     type=click.Choice(["question", "fleet"]),
@@ -140,6 +158,8 @@ def serve(
     embedded: str | None,
     name: str,
     store: str | None,
+    retain_days: float,
+    retain_rows: int,
     objective: Literal["question", "fleet"],
     device_rate: Rate | None,
     fair_shares: bool,
@@ -151,6 +171,7 @@ def serve(
     from hub.http_server import Address, read_keys
     from hub.serve import Listening
     from hub.serve import serve as run
+    from hub.store.retention import Retention
     from hub.wire import is_name
 
     if (broker is None) == (embedded is None):
@@ -169,6 +190,7 @@ def serve(
             broker=broker or "",
             embedded=embedded,
             store=store,
+            retention=Retention(days=retain_days, rows=retain_rows),
             objective=objective,
             device_rate=device_rate,
             fair_shares=fair_shares,

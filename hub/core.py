@@ -30,10 +30,10 @@ What is not a valid message is counted and dropped; nothing else changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hub import events, wire
-from hub.accounts import Accounts
+from hub.accounts import Accounts, Heard
 from hub.asks import RESEND_AFTER_S, Asks
 from hub.chooser import Chooser
 from hub.errors import WireError
@@ -62,6 +62,7 @@ class Core:
 
     `draw` gives a number from 0 to 1 by chance, for which few questions go to a node to learn of it.
     `device_rate` bounds what each device may ask, `fair_shares` what it may have in flight when the hub is crowded.
+    `heard` is what the records of the time before tell of each node's answers.
     Without `minds_deadlines` a question goes where `rank` says, to one node, however late: to compare rankings.
     """
 
@@ -78,6 +79,7 @@ class Core:
         fair_shares: bool = False,
         hedge_share: float = HEDGE_SHARE,
         minds_deadlines: bool = True,
+        heard: Mapping[str, Heard] | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
     ) -> None:
         self.hub = hub
@@ -94,7 +96,7 @@ class Core:
         self._placing = Placing(self._ledger, chooser, hedge_share)
         self._sharing = Sharing(self._ledger, self._placing, self._peers)
         self._asks = Asks(self._ledger, self._placing, self._sharing, self._peers, new_id)
-        self._accounts = Accounts(hub)
+        self._accounts = Accounts(hub, heard or {})
         self._outcomes = Outcomes(self._ledger, self._placing, self._lessons, self._peers, self._accounts)
         self._own_kept: Recent[tuple[str, str, str], bool] = Recent(limits.ended)
 
@@ -174,7 +176,7 @@ class Core:
             for key in news.missing:
                 self._resend_missing(key, name, now)
             if (node := self.fleet.get(name)) is not None:
-                self._ledger.outbox.out += self._accounts.ponged(node, report)
+                self._ledger.outbox.out += self._accounts.ponged(node, report, now)
             if news.usable:
                 self._placing.rally(now)
             if self._peers.ping_answered(report.hub, now):
@@ -184,7 +186,9 @@ class Core:
             if report.hub == self.hub:
                 self._keep(name, report)
             return
-        if self._watch.told_by_done(name, report, now):
+        if report.again and not self._ledger.is_in_flight(report):
+            self._outcomes.told_again(name, report)
+        elif self._watch.told_by_done(name, report, now):
             self._outcomes.done_somewhere(name, report, now)
 
     def _keep(self, name: str, own: wire.OwnRecords) -> None:

@@ -57,6 +57,10 @@ class Ledger:
         self.adrift: dict[Key, None] = {}  # in order of their coming adrift
         self.ended: Recent[Key, Ended] = Recent(limits.ended)
 
+    def is_in_flight(self, done: wire.Done) -> bool:
+        """Whether this may be the end of a question."""
+        return (done.device, done.id) in self.in_flight
+
     def has_room(self, size_bytes: int) -> bool:
         """Whether one more question of this size may be in flight."""
         used, most = self.room.shares.size_bytes, self.limits

@@ -38,6 +38,14 @@ class Outcomes:
         self._become(name, done, now)
         out += self._accounts.done(self._ledger.node(name), done, ours=ours, known=known, effects=out[before:])
 
+    def told_again(self, name: str, done: wire.Done) -> None:
+        """A node's answer that this hub has missed, or had before it was started anew; it teaches nothing."""
+        node = self._ledger.fleet.get(name)
+        if node is not None:
+            ours = done.hub == self._ledger.hub or not self._peers.is_there(done.hub)
+            known = (done.device, done.id) in self._ledger.ended
+            self._ledger.outbox.out += self._accounts.done(node, done, ours=ours, known=known, effects=())
+
     def _become(self, name: str, done: wire.Done, now: float) -> None:
         other = self._peers.done(name, done, now)
         key = (done.device, done.id)

@@ -16,9 +16,11 @@ from hub.broker import EmbeddedBroker, parse_listen
 from hub.errors import ListenError
 from hub.http_server import Address, HttpServer, refuse_open
 from hub.objective import Objective
-from hub.records import Records
 from hub.service import HubService
 from hub.shares import Rate
+from hub.store.numbers import heard_before
+from hub.store.records import Records
+from hub.store.retention import Retention
 from hub.web.live import Live
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def serve(
     broker: str,
     embedded: str | None,
     store: str | None,
+    retention: Retention,
     objective: Objective,
     device_rate: Rate | None = None,
     fair_shares: bool = False,
@@ -60,9 +63,10 @@ def serve(
     with contextlib.ExitStack() as stack:
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
-        records = None
+        records, heard = None, None
         if store is not None:
-            records = Records(store)
+            records = Records(store, name, retention)
+            heard = heard_before(store)
             stack.callback(records.close)
         service = HubService(
             broker,
@@ -72,6 +76,7 @@ def serve(
             device_rate=device_rate,
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
+            heard=heard,
             listeners=[] if metrics is None else [metrics, live],
         )
         stop_on_signals(service.stop)

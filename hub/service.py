@@ -15,10 +15,11 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from hub import events, wire
+from hub.accounts import Heard
 from hub.broker_url import BrokerUrl
 from hub.core import Core
 from hub.decision import Decision
@@ -64,7 +65,9 @@ class Listener(Protocol):
 
 
 class HubService:
-    """A hub named `name` on one broker. `records` may be None: then nothing is kept. `listeners` hear what happens.
+    """A hub named `name` on one broker. `records` may be None: then nothing is kept.
+
+    `listeners` hear what happens; `heard` is what the records of the time before tell of the nodes' answers.
 
     `alone` is for a broker that ends with this hub: it takes all asks, with a subscription that is not shared, and
     other hubs refuse to run beside it. rumqttd 0.20 needs that: it panics where the last member of a share leaves
@@ -82,6 +85,7 @@ class HubService:
         fair_shares: bool = False,
         alone: bool = False,
         listeners: Sequence[Listener] = (),
+        heard: Mapping[str, Heard] | None = None,
     ) -> None:
         url = BrokerUrl.parse(broker)
         self._url = url
@@ -96,6 +100,7 @@ class HubService:
             draw=random.random,
             device_rate=device_rate,
             fair_shares=fair_shares,
+            heard=heard,
         )
         self._stopping = False
         self._logged_counters: dict[str, int] = {}

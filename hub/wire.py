@@ -366,7 +366,8 @@ class Pong(Message, frozen=True, tag_field="type", tag="pong"):
 class Done(Message, frozen=True, tag_field="type", tag="done"):
     """A node's end of one piece of work; `outcome` is `answered`, `cancelled` or a failure code.
 
-    `number` counts the node's answers to hubs from 1 in each epoch, so that who keeps records can tell what is missing.
+    `number` counts the node's answers to hubs from 1 in each epoch, so that who keeps records can tell what is missing;
+    `again` says that this was told before.
     """
 
     hub: str
@@ -380,6 +381,7 @@ class Done(Message, frozen=True, tag_field="type", tag="done"):
     timing_ms: Timing = Timing()
     backlog: Backlog = Backlog()
     number: Count | None = None
+    again: bool = False
     answer_bytes: Count = 0
 
 
@@ -467,7 +469,14 @@ class Kept(Message, frozen=True, tag_field="type", tag="kept"):
     seq: Count
 
 
-Control = Ping | Cancel | Drain | Kept
+class Retell(Message, frozen=True, tag_field="type", tag="retell"):
+    """A hub has not heard all answers of this epoch: tell Done again for those from number `first` on."""
+
+    hub: Name
+    first: Count
+
+
+Control = Ping | Cancel | Drain | Kept | Retell
 
 
 class Offer(Message, frozen=True):

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hub.broker import EmbeddedBroker
+from tests import postgresql
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as edge-export does, before anything loads PyTorch
 
@@ -89,6 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(EXPORTER if of_exporter else FLEET))
         if item.get_closest_marker("broker") and not shutil.which("mosquitto", path=_path_with_sbin()):
             item.add_marker(pytest.mark.skip(reason="Mosquitto is not installed (apt-get install mosquitto)"))
+        if item.get_closest_marker("postgresql") and not postgresql.is_installed():
+            item.add_marker(pytest.mark.skip(reason="PostgreSQL is not installed (apt-get install postgresql)"))
         if item.get_closest_marker("model") and not GGUF.exists():
             item.add_marker(pytest.mark.skip(reason=f"{GGUF.name} is not in models/ (make models)"))
         if item.get_closest_marker("gpu") and not shutil.which("nvidia-smi"):
@@ -181,6 +184,25 @@ class Mosquitto:
             return True
         assert self._process is None or self._process.poll() is None, "mosquitto ended at once"
         return False
+
+
+@pytest.fixture(scope="session")
+def _postgresql(free_port: Callable[[], int]) -> Iterator[postgresql.PostgreSQL]:
+    server = postgresql.PostgreSQL(free_port())
+    server.start()
+    yield server
+    if server.is_up():
+        server.stop()
+    server.remove()
+
+
+@pytest.fixture(name="postgresql")
+def _empty_postgresql(_postgresql: postgresql.PostgreSQL) -> postgresql.PostgreSQL:
+    """A PostgreSQL whose database is empty; a test that stops it starts it again."""
+    if not _postgresql.is_up():
+        _postgresql.start()
+    _postgresql.empty()
+    return _postgresql
 
 
 @pytest.fixture

@@ -186,6 +186,12 @@ def test_answers_to_hubs_are_numbered() -> None:
     assert isinstance(pong, core.PublishReport)
     assert isinstance(pong.report, wire.Pong)
     assert pong.report.answers == 4
+    again = agent.handle(core.ControlReceived(wire.Retell(hub="h", first=3), 1.0), 1.0)
+    told = [effect.report for effect in again if isinstance(effect, core.PublishReport)]
+    assert [(each.id, each.number, each.again) for each in told if isinstance(each, wire.Done)] == [
+        ("4", 3, True),
+        ("5", 4, True),
+    ]
 
 
 def test_same_id_of_another_device_is_another_question() -> None:

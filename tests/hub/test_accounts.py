@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hub import events, wire
+from hub.accounts import MOST_MISSING, Heard
 from tests.hub.core_driver import BUNDLE, TIMING, Driver, records, two_nodes
 
 
@@ -80,6 +81,68 @@ def test_a_node_says_how_far_it_has_counted() -> None:
     assert notes(hub.pong("a", answers=8)) == [told(8)]
     hub.state("a", epoch=2)
     assert notes(hub.pong("a", answers=0)) == [told(0, epoch=2)]
+
+
+def retold(effects: list[events.Effect]) -> list[tuple[str, int]]:
+    """Which nodes are asked to tell their answers again, from which number on."""
+    controls = [(effect.node, effect.control) for effect in effects if isinstance(effect, events.PublishControl)]
+    return [(node, control.first) for node, control in controls if isinstance(control, wire.Retell)]
+
+
+def test_what_was_not_heard_is_asked_for() -> None:
+    """From the first number that is missing; three times at most, and again when more is missing."""
+    hub = Driver()
+    hub.node("a")
+    hub.pong("a", answers=5)
+    hub.done("a", number=6)
+    hub.done("a", number=9)
+    asked = []
+    for _ in range(5):
+        asked += retold(hub.pong("a", answers=9))
+        asked += retold(hub.pong("a", answers=9))  # at once
+        hub.wait(2.0)
+    assert asked == [("a", 7)] * 3
+    hub.done("a", number=8)
+    assert retold(hub.pong("a", answers=10)) == [("a", 7)]
+    for number in (7, 10):
+        hub.done("a", number=number)
+    assert retold(hub.pong("a", answers=10)) == []
+
+
+def test_what_is_told_again_has_its_row_and_teaches_nothing() -> None:
+    """It may have been long ago: neither the fleet's lengths nor the node's costs are learned from it."""
+    hub = Driver(heard={"a": Heard(epoch=1, last=4, missing=frozenset({3}))})
+    hub.node("a")
+    assert retold(hub.pong("a", answers=4)) == [("a", 3)]
+    before = hub.core.fleet.get("a")
+    (record,) = records(hub.done("a", number=3, again=True))
+    assert (record.node_number, record.partial) == (3, True)
+    assert hub.core.fleet.get("a") == before
+    assert retold(hub.pong("a", answers=4)) == []
+
+
+def test_what_ends_a_question_is_no_repeat() -> None:
+    """Where the question is in flight here, its answer was missed: it ends now, whole."""
+    hub = Driver()
+    hub.node("a")
+    hub.ask(id="q")
+    (record,) = records(hub.done("a", number=1, again=True))
+    assert (record.node_number, record.partial) == (1, False)
+    assert notes(hub.done("a", number=1, again=True)) == [late(1)]
+
+
+def test_a_new_life_begins_with_one() -> None:
+    """Of a node that is known, all answers of its new life should have been heard."""
+    hub = Driver(heard={"a": Heard(epoch=1, last=400)})
+    hub.state("a", epoch=2)
+    assert retold(hub.pong("a", answers=2)) == [("a", 1)]
+
+
+def test_a_node_that_counts_far_is_asked_for_what_it_may_remember() -> None:
+    """What a hub keeps of it is bounded."""
+    hub = Driver(heard={"a": Heard(epoch=1, last=1)})
+    hub.node("a")
+    assert retold(hub.pong("a", answers=10**6)) == [("a", 10**6 - MOST_MISSING + 1)]
 
 
 def test_another_hubs_pongs_count_as_well() -> None:

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from hub.cli import main
 from hub.decision import Decision, Terms
-from hub.records import Records
 from hub.shares import Rate
+from hub.store.records import Records
 from tests.hub.rows import record
 
 TERMS = Terms(
@@ -32,7 +32,7 @@ DECISION = Decision(device="kitchen", id="1", attempt=1, chosen=TERMS, candidate
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     path = str(tmp_path / "fleet.sqlite")
-    records = Records(path)
+    records = Records(path, "hub")
     records.store(record(id="1", decisions=(DECISION,)), time.time() - 7200)
     records.store(record(id="2", total_ms=50.0, decisions=(DECISION,)), time.time())
     records.close()
@@ -60,7 +60,7 @@ def test_report_as_table(store: str) -> None:
 
 def test_empty_window(store: str) -> None:
     """A window without questions is no error, and says so."""
-    records = Records(store)
+    records = Records(store, "hub")
     records.close()
     done = run("report", "--store", store, "--since", "0s")
     assert done.exit_code == 0

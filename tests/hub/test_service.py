@@ -57,6 +57,10 @@ class Kept:
 
     def __init__(self) -> None:
         self.records: list[events.Record] = []
+        self.notes: list[events.Note] = []
+
+    def note(self, note: events.Note, wall_time_s: float) -> None:
+        self.notes.append(note)
 
     def store(self, record: events.Record, wall_time_s: float) -> None:
         self.records.append(record)

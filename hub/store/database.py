@@ -1,0 +1,93 @@
+"""Where is the record store, and how does one connect to it? URLs, SQLite's settings, errors in one line.
+
+Knows nothing of tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from hub.errors import StoreError
+
+_BUSY_S: Final = 5
+_CONNECT_S: Final = 5
+
+
+def store_url(store: str) -> sa.URL:
+    """The SQLAlchemy URL of what `--store` says: a URL as it is, a plain path as SQLite.
+
+    `postgresql://` means the driver that the extra `postgres` installs.
+
+    >>> store_url("fleet.db"), store_url("/var/lib/fleet.db"), store_url("postgresql://h/d")
+    (sqlite:///fleet.db, sqlite:////var/lib/fleet.db, postgresql+psycopg://h/d)
+    """
+    if "://" not in store:
+        return sa.URL.create("sqlite", database=store)
+    url = sa.make_url(store)
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
+class Database:
+    """A store that can be connected to; `shown` is its URL without the password."""
+
+    def __init__(self, store: str, *, writing: bool) -> None:
+        """Nothing is connected yet. Raises StoreError where `store` is none."""
+        try:
+            url = store_url(store)
+            options = {"timeout": _BUSY_S} if url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_S}
+            self.engine = sa.create_engine(url, connect_args=options)
+        except (sa.exc.ArgumentError, ImportError, ValueError) as error:
+            shown = store.split("@")[-1]
+            raise StoreError(f"--store {shown!r} is no store: {first_line(error)}{_how_to_mend(error)}") from None
+        self.shown = self.engine.url.render_as_string(hide_password=True)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _tune_sqlite if writing else _only_read_sqlite)
+
+    def check_is_there(self) -> None:
+        """Raise StoreError for an SQLite file that does not exist: reading must not create it."""
+        path = self.engine.url.database if self.is_sqlite else None
+        if path and path != ":memory:" and not Path(path).is_file():
+            raise StoreError(f"there is no record store at {path}: give --store what `edge-hub serve` was given")
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, in the database's words."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _how_to_mend(error: Exception) -> str:
+    return ": install edgefleet[postgres]" if isinstance(error, ImportError) and "psycopg" in str(error) else ""
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    """Readers never block the writer (WAL), and a commit does not wait for the platter."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        _switch_to_wal(cursor)
+        cursor.execute("PRAGMA synchronous=NORMAL")
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """It needs the whole file for a moment, and SQLite does not wait for others who open it: so it is tried again."""
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(_BUSY_S / 100)
+
+
+def _only_read_sqlite(connection: Any, _: Any) -> None:
+    """Whoever reads changes nothing, least of all a file that is no store of ours."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("PRAGMA query_only=ON")

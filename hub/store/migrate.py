@@ -1,0 +1,99 @@
+"""Which version has a record store, and how does an older one become today's? By alembic, in `migrations`.
+
+An older store is brought up to date by whoever writes into it, all of it in one transaction; a newer one is refused,
+so that nobody writes into what he does not know. Stores of before alembic say their version in a table of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from hub.errors import StoreError
+from hub.store.database import Database, first_line
+
+log = logging.getLogger(__name__)
+
+VERSION_TABLE: Final = "edgefleet_revision"
+_EARLY_TABLE: Final = "edgefleet_schema"
+_LOCK: Final = 0x65646765  # "edge": the number by which hubs wait for each other in PostgreSQL
+
+
+def bring_up_to_date(database: Database) -> None:
+    """Create the tables where there are none, change those of an older version. Raises StoreError."""
+    try:
+        with database.engine.connect() as connection:
+            if _revision(connection) == _head():
+                return  # what every start but the first one finds
+        with database.engine.begin() as connection:
+            _wait_for_others(connection)
+            _upgrade(connection, database.shown)
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(f"cannot open the record store {database.shown}: {first_line(error)}") from None
+
+
+def is_up_to_date(connection: sa.Connection, shown: str) -> bool:
+    """Whether the store is of today's version. Raises StoreError where it is none, or of an unknown version."""
+    tables = sa.inspect(connection)
+    if not (tables.has_table(VERSION_TABLE) or tables.has_table(_EARLY_TABLE)):
+        raise StoreError(f"{shown} holds no records of edgefleet: give --store what `edge-hub serve` was given")
+    revision = _revision(connection) or _early_revision(connection)
+    _check_known(revision, shown)
+    return revision == _head()
+
+
+def _upgrade(connection: sa.Connection, shown: str) -> None:
+    config, before = _config(), _revision(connection)
+    config.attributes["connection"] = connection
+    if before is None and sa.inspect(connection).has_table(_EARLY_TABLE):
+        before = _early_revision(connection)
+        _check_known(before, shown)
+        command.stamp(config, before)
+    _check_known(before, shown)
+    if before not in (None, _head()):
+        log.info("record store %s: bringing it from version %s to %s", shown, before, _head())
+    command.upgrade(config, "head")
+
+
+def _check_known(revision: str | None, shown: str) -> None:
+    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    if revision is not None and revision not in known:
+        raise StoreError(
+            f"the record store {shown} has version {revision}, this edgefleet knows {_head()}: "
+            "use the version of edgefleet that wrote it, or another --store"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "hub.store:migrations")
+    return config
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def _early_revision(connection: sa.Connection) -> str:
+    version = connection.execute(sa.select(sa.column("version")).select_from(sa.table(_EARLY_TABLE))).scalar()
+    return f"{version:04}" if isinstance(version, int) else str(version)
+
+
+def _wait_for_others(connection: sa.Connection) -> None:
+    """Hubs that share a store may start together: one creates the tables, the others wait and find them."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

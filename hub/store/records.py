@@ -1,0 +1,177 @@
+"""Writes the records of ended questions, and what is known beside them, without ever holding up who routes.
+
+`Records.store` puts a record into a bounded queue and returns at once; a thread of its own writes batches. A database
+that is full or away is tried again while the queue has room; what does not fit is counted as lost, and the count is
+written with the next batch that can be.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from hub import events
+from hub.store.batch import Dated, Loss, write
+from hub.store.database import Database, first_line
+from hub.store.migrate import bring_up_to_date
+from hub.store.retention import Retention, sweep
+
+log = logging.getLogger(__name__)
+
+_BATCH_ROWS: Final = 500
+_QUEUE_ROWS: Final = 20_000
+_HEARD_AFTER_S: Final = 1.0  # what an asker tells is written later: its row may come through another hub
+_TRY_AGAIN_S: Final = 0.5
+_CLOSE_S: Final = 3.0  # for a database that is away when the hub ends
+_SWEEP_EVERY_S: Final = 30.0
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """How many records were written and lost so far, and how many wait."""
+
+    written: int
+    lost: int
+    waiting: int
+
+
+class Records:
+    """The writer of one hub. Records are kept in the order of `store`; those that are not are counted."""
+
+    def __init__(self, store: str, hub: str, retention: Retention = Retention()) -> None:  # noqa: B008 (frozen)
+        """Open or create the store, or bring an older one up to date. Raises StoreError."""
+        self._database = Database(store, writing=True)
+        self._hub = hub
+        self._retention = retention
+        self._lock = threading.Lock()  # around the counts
+        self._written = self._lost = 0
+        self._untold = 0  # of the lost, those that the store does not know of
+        self._why = ""
+        self._queue: queue.Queue[Dated] = queue.Queue(_QUEUE_ROWS)
+        self._heard: collections.deque[tuple[float, Dated]] = collections.deque()
+        self._sweep_at = 0.0
+        self._closing = threading.Event()
+        self._close_by = math.inf
+        try:
+            bring_up_to_date(self._database)
+        except BaseException:
+            self._database.engine.dispose()
+            raise
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+        self._thread.start()
+
+    def kept(self) -> Kept:
+        """The counts, from any thread."""
+        with self._lock:
+            return Kept(self._written, self._lost, self._queue.qsize())
+
+    def store(self, record: events.Record, wall_time_s: float) -> None:
+        """Keep one record; never waits."""
+        self._put((record, wall_time_s))
+
+    def note(self, note: events.Note, wall_time_s: float) -> None:
+        """Keep what is known beside the records, where there is room for it; never waits."""
+        self._put((note, wall_time_s))
+
+    def close(self) -> None:
+        """Write what is queued, then end. A database that is away is waited for, but only for a few seconds."""
+        self._close_by = time.monotonic() + _CLOSE_S
+        self._closing.set()
+        self._thread.join()
+        self._database.engine.dispose()
+
+    def _put(self, each: Dated) -> None:
+        try:
+            self._queue.put_nowait(each)
+        except queue.Full:
+            self._lose([each], "the queue of records is full")
+
+    # --- in the thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        for batch in self._batches():
+            if batch:
+                self._write_in_time(batch)
+            if time.monotonic() >= self._sweep_at:
+                self._sweep()
+
+    def _batches(self) -> Iterator[list[Dated]]:
+        """What has come while the batch before was written, until `close`; now and then an empty one."""
+        while not (self._closing.is_set() and self._queue.empty() and not self._heard):
+            batch: list[Dated] = []
+            try:
+                batch.append(self._queue.get(timeout=0.0 if self._closing.is_set() else 0.1))
+                while len(batch) < _BATCH_ROWS:
+                    batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                pass
+            yield self._heard_in_time(batch)
+
+    def _heard_in_time(self, batch: list[Dated]) -> list[Dated]:
+        """The batch, with what askers told some time ago instead of what they tell now."""
+        now = time.monotonic()
+        self._heard.extend((now, each) for each in batch if isinstance(each[0], events.AskerHeard))
+        batch = [each for each in batch if not isinstance(each[0], events.AskerHeard)]
+        until = math.inf if self._closing.is_set() and self._queue.empty() else now - _HEARD_AFTER_S
+        while self._heard and self._heard[0][0] <= until:
+            batch.append(self._heard.popleft()[1])
+        return batch
+
+    def _write_in_time(self, batch: list[Dated]) -> None:
+        """Write until the database takes it, or until there is neither room nor time for more."""
+        waits = False
+        while True:
+            try:
+                self._commit(batch)
+                return
+            except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError) as error:
+                if len(batch) == 1:  # the database cannot hold it, ever
+                    self._lose(batch, first_line(error))
+                for each in batch if len(batch) > 1 else ():
+                    self._write_in_time([each])
+                return
+            except sa.exc.SQLAlchemyError as error:
+                if self._queue.full() or time.monotonic() > self._close_by:
+                    self._lose(batch, first_line(error))
+                    return
+                if not waits:
+                    log.warning("the record store takes nothing, records wait: %s", first_line(error))
+                waits = True
+                time.sleep(_TRY_AGAIN_S)
+
+    def _commit(self, batch: list[Dated]) -> None:
+        with self._lock:
+            untold, why = self._untold, self._why
+        loss = Loss(self._hub, untold, why, batch[-1][1]) if untold else None
+        with self._database.engine.begin() as connection:
+            write(connection, batch, loss)
+        with self._lock:
+            self._untold -= untold
+            self._written += sum(isinstance(each, events.Record) for each, _ in batch)
+
+    def _sweep(self) -> None:
+        try:
+            with self._database.engine.begin() as connection:
+                more = sweep(connection, self._retention, time.time())
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("old records stay for now: %s", first_line(error))
+            more = False
+        self._sweep_at = time.monotonic() + (0.0 if more else _SWEEP_EVERY_S)
+
+    def _lose(self, batch: list[Dated], why: str) -> None:
+        records = sum(isinstance(each, events.Record) for each, _ in batch)
+        with self._lock:
+            self._lost += records
+            self._untold += records
+            self._why = why
+            lost = self._lost
+        if records:
+            log.warning("%d records lost so far: %s", lost, why)

@@ -1,0 +1,83 @@
+"""Columns by Arrow and row by row are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hub.report.filter import Filter
+from hub.report.history import History, Names
+from hub.store.reading import read_history
+from tests.hub.rows import history as history_of
+from tests.hub.rows import record
+from tests.hub.store.kept import keep, rows_of
+
+RECORDS = [
+    record(id="1", total_ms=1.0, prompt_tokens=2**40),
+    record(id="2", node=None, model=None, bundle=None, predicted_ms=None, outcome="no_node"),
+    record(id="3", attempts=0, second="silence", second_won=True, partial=True, predicted_queue_ms=0.1),
+]
+
+
+def plain(history: History) -> dict[str, Any]:
+    columns = {name: getattr(history, name) for name in history.__struct_fields__}
+    return {
+        name: [each.names[code] for code in each.codes] if isinstance(each, Names) else each
+        for name, each in columns.items()
+    }
+
+
+def same(one: History, other: History) -> None:
+    for name, column in plain(one).items():
+        np.testing.assert_array_equal(column, plain(other)[name], err_msg=name)
+
+
+@pytest.fixture(params=["by Arrow", "row by row"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "row by row":
+        monkeypatch.setattr("hub.store.columns._by_arrow", lambda *_: None)
+    return str(request.param)
+
+
+def test_columns_are_the_rows(store: str, way: str) -> None:
+    """Every column has the meaning and the type that it has in a row."""
+    keep(store, *RECORDS)
+    history, _ = read_history(store, Filter())
+    same(history, history_of(rows_of(store)))
+    for name, column in plain(history_of(rows_of(store))).items():
+        if not isinstance(column, list):
+            assert plain(history)[name].dtype == column.dtype, name
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Filter(since_s=1001.0),
+        Filter(until_s=1001.5, nodes=("a", "")),
+        Filter(nodes=("",)),
+        Filter(devices=("kitchen", "o'hara %s %% ? $1 \\"), outcomes=("answered",)),
+        Filter(models=("large",)),
+    ],
+    ids=str,
+)
+def test_the_database_chooses_as_the_filter_does(store: str, way: str, chosen: Filter) -> None:
+    """Names are values, whatever is in them."""
+    keep(store, *RECORDS)
+    whole, _ = read_history(store, Filter())
+    same(read_history(store, chosen)[0], whole.where(chosen.mask(whole)))
+
+
+def test_an_empty_store(store: str, way: str) -> None:
+    """All columns are there, and empty."""
+    keep(store)
+    history, missing = read_history(store, Filter())
+    assert (len(history), missing.answers) == (0, 0)
+    assert {len(column) for column in plain(history).values()} == {0}
+
+
+def test_order_is_that_of_the_ends(store: str, way: str) -> None:
+    """What a node did on its own is told later than it was."""
+    keep(store, *(record(id=name) for name in "cba"), every_s=-1.0)
+    assert [row.id for row in rows_of(store)] == list("abc")
