@@ -12,7 +12,7 @@ from hub import wire
 from hub.core import Core
 from hub.delay import Cost
 from hub.failing import rate_at
-from hub.fleet import Node, wait_ms, waiting
+from hub.fleet import Node, Waiting, waits_ms
 
 MOST_BUNDLES: Final = 8  # of a node; how many more there are is said
 _MEBIBYTE: Final = 1024 * 1024
@@ -22,8 +22,11 @@ Look = tuple[list[tuple[Node, float]], int, float]  # nodes with their waits, qu
 
 def look(core: Core, now: float) -> Look:
     """The fleet as it is: for `HubService.call`, so it takes no more than the frozen values and their waits."""
-    fleet = core.fleet
-    nodes = [(node, wait_ms(waiting(node), now, fleet.tail)) for node in fleet.values()]
+    fleet, table = core.fleet, core.fleet.table
+    of_rows = (table[name] for name in Waiting.__struct_fields__)
+    waits: list[float] = waits_ms(*of_rows, now=now, tail=fleet.tail).tolist()
+    rows = [fleet.rows(name)[:1] for name, _ in fleet.items()]  # a node's rows all have its queue
+    nodes = [(node, waits[row[0]] if row else 0.0) for node, row in zip(fleet.values(), rows, strict=True)]
     return nodes, core.in_flight, now
 
 

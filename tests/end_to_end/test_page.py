@@ -29,6 +29,7 @@ DESK: ViewportSize = {"width": 1440, "height": 1000}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 LIMIT_MS = 20_000
 MANY = 500
+# Markup, a text that turns around what follows it, and a character that ends a string in C.
 HOSTILE = "<img src=x onerror='window.struck=1'><script>window.struck=2</script>\"'&${7*7}\u202e\u0000"
 
 
@@ -245,7 +246,6 @@ def test_foreign_text_stays_text(seen: Seen, hub: Any, mosquitto: Any, processes
     machine = wire.Machine(power_w=1.0, power_mode=HOSTILE)
     state = wire.NodeState(epoch=1, status="ready", bundles=(bundle,), machine=machine)
     publish(mosquitto, wire.Topic("node_state", "hostile"), wire.encode(state))
-    publish(mosquitto, wire.Topic("node_state", "__proto__x"), wire.encode(state))
     start_node(processes, mosquitto.url, "constructor", 30)
     page = seen.open(hub())
     page.on("dialog", lambda dialog: seen.errors.append(dialog.message))
@@ -254,7 +254,7 @@ def test_foreign_text_stays_text(seen: Seen, hub: Any, mosquitto: Any, processes
     row(page, "hostile").get_by_role("button", name="hostile", exact=True).click()
     expect(page.locator("tr.detail")).to_contain_text("<script>window.struck=2</script>")
     page.locator("#model").select_option(label="noop (text-generation)")
-    page.get_by_label("Question", exact=True).fill(HOSTILE.replace("\0", ""))
+    page.get_by_label("Question", exact=True).fill(HOSTILE[:-2])
     page.get_by_role("button", name="Ask").click()
     expect(page.locator("#answer")).to_contain_text("<img src=x onerror='window.struck=1'>")
     ask = {"id": HOSTILE, "question": HOSTILE, "model": HOSTILE, "deadline_ms": 1000}

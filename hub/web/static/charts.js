@@ -54,7 +54,7 @@ export class Charts {
     const p95 = rows.map((row) => row?.[P95] ?? null);
     const sums = []; // of this stage and those before it
     for (const [stage, values] of means.entries()) {
-      sums.push(values.map((value, place) => (value === null ? null : value + (stage ? sums[stage - 1][place] : 0))));
+      sums.push(values.map((value, place) => (value ?? 0) + (stage ? sums[stage - 1][place] : 0)));
     }
     this.#delay.show([this.#times, ...sums.reverse(), p95], [...means].reverse().concat([p95]), weighted(rows));
     const said = this.#stages.map((name, stage) => `${name} ${ms(weighted(rows)(means[stage]))} ms`).join(", ");
@@ -64,10 +64,10 @@ export class Charts {
   #drawFlow(last) {
     // The slot that is not over yet would look like a fall.
     const rows = this.#times.map((start) => (start === last ? undefined : this.#slots.get(start)));
-    const failed = rows.map((row) => (row === undefined ? null : row[FAILED] / SLOT_S));
-    const answered = rows.map((row) => (row === undefined ? null : row[ANSWERED] / SLOT_S));
-    const both = rows.map((row) => (row === undefined ? null : (row[ANSWERED] + row[FAILED]) / SLOT_S));
-    const mean = (values) => values.reduce((sum, value) => sum + (value ?? 0), 0) / values.length;
+    const failed = rows.map((row) => (row === undefined ? 0 : row[FAILED] / SLOT_S));
+    const answered = rows.map((row) => (row === undefined ? 0 : row[ANSWERED] / SLOT_S));
+    const both = rows.map((_, place) => answered[place] + failed[place]);
+    const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
     this.#flow.show([this.#times, both, answered], [failed, answered], mean);
     this.#flow.describe(`Questions a second in the last hour: ${ms(mean(answered))} answered, ${ms(mean(failed))} failed`);
   }
@@ -119,10 +119,13 @@ function chart(id, legendId, series) {
     {
       width: place.clientWidth,
       height: place.clientHeight,
-      padding: [8, 6, 0, 0],
+      padding: [8, 18, 0, 0],
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },
-      scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(high ?? 0, 0.01) * 1.08] } },
+      scales: {
+        x: { time: true, range: (_, first, last) => [first, last + SLOT_S] }, // a bar stands right of its time
+        y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
+      },
       axes: [
         axis({ size: 26, gap: 4, space: 70, values: (_, splits) => splits.map(minuteOf) }),
         axis({ size: 48, gap: 6, space: 34, values: (_, splits) => splits.map(tick) }),

@@ -44,7 +44,7 @@ export class Nodes {
 
   /** All nodes, whatever was there before. */
   replace(nodes) {
-    this.change(nodes, [...this.#rows.keys()].filter((name) => !(name in nodes)));
+    this.change(nodes, [...this.#rows.keys()].filter((name) => !Object.hasOwn(nodes, name)));
   }
 
   /** Changed fields of nodes by name, and the names of those that are gone. */
@@ -95,7 +95,7 @@ export class Nodes {
     cell("serves", "serves");
     cell("network", "number", "distance");
     cell("wait", "number", "wait");
-    cell("has", "number", "has");
+    cell("has", "number", "load");
     cell("prefill", "number", "prefill");
     cell("decode", "number", "decode");
     cell("hot", "number", "°C");

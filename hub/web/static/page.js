@@ -4,7 +4,7 @@ import { Ask } from "./ask.js";
 import { Charts } from "./charts.js";
 import { Nodes } from "./nodes.js";
 import { Questions } from "./questions.js";
-import { count, ms, percent, say } from "./text.js";
+import { count, ms, parsed, percent, say } from "./text.js";
 
 const SILENT_MS = 6000; // the hub speaks once a second
 const AGAIN_MS = 2000;
@@ -22,8 +22,8 @@ function connect() {
   source?.close();
   heardAt = performance.now();
   source = new EventSource("events");
-  source.addEventListener("whole", (event) => take(JSON.parse(event.data), true));
-  source.addEventListener("change", (event) => take(JSON.parse(event.data), false));
+  source.addEventListener("whole", (event) => take(parsed(event.data), true));
+  source.addEventListener("change", (event) => take(parsed(event.data), false));
   source.addEventListener("error", () => {
     lost();
     if (source.readyState === EventSource.CLOSED) again(); // refused: a browser does not try again by itself
@@ -71,7 +71,7 @@ function figures(told) {
   say(part("answered"), count(hour.answered));
   say(part("failed"), count(hour.failed));
   part("failed").classList.toggle("bad", hour.failed > 0);
-  say(part("failed-share"), ended ? percent(hour.failed / ended) : "");
+  say(part("failed-share"), hour.failed ? percent(hour.failed / ended) : "");
   say(part("p50"), ms(hour.p50_ms));
   say(part("p95"), ms(hour.p95_ms));
   const title = `${told.hub}: ${part("ready").textContent} nodes, ${part("rate").textContent}/s`;

@@ -25,7 +25,14 @@ export function ms(value) {
 
 /** A figure at an axis. */
 export function tick(value) {
-  return value >= 1000 ? count(value) : String(Number(value.toFixed(2)));
+  return value >= 1000 ? count(value) : String(Number(value.toPrecision(3)));
+}
+
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** What the hub tells, but for characters that would turn around or hide the text beside them. */
+export function parsed(json) {
+  return JSON.parse(json, (_, value) => (typeof value === "string" ? value.replace(UNSEEN, "\ufffd") : value));
 }
 
 const grouped = new Intl.NumberFormat("en");

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from hub import wire
+from hub.fleet import wait_ms, waiting
 from hub.web.node_view import MOST_BUNDLES, look, node_view
 from tests.hub.core_driver import BUNDLE, Driver, bundle
 
@@ -25,6 +27,11 @@ def test_a_busy_node() -> None:
     view = shown(driver, "a")
     assert (view["standing"], view["network_ms"], view["in_flight"], view["parallel"]) == ("ready", 20.0, 3, 1)
     assert float(str(view["wait_ms"])) > 100
+    fleet = driver.core.fleet
+    waits = {node.name: wait for node, wait in look(driver.core, driver.now)[0]}
+    node = fleet.get("a")
+    assert node is not None
+    assert waits["a"] == pytest.approx(wait_ms(waiting(node), driver.now, fleet.tail))
     (served,) = view["bundles"]  # type: ignore[misc]
     assert (served["model"], served["runtime"], served["decode_ms_per_token"]) == ("smol", "cpu", 5.0)
     assert look(driver.core, driver.now)[1] == 3
