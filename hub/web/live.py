@@ -79,7 +79,12 @@ class Live:
             tell(decision)
 
     def ended(self, record: Record, wall_time_s: float) -> None:
-        """A question has its outcome. One that a node answered alone counts, but is no question of this hub's."""
+        """A question has its outcome. One that a node answered alone counts, but is no question of this hub's.
+
+        Of one that was pieced together from a node's report nobody knows how long it took: it is left out.
+        """
+        if record.partial:
+            return
         with self._lock:
             self._number += 1
             self._hour.add(record, wall_time_s, now_s=self._clock(), number=self._number)

@@ -72,6 +72,13 @@ def test_what_a_node_did_alone_counts_but_is_no_question_of_this_hub() -> None:
     assert (news.hour.answered, news.slots[0].start_s) == (1, 999_000)
 
 
+def test_what_was_pieced_together_is_left_out() -> None:
+    """Its delay is a lower bound, which would make the hour look quick."""
+    kept = live()
+    kept.ended(record(partial=True), 1_000_000.0)
+    assert (kept.since(0).questions, kept.since(0).hour.answered) == ((), 0)
+
+
 def test_who_follows_a_question_hears_its_choices() -> None:
     """And no others', and none after that."""
     kept, heard = live(), list[Decision]()
