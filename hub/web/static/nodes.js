@@ -5,6 +5,7 @@ import { count, element, ms, NOTHING, percent, say } from "./text.js";
 const STANDINGS = ["ready", "suspect", "draining", "lost", "gone"];
 const HOT_C = 85;
 const OBEYS_WITHIN_MS = 10_000;
+const FEW = 10; // leave room for the questions beneath them
 
 const names = new Intl.Collator("en", { numeric: true });
 const first = (view) => view.bundles[0];
@@ -29,6 +30,7 @@ export class Nodes {
   #sort = { key: "name", down: false };
   #confirm;
   #trouble;
+  #late = false; // rows stand wrong, since the focus was on one of them
 
   /** `confirm(heading, text, yes)` promises whether it is to be done; `trouble(text)` tells what went wrong. */
   constructor(table, filter, { confirm, trouble }) {
@@ -37,6 +39,7 @@ export class Nodes {
     this.#confirm = confirm;
     this.#trouble = trouble;
     filter.addEventListener("input", () => this.#show());
+    this.#body.addEventListener("focusout", () => setTimeout(() => this.#late && this.#order()));
     for (const head of table.tHead.querySelectorAll("[data-sort]")) {
       head.querySelector("button").addEventListener("click", () => this.#sortBy(head));
     }
@@ -219,8 +222,8 @@ export class Nodes {
       if (right === undefined || right === null) return -1;
       return turn * (left < right ? -1 : 1);
     };
-    const focused = document.activeElement;
-    if (this.#body.contains(focused)) {
+    this.#late = this.#body.contains(document.activeElement);
+    if (this.#late) {
       for (const row of this.#rows.values()) if (!row.tr.isConnected) this.#body.append(row.tr);
       return;
     }
@@ -245,6 +248,7 @@ export class Nodes {
       if (row.detail !== null) row.detail.parentElement.hidden = !matches;
     }
     const total = this.#rows.size;
+    this.#body.closest(".columns").classList.toggle("few", total < FEW);
     say(document.getElementById("nodes-count"), words.length ? `${count(shown)} of ${count(total)}` : count(total));
     const none = document.getElementById("no-nodes");
     none.hidden = shown > 0;
