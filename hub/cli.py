@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import click
 
 from hub.errors import HubError, StoreError
+from hub.report_cli import report
 from hub.shares import Rate
 from hub.simulate_cli import simulate
-
-_DURATION_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 store_option = click.option(
     "--store", required=True, metavar="URL", help="Where the records are: a file, or an SQLAlchemy URL."
 )
-
-
-def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """The seconds of `90s`, `15m`, `1h`, `7d`; a usage error for anything else."""
-    if text is None:
-        return None
-    number, unit = text[:-1], text[-1:]
-    if unit not in _DURATION_UNITS_S or not number.isdecimal():
-        raise click.BadParameter(f"{text!r} is no duration: write a number and one of s, m, h, d, such as 90s or 1h")
-    return float(number) * _DURATION_UNITS_S[unit]
 
 
 def _rate(_: click.Context, __: click.Parameter, text: str | None) -> Rate | None:
@@ -44,34 +32,7 @@ def main() -> None:
 
 
 main.add_command(simulate)
-
-
-@main.command(epilog="Example: edge-hub report --store fleet.sqlite --since 1h")
-@store_option
-@click.option("--since", callback=_seconds, metavar="DURATION", help="Only what ended in the last 90s, 15m, 1h, 7d ...")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("--slo-ms", type=click.FloatRange(min=0, min_open=True), default=1000.0, show_default=True)
-def report(store: str, since: float | None, form: str, slo_ms: float) -> None:
-    """Tell how long the fleet's answers took, and where the time went."""
-    import msgspec
-    from rich.console import Console
-
-    from hub.report.filter import Filter
-    from hub.report.report import build_report, report_table
-    from hub.store.reading import read_history, read_rows
-
-    now_s = time.time()
-    since_s = None if since is None else now_s - since
-    try:
-        history, _ = read_history(store, Filter(since_s=since_s))
-        rows = read_rows(store, history.row.tolist())
-    except HubError as error:
-        _end(error)
-    value = build_report(rows, slo_ms=slo_ms, since_s=since_s, until_s=None if since is None else now_s)
-    if form == "json":
-        click.echo(msgspec.json.encode(value))
-    else:
-        Console(width=None if sys.stdout.isatty() else 140, markup=False).print(report_table(value))
+main.add_command(report)
 
 
 @main.command(epilog="Example: edge-hub explain --store fleet.sqlite")

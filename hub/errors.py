@@ -7,6 +7,7 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── ListenError           an address to listen on, or the keys that it needs, cannot be used
 ├── NodeError             a node is not there, or does not do what it was told
 ├── StoreError            the records cannot be opened or read
+├── ReportError           a report cannot be made or written as it was asked for
 └── SimulationError       a trace, a fleet file or a matrix of round trips cannot be used
 """
 
@@ -43,6 +44,10 @@ class NodeError(HubError):
 
 class StoreError(HubError):
     """The record store cannot be opened, written or read."""
+
+
+class ReportError(HubError):
+    """A report cannot be made or written as it was asked for."""
 
 
 class SimulationError(HubError):

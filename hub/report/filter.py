@@ -35,3 +35,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
                 names = getattr(history, column)
                 chosen &= np.any([names.are(name) for name in wanted], axis=0)
         return chosen
+
+    def earlier(self, by_s: float) -> Filter:
+        """The same questions in a window that began and ended `by_s` before this one.
+
+        >>> Filter(since_s=100.0, until_s=160.0, nodes=("a",)).earlier(60.0)
+        Filter(since_s=40.0, until_s=100.0, nodes=('a',), devices=(), models=(), outcomes=())
+        """
+        moved = {
+            name: None if moment_s is None else moment_s - by_s
+            for name, moment_s in (("since_s", self.since_s), ("until_s", self.until_s))
+        }
+        return msgspec.structs.replace(self, **moved)

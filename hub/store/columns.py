@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.errors import StoreError
 from hub.report.history import COUNTS, FLAGS, NAMES, History, Names
@@ -120,11 +119,13 @@ def _driver(database: Database) -> tuple[Any, sa.Dialect]:
     url = database.engine.url
     if database.is_sqlite and url.database and url.database != ":memory:":
         import adbc_driver_sqlite.dbapi as sqlite_driver
+        from sqlalchemy.dialects import sqlite
 
         uri = f"file:{urllib.parse.quote(url.database)}?mode=ro"
         return lambda: sqlite_driver.connect(uri), sqlite.dialect(paramstyle="qmark")
     if url.get_backend_name() == "postgresql":
         import adbc_driver_postgresql.dbapi as postgresql_driver
+        from sqlalchemy.dialects import postgresql
 
         uri = url.set(drivername="postgresql").render_as_string(hide_password=False)
         dialect = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]

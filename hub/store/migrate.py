@@ -10,16 +10,13 @@ import logging
 from typing import Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from hub.errors import StoreError
 from hub.store.database import Database, first_line
 
 log = logging.getLogger(__name__)
 
+VERSIONS: Final = ("0001", "0002", "0003")  # of `migrations`; alembic itself is loaded only where there is work for it
 VERSION_TABLE: Final = "edgefleet_revision"
 _EARLY_TABLE: Final = "edgefleet_schema"
 _LOCK: Final = 0x65646765  # "edge": the number by which hubs wait for each other in PostgreSQL
@@ -29,7 +26,7 @@ def bring_up_to_date(database: Database) -> None:
     """Create the tables where there are none, change those of an older version. Raises StoreError."""
     try:
         with database.engine.connect() as connection:
-            if _revision(connection) == _head():
+            if _revision(connection) == VERSIONS[-1]:
                 return  # what every start but the first one finds
         with database.engine.begin() as connection:
             _wait_for_others(connection)
@@ -40,53 +37,49 @@ def bring_up_to_date(database: Database) -> None:
 
 def is_up_to_date(connection: sa.Connection, shown: str) -> bool:
     """Whether the store is of today's version. Raises StoreError where it is none, or of an unknown version."""
-    tables = sa.inspect(connection)
-    if not (tables.has_table(VERSION_TABLE) or tables.has_table(_EARLY_TABLE)):
-        raise StoreError(f"{shown} holds no records of edgefleet: give --store what `edge-hub serve` was given")
     revision = _revision(connection) or _early_revision(connection)
+    if revision is None:
+        raise StoreError(f"{shown} holds no records of edgefleet: give --store what `edge-hub serve` was given")
     _check_known(revision, shown)
-    return revision == _head()
+    return revision == VERSIONS[-1]
 
 
 def _upgrade(connection: sa.Connection, shown: str) -> None:
-    config, before = _config(), _revision(connection)
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "hub.store:migrations")
     config.attributes["connection"] = connection
-    if before is None and sa.inspect(connection).has_table(_EARLY_TABLE):
-        before = _early_revision(connection)
+    before, early = _revision(connection), _early_revision(connection)
+    if before is None and early is not None:
+        _check_known(early, shown)
+        command.stamp(config, early)
+        before = early
+    if before is not None:
         _check_known(before, shown)
-        command.stamp(config, before)
-    _check_known(before, shown)
-    if before not in (None, _head()):
-        log.info("record store %s: bringing it from version %s to %s", shown, before, _head())
+        log.info("record store %s: bringing it from version %s to %s", shown, before, VERSIONS[-1])
     command.upgrade(config, "head")
 
 
-def _check_known(revision: str | None, shown: str) -> None:
-    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
-    if revision is not None and revision not in known:
+def _check_known(revision: str, shown: str) -> None:
+    if revision not in VERSIONS:
         raise StoreError(
-            f"the record store {shown} has version {revision}, this edgefleet knows {_head()}: "
+            f"the record store {shown} has version {revision}, this edgefleet knows {VERSIONS[-1]}: "
             "use the version of edgefleet that wrote it, or another --store"
         )
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "hub.store:migrations")
-    return config
-
-
-def _head() -> str:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
 def _revision(connection: sa.Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    query: sa.Select[tuple[str]] = sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
+    return str(connection.execute(query).scalar())
 
 
-def _early_revision(connection: sa.Connection) -> str:
+def _early_revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(_EARLY_TABLE):
+        return None
     version = connection.execute(sa.select(sa.column("version")).select_from(sa.table(_EARLY_TABLE))).scalar()
     return f"{version:04}" if isinstance(version, int) else str(version)
 

@@ -43,38 +43,6 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
-def test_report_as_json(store: str) -> None:
-    """One JSON document on stdout; `--since` limits it, `--slo-ms` is its objective."""
-    whole = json.loads(run("report", "--store", store, "--format", "json", "--slo-ms", "60").stdout)
-    assert (whole["fleet"]["questions"], whole["fleet"]["slo_ms"], whole["fleet"]["slo_attainment"]) == (2, 60.0, 0.5)
-    recent = json.loads(run("report", "--store", store, "--since", "1h", "--format", "json").stdout)
-    assert (recent["fleet"]["questions"], recent["window"]["seconds"]) == (1, 3600.0)
-
-
-def test_report_as_table(store: str) -> None:
-    """By default a table for people."""
-    done = run("report", "--store", store)
-    assert done.exit_code == 0
-    assert "2 questions" in done.stdout
-
-
-def test_empty_window(store: str) -> None:
-    """A window without questions is no error, and says so."""
-    records = Records(store, "hub")
-    records.close()
-    done = run("report", "--store", store, "--since", "0s")
-    assert done.exit_code == 0
-    assert "nothing to report" in done.stdout
-
-
-@pytest.mark.parametrize("duration", ["1", "h", "1w", "-1h", "1.5h", "NaNs", ""])
-def test_no_duration(store: str, duration: str) -> None:
-    """What is no duration is a usage error."""
-    done = run("report", "--store", store, "--since", duration)
-    assert done.exit_code == 2
-    assert "is no duration" in done.stderr
-
-
 @pytest.mark.parametrize("command", ["report", "explain"])
 def test_missing_store(tmp_path: Path, command: str) -> None:
     """A store that is not there: one line on stderr, exit code 1, nothing on stdout."""

@@ -1,35 +1,47 @@
-"""Choosing questions by time and name."""
+"""Which questions a report is about."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
 from hub.report.filter import Filter
-from tests.hub.rows import history, row
+from tests.hub.report.many import many
+from tests.hub.rows import history
 
-ROWS = history(
-    [
-        row(1000.0, node="a", device="kitchen", model="smol"),
-        row(1001.0, node="b", device="hall", model="smol", outcome="deadline"),
-        row(1002.0, node=None, device="hall", model=None, outcome="no_node"),
-    ]
-)
+ROWS = many(300)
+MIDDLE_S = ROWS[100].wall_time_s
 
 
 @pytest.mark.parametrize(
-    ("fields", "chosen"),
+    "where",
     [
-        ({}, [1, 2, 3]),
-        ({"since_s": 1001.0}, [2, 3]),
-        ({"until_s": 1001.0}, [1]),
-        ({"since_s": 1000.5, "until_s": 1001.5}, [2]),
-        ({"nodes": ("a", "b")}, [1, 2]),
-        ({"devices": ("hall",), "outcomes": ("no_node", "internal")}, [3]),
-        ({"models": ("large",)}, []),
+        Filter(),
+        Filter(since_s=MIDDLE_S),
+        Filter(until_s=MIDDLE_S),
+        Filter(nodes=("a", "c")),
+        Filter(nodes=("",)),
+        Filter(models=("qwen",), devices=("kitchen", "nobody"), outcomes=("answered",)),
+        Filter(outcomes=("nothing of the kind",)),
+        Filter(since_s=MIDDLE_S, until_s=MIDDLE_S),
     ],
 )
-def test_what_is_chosen(fields: dict[str, Any], chosen: list[int]) -> None:
-    """All that was said must hold; of several names of one kind, any."""
-    assert ROWS.row[Filter(**fields).mask(ROWS)].tolist() == chosen
+def test_mask_is_what_it_says(where: Filter) -> None:
+    """Every limit holds at once; the window begins with its first moment and ends before its last."""
+    wanted = [
+        (where.since_s is None or row.wall_time_s >= where.since_s)
+        and (where.until_s is None or row.wall_time_s < where.until_s)
+        and (not where.nodes or (row.node or "") in where.nodes)
+        and (not where.devices or row.device in where.devices)
+        and (not where.models or (row.model or "") in where.models)
+        and (not where.outcomes or row.outcome in where.outcomes)
+        for row in ROWS
+    ]
+    assert where.mask(history(ROWS)).tolist() == wanted
+
+
+def test_earlier_windows_do_not_overlap() -> None:
+    """A window, moved by its own length, ends where it began: no question is in both. An open end stays open."""
+    where = Filter(since_s=MIDDLE_S, until_s=MIDDLE_S + 500.0)
+    both = where.mask(history(ROWS)) & where.earlier(500.0).mask(history(ROWS))
+    assert not both.any()
+    assert Filter(nodes=("a",)).earlier(60.0) == Filter(nodes=("a",))

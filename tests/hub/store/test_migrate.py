@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from hub.errors import StoreError
 from hub.report.filter import Filter
 from hub.store.database import Database
-from hub.store.migrate import VERSION_TABLE
+from hub.store.migrate import VERSION_TABLE, VERSIONS
 from hub.store.reading import read_history, read_question
 from hub.store.records import Records
 from tests.hub.rows import record
@@ -82,7 +84,7 @@ def test_a_migration_is_all_or_nothing(store: str, monkeypatch: pytest.MonkeyPat
     """What fails in the middle leaves the store as it was, and it can be tried again."""
     make_old(store, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("hub.store.migrate.command.upgrade", _fail_halfway)
+        patch.setattr("alembic.command.upgrade", _fail_halfway)
         with pytest.raises(StoreError, match="cannot open the record store"):
             Records(store, "hub")
     keep(store, record(id="new"), at=2000.0)
@@ -93,6 +95,14 @@ def _fail_halfway(config: object, _: str) -> None:
     connection = config.attributes["connection"]  # type: ignore[attr-defined]
     connection.exec_driver_sql("ALTER TABLE questions ADD COLUMN hedged BOOLEAN")
     connection.exec_driver_sql("SELECT * FROM nowhere")
+
+
+def test_every_version_is_named() -> None:
+    """In order, up to today's."""
+    config = Config()
+    config.set_main_option("script_location", "hub.store:migrations")
+    steps = ScriptDirectory.from_config(config).walk_revisions()
+    assert tuple(reversed([step.revision for step in steps])) == VERSIONS
 
 
 def test_newer_versions_are_refused(store: str) -> None:

@@ -1,0 +1,134 @@
+"""The report over a million questions that are in memory: how long each part of it takes.
+
+    python benchmarks/bench_report.py [--questions 1000000] [--devices 500] [--rounds 5]
+
+Forty nodes, three models, `--devices` devices, a day; delays are log-normal and slower in the evening, one in a
+hundred fails, one in fifty has a second attempt. Warms up once, takes medians. Prints a table, then one line of JSON.
+Reading the record store is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from hub.report.distribution import histogram
+from hub.report.filter import Filter
+from hub.report.groups import Counted, Objective
+from hub.report.history import History, Missing, Names
+from hub.report.report import build_report, compare_with
+from hub.report.timeline import heat_map, timeline
+from hub.report.timing import timing_of
+
+START_S: Final = 1_764_000_000.0
+DAY_S: Final = 86400.0
+OBJECTIVE: Final = Objective(1000.0, 0.99)
+
+
+def drawn(questions: int, devices: int, *, seed: int, slower: float = 1.0) -> History:
+    """A day of questions to forty nodes."""
+    draw = np.random.default_rng(seed)
+    ends_s = np.sort(START_S + draw.random(questions) * DAY_S)
+    evening = 1.0 + 0.5 * (np.sin((ends_s - START_S) / DAY_S * 2 * np.pi) > 0.5)
+    stages = {
+        "network_ms": draw.lognormal(2.3, 0.6, questions),
+        "queue_ms": draw.lognormal(2.0, 1.2, questions) * evening,
+        "prefill_ms": draw.lognormal(3.4, 0.4, questions),
+        "decode_ms": draw.lognormal(4.4, 0.7, questions) * slower,
+        "overhead_ms": draw.lognormal(0.5, 0.3, questions),
+    }
+    total_ms = np.sum(list(stages.values()), axis=0)
+    outcome = np.where(draw.random(questions) < 0.01, draw.integers(1, 3, questions), 0)
+    second = np.where(draw.random(questions) < 0.02, draw.integers(1, 3, questions), 0)
+    told = draw.random(questions) < 0.5
+    nothing = np.zeros(questions, np.int64)
+    promises = {f"predicted_{name}": column * draw.lognormal(0.0, 0.2, questions) for name, column in stages.items()}
+    promises.pop("predicted_overhead_ms")
+    return History(
+        row=np.arange(questions),
+        wall_time_s=ends_s,
+        device=_names("device", draw.integers(0, devices, questions), devices),
+        hub=_names("hub", nothing, 1),
+        node=_names("node", np.minimum(draw.geometric(0.08, questions), 40) - 1, 40),
+        bundle=_names("bundle", nothing, 1),
+        model=_names("model", draw.integers(0, 3, questions), 3),
+        task=_names("task", nothing, 1),
+        outcome=Names(outcome.astype(np.int32), ("answered", "deadline", "overloaded")),
+        second=Names(second.astype(np.int32), ("", "hedge", "silence")),
+        second_won=(second > 0) & (draw.random(questions) < 0.3),
+        local=nothing > 0,
+        partial=nothing > 0,
+        attempts=1 + (second > 0),
+        duplicates=nothing,
+        question_bytes=nothing + 200,
+        answer_bytes=nothing + 300,
+        prompt_tokens=nothing + 40,
+        cached_tokens=nothing,
+        completion_tokens=draw.integers(1, 60, questions),
+        predicted_ms=np.sum(list(promises.values()), axis=0),
+        **promises,
+        **stages,
+        total_ms=total_ms,
+        asker_ms=np.where(told, total_ms + draw.lognormal(1.0, 0.5, questions), np.nan),
+        asker_first_ms=np.where(told, total_ms * 0.4, np.nan),
+    )
+
+
+def _names(kind: str, codes: np.ndarray, count: int) -> Names:
+    return Names(codes.astype(np.int32), tuple(f"{kind}-{number}" for number in range(count)))
+
+
+def took_ms(run: Callable[[], object], rounds: int) -> float:
+    """The median of some runs, after one that does not count."""
+    run()
+    taken = []
+    for _ in range(rounds):
+        start_s = time.perf_counter()
+        run()
+        taken.append((time.perf_counter() - start_s) * 1000)
+    return median(taken)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--questions", type=int, default=1_000_000)
+    parser.add_argument("--devices", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    where = Filter()
+    history = drawn(options.questions, options.devices, seed=1)
+    earlier = drawn(options.questions, options.devices, seed=2, slower=0.9)
+    timing = timing_of(history, OBJECTIVE.slo_ms)
+    counted = Counted(timing)
+    report = build_report(timing, where, OBJECTIVE, missing=Missing())
+    parts: dict[str, Callable[[], object]] = {
+        "delays": lambda: timing_of(history, OBJECTIVE.slo_ms),
+        "columns, buckets": lambda: Counted(timing),
+        "by node": lambda: counted.tally(history.node),
+        "by model": lambda: counted.tally(history.model),
+        "by device": lambda: counted.tally(history.device),
+        "histogram": lambda: histogram(timing.delay_ms),
+        "time line": lambda: timeline(timing),
+        "heat map": lambda: heat_map(timing),
+        "whole report": lambda: build_report(timing_of(history, OBJECTIVE.slo_ms), where, OBJECTIVE, missing=Missing()),
+        "as JSON": lambda: msgspec.json.encode(report),
+        "comparison": lambda: compare_with(timing, earlier, where, OBJECTIVE, np.random.default_rng(0)),
+    }
+    figures = {name: took_ms(run, options.rounds) for name, run in parts.items()}
+    print(f"{options.questions:,} questions of {options.devices:,} devices\n")
+    print("\n".join(f"{name:20}{taken_ms:10.1f} ms" for name, taken_ms in figures.items()))
+    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    print(json.dumps({"machine": machine, "questions": options.questions, "ms": figures}))
+
+
+if __name__ == "__main__":
+    main()
