@@ -77,6 +77,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     bundles: tuple[wire.ServedBundle, ...] = ()
     costs: tuple[Cost, ...] = ()
     parallel: int = 1
+    machine: wire.Machine | None = None  # as it was at its last state
     network_ms: float | None = None
     network_at_s: float = NEVER
     upload: Upload = Upload()
@@ -210,6 +211,7 @@ def announced(before: Node | None, name: str, state: wire.NodeState, now: float,
         costs=tuple(_cost(known.get(bundle.bundle), bundle) for bundle in state.bundles),
         parallel=state.parallel,
         missed=False,
+        machine=state.machine,
     )
     return told(after, state.backlog, now) if live else after
 

@@ -47,6 +47,10 @@ class Recent(Generic[K, V]):
         """Forget one entry and return it."""
         return self._entries.pop(key, None)
 
+    def newest_first(self) -> Iterator[V]:
+        """Every entry, the one touched last first."""
+        return reversed(self._entries.values())
+
     def __contains__(self, key: K) -> bool:
         return key in self._entries
 

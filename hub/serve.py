@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from hub.shares import Rate
 from hub.store.numbers import heard_before
 from hub.store.records import Records
 from hub.store.retention import Retention
+from hub.web.live import Live
 
 if TYPE_CHECKING:
     from hub.metrics import Metrics
@@ -62,6 +64,7 @@ def serve(
     if listening is not None:
         refuse_open(listening.address, listening.tokens, "--token-file")
     metrics = None if listening is None else _metrics()
+    live = Live(time.time)
     with contextlib.ExitStack() as stack:
         stack.enter_context(tracing.exporting("edge-hub", name))
         if embedded is not None:
@@ -79,13 +82,13 @@ def serve(
             device_rate=device_rate,
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
-            listeners=[] if metrics is None else [metrics],
+            listeners=[] if metrics is None else [metrics, live],
             heard=heard,
         )
         stop_on_signals(service.stop)
         if listening is not None and metrics is not None:
             _tell_of_now(metrics, service, records)
-            stack.enter_context(_http(service, metrics, listening))
+            stack.enter_context(_http(service, broker, metrics, live, listening))
         service.run()
 
 
@@ -104,13 +107,21 @@ def _tell_of_now(metrics: Metrics, service: HubService, records: Records | None)
 
 
 @contextlib.contextmanager
-def _http(service: HubService, metrics: Metrics, listening: Listening) -> Iterator[None]:
+def _http(service: HubService, broker: str, metrics: Metrics, live: Live, listening: Listening) -> Iterator[None]:
     """The HTTP server, in a thread of its own, for as long as the hub runs."""
     try:
         from hub.web.app import application
+        from hub.web.page import live_page
     except ImportError as error:
         raise ListenError(f"starlette cannot be imported ({error}): install edgefleet[hub]") from None
-    app = application(service, metrics.exposition, keys=listening.tokens, on_loopback=listening.address.on_loopback)
+    page = live_page(service, broker, live, listening.tokens, time.time)
+    app = application(
+        service,
+        metrics.exposition,
+        keys=listening.tokens,
+        on_loopback=listening.address.on_loopback,
+        pages=page.pages(),
+    )
     server = HttpServer(app, listening.address)
     sys.setswitchinterval(_SWITCH_S)
     server.start()
@@ -118,6 +129,7 @@ def _http(service: HubService, metrics: Metrics, listening: Listening) -> Iterat
     try:
         yield
     finally:
+        page.close()  # first: who watches would hold up the server's end
         server.stop()
 
 

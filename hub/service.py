@@ -198,6 +198,13 @@ class HubService:
         self._loop.call_soon(run)
         return future
 
+    def drain(self, node: str, *, on: bool) -> None:
+        """Tell `node` to take nothing new, or to take questions again; from any thread.
+
+        Its state shows when it does.
+        """
+        self._loop.call_soon(lambda: self._do(events.PublishControl(node=node, control=wire.Drain(on=on))))
+
     def _turn(self, until: float) -> None:
         """Let the loop do what there is to do, once, and the core what is due."""
         wake_at = min(self._core.next_wake(time.monotonic()) or math.inf, until)

@@ -230,3 +230,12 @@ def test_served_models_are_cut() -> None:
     many = [announced(None, f"n{i}", ready(bundles=(bundle(model=f"m{i}"),)), 0.0, live=False) for i in range(20)]
     assert served_models(many).endswith("and 12 more")
     assert served_models([]) == "nothing"
+
+
+def test_machine_is_as_it_was_told_last() -> None:
+    """Also of a node that is gone meanwhile: its last temperature may say why."""
+    hot, cool = wire.Machine(temperature_c=95.0), wire.Machine(temperature_c=40.0)
+    fresh = announced(None, "n", ready(machine=cool), 0.0, live=False)
+    later = announced(fresh, "n", ready(machine=hot), 1.0, live=True)
+    assert (fresh.machine, later.machine) == (cool, hot)
+    assert announced(later, "n", OFFLINE, 2.0, live=True).machine == hot

@@ -19,6 +19,16 @@ def test_forgets_what_was_not_touched_for_longest() -> None:
     assert (seen.get("c"), seen.pop("b"), seen.pop("b"), len(seen)) == (None, 5, None, 2)
 
 
+def test_newest_first() -> None:
+    """From the one that was put or got last."""
+    seen = Recent[str, int](2)
+    for number, name in enumerate("abc"):
+        seen.put(name, number + 1)
+    assert list(seen.newest_first()) == [3, 2]
+    seen.get("b")
+    assert list(seen.newest_first()) == [2, 3]
+
+
 def test_needs_room_for_one() -> None:
     """A memory without room is a mistake."""
     with pytest.raises(ValueError, match="at least 1"):

@@ -17,6 +17,7 @@ from hub import events, wire
 from hub.ask import Asker
 from hub.broker_url import BrokerUrl
 from hub.errors import LinkError
+from hub.fleet import Standing
 from hub.handlers import Handlers
 from hub.heritage import SESSION_S, session_of
 from hub.loop import Loop
@@ -160,6 +161,22 @@ def test_node_that_hangs(broker_url: str, running: Callable[[object], Any], even
     assert (reply.node, reply.attempt) == ("n2", 2)
     eventually(lambda: len(kept.records) == 11)
     assert [decision.cause for decision in kept.records[-1].decisions] == ["", "silence"]
+
+
+def test_a_node_is_drained_and_taken_back_from_any_thread(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """Told without waiting; the fleet shows when it obeys, and then nothing new goes there."""
+    hub, _, _ = start_fleet(broker_url, running, eventually)
+
+    def standing() -> object:
+        return hub.service.call(lambda core, now: getattr(core.fleet.get("n1"), "standing", None)).result(10)
+
+    eventually(lambda: standing() == Standing.READY)
+    hub.service.drain("n1", on=True)
+    eventually(lambda: standing() == Standing.DRAINING)
+    hub.service.drain("n1", on=False)
+    eventually(lambda: standing() == Standing.READY)
 
 
 @pytest.mark.broker

@@ -1,0 +1,114 @@
+"""What there is to be seen: the fleet of a core, and what has happened, once each."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hub import events
+from hub.web import present
+from hub.web.live import Live
+from hub.web.present import Present
+from tests.hub.core_driver import Driver, proven
+
+NOW_S = 1_000_000.0
+
+
+class Watched:
+    """A hub around a driven core; what it decides is heard, as the service lets it be heard."""
+
+    name = "hub-1"
+    ready = True
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.live = Live(lambda: NOW_S)
+        self.turns = True
+
+    def call(self, function: Callable[[Any, float], Any]) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        if self.turns:
+            future.set_result(function(self.driver.core, self.driver.now))
+        return future
+
+    def hear(self, effects: list[events.Effect]) -> None:
+        """What the service would have told its listeners."""
+        for decision in self.driver.decisions:
+            self.live.decided(decision)
+        self.driver.decisions.clear()
+        for effect in effects:
+            if isinstance(effect, events.StoreRecord):
+                self.live.ended(effect.record, NOW_S)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    driver = proven("a", "b")
+    driver.decisions.clear()
+    return Watched(driver)
+
+
+def test_what_happens_is_told_once(watched: Watched) -> None:
+    """A question when it is routed, and when it has ended; a node when it has changed, and only in what has."""
+    shown = Present(watched, watched.live, lambda: NOW_S)
+
+    async def scene() -> None:
+        first = await shown.advance()
+        assert (sorted(first["nodes"]), first["hub"], first["in_flight"]) == (["a", "b"], "hub-1", 0)
+        watched.hear(watched.driver.ask(id="q"))
+        asked = await shown.advance()
+        (question,) = asked["questions"]
+        (changed,) = asked["nodes"]
+        assert question["decisions"][0]["chosen"] == changed
+        assert asked["nodes"][changed]["in_flight"] == 1
+        assert asked["in_flight"] == 1
+        watched.hear(watched.driver.done(changed))
+        ended = await shown.advance()
+        assert ended["questions"][0]["outcome"]["outcome"] == "answered"
+        assert ended["slots"][0][1] == 1
+        assert (await shown.advance())["questions"] == []
+        watched.driver.state("b", status="offline", epoch=9)
+        assert list((await shown.advance())["nodes"]) == ["b"]
+
+    asyncio.run(scene())
+
+
+def test_the_whole_is_what_the_changes_add_up_to(watched: Watched) -> None:
+    """For one who comes late."""
+    shown = Present(watched, watched.live, lambda: NOW_S)
+
+    async def scene() -> None:
+        await shown.advance()
+        watched.hear(watched.driver.ask(id="q"))
+        await shown.advance()
+        told = shown.whole()
+        assert sorted(told["nodes"]) == ["a", "b"]
+        assert [question["id"] for question in told["questions"]] == ["q"]
+        other = Present(watched, watched.live, lambda: NOW_S)
+        await other.advance()
+        assert other.whole() == told
+
+    asyncio.run(scene())
+
+
+def test_a_hub_that_does_not_answer_is_an_error_and_changes_nothing(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the next second tells what this one did not."""
+    monkeypatch.setattr(present, "LOOKS_WITHIN_S", 0.01)
+    shown = Present(watched, watched.live, lambda: NOW_S)
+
+    async def scene() -> None:
+        await shown.advance()
+        watched.hear(watched.driver.ask(id="q"))
+        watched.turns = False
+        with pytest.raises(asyncio.TimeoutError):
+            await shown.advance()
+        watched.turns = True
+        assert [question["id"] for question in (await shown.advance())["questions"]] == ["q"]
+
+    asyncio.run(scene())
