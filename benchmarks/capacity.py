@@ -12,6 +12,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,13 +91,24 @@ def amid_states(nodes: int, per_minute: float, rate: float, seconds: float) -> S
         return step(fleet, rate, seconds, seed=1)
 
 
+def with_records(rate: float, seconds: float, rounds: int) -> tuple[list[Step], list[Step]]:
+    """Steps at one rate through a hub that keeps nothing and one that keeps records on disk, in turns."""
+    with tempfile.TemporaryDirectory() as folder, bare_fleet() as plain:
+        with bare_fleet(store=f"{folder}/records.sqlite") as keeping:
+            for fleet in (plain, keeping):
+                step(fleet, rate, WARM_UP_S, seed=0)
+            taken = [[step(fleet, rate, seconds, seed=seed + 1) for fleet in (plain, keeping)] for seed in range(rounds)]
+    return [pair[0] for pair in taken], [pair[1] for pair in taken]
+
+
 @contextlib.contextmanager
-def bare_fleet(nodes: int = NODES, *options: str) -> Iterator[Running]:
+def bare_fleet(nodes: int = NODES, *options: str, store: str | None = None) -> Iterator[Running]:
     """Mosquitto, a hub and the nodes."""
     served = ["--nodes", str(nodes), *options]
+    kept = ["--store", store] if store is not None else []
     with (
         mosquitto() as broker,
-        running(str(BIN / "edge-hub"), "serve", "--broker", broker, "--name", "bench") as hub_pid,
+        running(str(BIN / "edge-hub"), "serve", "--broker", broker, "--name", "bench", *kept) as hub_pid,
         running(sys.executable, str(HERE / "bare_nodes.py"), "--broker", broker, *served) as nodes_pid,
     ):
         wait_for_state(broker, wire.Topic("hub_state", "bench"))

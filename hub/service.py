@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 COUNTERS_EVERY_S: Final = 10.0
 OFFERS_EVERY_S: Final = 1.0
+LINGER_S: Final = 1.0  # that a hub which ends waits for what nodes are about to report
 
 
 class RecordSink(Protocol):
@@ -155,14 +156,15 @@ class HubService:
         self._loop.call_at(time.monotonic() + OFFERS_EVERY_S, self._offer)
         try:
             while not self._stopping:
-                wake_at = self._core.next_wake(time.monotonic())
-                self._loop.run_once(math.inf if wake_at is None else max(wake_at - time.monotonic(), 0.0))
-                self._write_down()
-                if wake_at is not None and time.monotonic() >= wake_at:
-                    self._handle(events.TimePassed())
-        finally:
+                self._turn(math.inf)
             self._heritage.close()
             self._asks.leave()  # first: another hub takes this session over as soon as it reads `offline`
+            until = time.monotonic() + LINGER_S
+            while self._core.in_flight and self._link.is_open and time.monotonic() < until:
+                self._turn(until)
+        finally:
+            self._heritage.close()
+            self._asks.leave()
             self._write_down()
             if self._link.is_open:
                 self._publish_state(wire.HubState(epoch=self._presence.epoch, status="offline"))
@@ -187,6 +189,14 @@ class HubService:
 
         self._loop.call_soon(run)
         return future
+
+    def _turn(self, until: float) -> None:
+        """Let the loop do what there is to do, once, and the core what is due."""
+        wake_at = min(self._core.next_wake(time.monotonic()) or math.inf, until)
+        self._loop.run_once(max(wake_at - time.monotonic(), 0.0))
+        self._write_down()
+        if time.monotonic() >= wake_at:
+            self._handle(events.TimePassed())
 
     # --- in the loop's thread ---------------------------------------------------------------------------
 

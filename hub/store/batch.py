@@ -5,7 +5,7 @@ Knows nothing of queues and of what is done when the database refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,11 +14,13 @@ import sqlalchemy as sa
 from hub import events
 from hub.store.tables import answers_told, decisions, late_answers, losses, questions
 
-_MOST_BOUND: Final = 500  # values in one query: SQLite takes 32,766, and batches are no larger than this
+PIECED_TOGETHER_S: Final = 600.0  # a node tells again what it answered no longer ago than this
+_TOUCH_S: Final = 0.001  # for two questions of which the second begins as the first ends
 _encoder = msgspec.json.Encoder()
 _COLUMNS: Final = tuple(name for name in events.Record.__struct_fields__ if name != "decisions")
 
 Dated = tuple[events.Record | events.Note, float]  # with the wall time of what it tells
+Timed = tuple[events.Record, float]
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -45,8 +47,12 @@ def write(connection: sa.Connection, batch: Sequence[Dated], loss: Loss | None =
         connection.execute(losses.insert(), msgspec.structs.asdict(loss))
 
 
-def _write_rows(connection: sa.Connection, records: list[tuple[events.Record, float]]) -> None:
-    new = _without_repeats(connection, records)
+def _write_rows(connection: sa.Connection, records: list[Timed]) -> None:
+    new, repeats = _without_repeats(connection, records)
+    for record, at in repeats:
+        if record.node is not None and record.node_epoch is not None and record.node_number is not None:
+            note = events.LateAnswer(node=record.node, epoch=record.node_epoch, number=record.node_number)
+            _write_late(connection, note, at)
     if not new:
         return
     insert = questions.insert().returning(questions.c.seq, sort_by_parameter_order=True)
@@ -87,30 +93,45 @@ def _write_late(connection: sa.Connection, note: events.LateAnswer, wall_time_s:
 # --- what is there already --------------------------------------------------------------------------------
 
 
-def _without_repeats(
-    connection: sa.Connection, records: list[tuple[events.Record, float]]
-) -> list[tuple[events.Record, float]]:
-    """All but those that are here already, or come twice: a hub that died may have written them before.
+class _Known(msgspec.Struct, frozen=True):
+    """A row that is there, from `start_s` to `end_s` of the wall clock."""
 
-    An answer is known by its number, what a node did on its own by its id; of a question that was pieced together any
-    row is the better one.
+    node: str | None
+    local: bool
+    start_s: float
+    end_s: float
+
+
+def _without_repeats(connection: sa.Connection, records: list[Timed]) -> tuple[list[Timed], list[Timed]]:
+    """Those that are new, and those whose question has its row: a hub that died, or another one, has written it.
+
+    An answer is known by its number. Two rows of one device and id are one question where they were under way at the
+    same time, for an id may be used again; what a node did on its own is known by its id. Of a question that was pieced
+    together the time is not known: any row of shortly before is the better one.
     """
     numbers = _known_numbers(connection, [record for record, _ in records])
-    local = _known_ids(connection, [record for record, _ in records if record.is_local], local=True)
-    asked = _known_ids(connection, [record for record, _ in records if record.partial], local=False)
-    new = []
+    known = _known_rows(connection, [record.id for record, _ in records])
+    new, repeats = [], []
     for record, at in sorted(records, key=lambda each: each[0].partial):  # the whole rows first
-        number, own = (record.node, record.node_epoch, record.node_number), (record.node, record.id)
+        number = record.node, record.node_epoch, record.node_number
+        same = known.setdefault((record.device, record.id), [])
         if record.node_number is not None and number in numbers:
             continue
-        if (record.is_local and own in local) or (record.partial and (record.device, record.id) in asked):
+        if any(_is_repeat(record, at, each) for each in same):
+            repeats.append((record, at))
             continue
         numbers.add(number)
-        asked.add((record.device, record.id))
-        if record.is_local:
-            local.add(own)
+        same.append(_Known(record.node, record.is_local, at - record.total_ms / 1000, at))
         new.append((record, at))
-    return new
+    return new, repeats
+
+
+def _is_repeat(record: events.Record, at: float, known: _Known) -> bool:
+    if record.is_local or known.local:
+        return record.is_local == known.local and record.node == known.node
+    if record.partial:
+        return known.end_s >= at - PIECED_TOGETHER_S
+    return at - record.total_ms / 1000 + _TOUCH_S < known.end_s and known.start_s + _TOUCH_S < at
 
 
 def _known_numbers(connection: sa.Connection, records: Sequence[events.Record]) -> set[tuple[Any, ...]]:
@@ -121,20 +142,15 @@ def _known_numbers(connection: sa.Connection, records: Sequence[events.Record]) 
             numbered.setdefault((record.node, record.node_epoch), []).append(record.node_number)
     known: set[tuple[Any, ...]] = set()
     for (node, epoch), numbers in numbered.items():
-        for some in _slices(numbers):
-            query = sa.select(*columns).where(columns[0] == node, columns[1] == epoch, columns[2].in_(some))
-            known.update(tuple(found) for found in connection.execute(query))
-    return known
-
-
-def _known_ids(connection: sa.Connection, records: Sequence[events.Record], *, local: bool) -> set[tuple[Any, ...]]:
-    whose = questions.c.node if local else questions.c.device
-    known: set[tuple[Any, ...]] = set()
-    for some in _slices([record.id for record in records]):
-        query = sa.select(whose, questions.c.id).where(questions.c.id.in_(some), questions.c.local.is_(local))
+        query = sa.select(*columns).where(columns[0] == node, columns[1] == epoch, columns[2].in_(numbers))
         known.update(tuple(found) for found in connection.execute(query))
     return known
 
 
-def _slices(values: list[Any]) -> Iterable[list[Any]]:
-    return (values[start : start + _MOST_BOUND] for start in range(0, len(values), _MOST_BOUND))
+def _known_rows(connection: sa.Connection, ids: Sequence[str]) -> dict[tuple[str, str], list[_Known]]:
+    row = questions.c
+    query = sa.select(row.device, row.id, row.node, row.local, row.wall_time_s, row.total_ms).where(row.id.in_(ids))
+    known: dict[tuple[str, str], list[_Known]] = {}
+    for device, name, node, local, end_s, total_ms in connection.execute(query):
+        known.setdefault((device, name), []).append(_Known(node, bool(local), end_s - total_ms / 1000, end_s))
+    return known

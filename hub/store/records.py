@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _BATCH_ROWS: Final = 500
 _QUEUE_ROWS: Final = 20_000
+_GATHER_S: Final = 0.25
 _HEARD_AFTER_S: Final = 1.0  # what an asker tells is written later: its row may come through another hub
 _TRY_AGAIN_S: Final = 0.5
 _CLOSE_S: Final = 3.0  # for a database that is away when the hub ends
@@ -104,11 +105,16 @@ class Records:
                 self._sweep()
 
     def _batches(self) -> Iterator[list[Dated]]:
-        """What has come while the batch before was written, until `close`; now and then an empty one."""
+        """What has come since the one before, until `close`; now and then an empty one.
+
+        Few large batches: a transaction takes the processor for 2 ms, however little is written in it.
+        """
         while not (self._closing.is_set() and self._queue.empty() and not self._heard):
             batch: list[Dated] = []
             try:
                 batch.append(self._queue.get(timeout=0.0 if self._closing.is_set() else 0.1))
+                if self._queue.qsize() < _BATCH_ROWS:
+                    self._closing.wait(_GATHER_S)
                 while len(batch) < _BATCH_ROWS:
                     batch.append(self._queue.get_nowait())
             except queue.Empty:

@@ -22,7 +22,7 @@ class Processes:
 
     def __init__(self, folder: Path, eventually: Callable[..., None]) -> None:
         self.folder = folder
-        self.store = folder / "records.sqlite"
+        self.store = str(folder / "records.sqlite")
         self.eventually = eventually
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._measuring: set[str] = set()
@@ -74,7 +74,7 @@ class Processes:
     def hub(self, broker: str, *, name: str | None = None) -> None:
         """A hub with a name shares the asks with others; without one it is alone, as with an embedded broker."""
         options = ["--name", name] if name is not None else ["--alone"]
-        self.start(name or "hub", "edge-hub", "serve", "--broker", broker, "--store", str(self.store), *options)
+        self.start(name or "hub", "edge-hub", "serve", "--broker", broker, "--store", self.store, *options)
 
     def node(self, name: str, bundle: Path, broker: str, *options: str) -> None:
         command = ["edge-agent", "serve", "--bundle", str(bundle), "--node", name, "--broker", broker]
@@ -111,12 +111,19 @@ class Processes:
         assert done.returncode == (1 if "error" in document else 0), done.stderr
         return document
 
+    def report(self, *options: str) -> dict[str, Any]:
+        """The `edge-hub report --format json` document."""
+        done = self.run("edge-hub", "report", "--store", self.store, "--format", "json", *options)
+        assert done.returncode == 0, done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
     def decisions(self, question_id: str) -> list[dict[str, Any]]:
         """What the hub decided for this question, as `edge-hub explain --json` tells it."""
         found: list[list[dict[str, Any]]] = []
 
         def explained() -> bool:
-            done = self.run("edge-hub", "explain", "--store", str(self.store), question_id, "--json")
+            done = self.run("edge-hub", "explain", "--store", self.store, question_id, "--json")
             if done.returncode == 0:
                 document = json.loads(done.stdout)
                 found.append(document if isinstance(document, list) else [document])

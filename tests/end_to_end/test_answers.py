@@ -132,7 +132,7 @@ def test_report_tells_what_happened(processes: Any, broker_url: str, bundle: Pat
     processes.wait_for(broker_url, "n1")
     totals = sorted(processes.ask(PARIS, broker_url)["timing_ms"]["total"] for _ in range(3))
     assert processes.end("hub") == 0
-    done = processes.run("edge-hub", "report", "--store", str(processes.store), "--format", "json")
+    done = processes.run("edge-hub", "report", "--store", processes.store, "--format", "json")
     fleet = json.loads(done.stdout)["fleet"]
     assert (fleet["questions"], fleet["answered"], fleet["failed"]) == (3, 3, 0)
     assert fleet["latency_ms"]["p50"] == pytest.approx(totals[1], rel=0.1, abs=20)
