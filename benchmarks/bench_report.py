@@ -1,10 +1,10 @@
-"""The report over a million questions that are in memory: how long each part of it takes.
+"""The report over a million questions: how long each part of it takes, and the whole command over a store on disk.
 
     python benchmarks/bench_report.py [--questions 1000000] [--devices 500] [--rounds 5]
 
 Forty nodes, three models, `--devices` devices, a day; delays are log-normal and slower in the evening, one in a
-hundred fails, one in fifty has a second attempt. Warms up once, takes medians. Prints a table, then one line of JSON.
-Reading the record store is not in it.
+hundred fails, one in fifty has a second attempt. Warms up once, takes medians. The command is a process of its own and
+reads an SQLite file that is filled before. Prints a table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -27,43 +31,46 @@ from hub.report.history import History, Missing, Names
 from hub.report.report import build_report, compare_with
 from hub.report.timeline import heat_map, timeline
 from hub.report.timing import timing_of
+from hub.store.database import Database
+from hub.store.migrate import bring_up_to_date
+from hub.store.tables import questions
 
 START_S: Final = 1_764_000_000.0
 DAY_S: Final = 86400.0
 OBJECTIVE: Final = Objective(1000.0, 0.99)
 
 
-def drawn(questions: int, devices: int, *, seed: int, slower: float = 1.0) -> History:
+def drawn(count: int, devices: int, *, seed: int, slower: float = 1.0) -> History:
     """A day of questions to forty nodes."""
     draw = np.random.default_rng(seed)
-    ends_s = np.sort(START_S + draw.random(questions) * DAY_S)
+    ends_s = np.sort(START_S + draw.random(count) * DAY_S)
     evening = 1.0 + 0.5 * (np.sin((ends_s - START_S) / DAY_S * 2 * np.pi) > 0.5)
     stages = {
-        "network_ms": draw.lognormal(2.3, 0.6, questions),
-        "queue_ms": draw.lognormal(2.0, 1.2, questions) * evening,
-        "prefill_ms": draw.lognormal(3.4, 0.4, questions),
-        "decode_ms": draw.lognormal(4.4, 0.7, questions) * slower,
-        "overhead_ms": draw.lognormal(0.5, 0.3, questions),
+        "network_ms": draw.lognormal(2.3, 0.6, count),
+        "queue_ms": draw.lognormal(2.0, 1.2, count) * evening,
+        "prefill_ms": draw.lognormal(3.4, 0.4, count),
+        "decode_ms": draw.lognormal(4.4, 0.7, count) * slower,
+        "overhead_ms": draw.lognormal(0.5, 0.3, count),
     }
     total_ms = np.sum(list(stages.values()), axis=0)
-    outcome = np.where(draw.random(questions) < 0.01, draw.integers(1, 3, questions), 0)
-    second = np.where(draw.random(questions) < 0.02, draw.integers(1, 3, questions), 0)
-    told = draw.random(questions) < 0.5
-    nothing = np.zeros(questions, np.int64)
-    promises = {f"predicted_{name}": column * draw.lognormal(0.0, 0.2, questions) for name, column in stages.items()}
+    outcome = np.where(draw.random(count) < 0.01, draw.integers(1, 3, count), 0)
+    second = np.where(draw.random(count) < 0.02, draw.integers(1, 3, count), 0)
+    told = draw.random(count) < 0.5
+    nothing = np.zeros(count, np.int64)
+    promises = {f"predicted_{name}": column * draw.lognormal(0.0, 0.2, count) for name, column in stages.items()}
     promises.pop("predicted_overhead_ms")
     return History(
-        row=np.arange(questions),
+        row=np.arange(count),
         wall_time_s=ends_s,
-        device=_names("device", draw.integers(0, devices, questions), devices),
+        device=_names("device", draw.integers(0, devices, count), devices),
         hub=_names("hub", nothing, 1),
-        node=_names("node", np.minimum(draw.geometric(0.08, questions), 40) - 1, 40),
+        node=_names("node", np.minimum(draw.geometric(0.08, count), 40) - 1, 40),
         bundle=_names("bundle", nothing, 1),
-        model=_names("model", draw.integers(0, 3, questions), 3),
+        model=_names("model", draw.integers(0, 3, count), 3),
         task=_names("task", nothing, 1),
         outcome=Names(outcome.astype(np.int32), ("answered", "deadline", "overloaded")),
         second=Names(second.astype(np.int32), ("", "hedge", "silence")),
-        second_won=(second > 0) & (draw.random(questions) < 0.3),
+        second_won=(second > 0) & (draw.random(count) < 0.3),
         local=nothing > 0,
         partial=nothing > 0,
         attempts=1 + (second > 0),
@@ -72,14 +79,40 @@ def drawn(questions: int, devices: int, *, seed: int, slower: float = 1.0) -> Hi
         answer_bytes=nothing + 300,
         prompt_tokens=nothing + 40,
         cached_tokens=nothing,
-        completion_tokens=draw.integers(1, 60, questions),
+        completion_tokens=draw.integers(1, 60, count),
         predicted_ms=np.sum(list(promises.values()), axis=0),
         **promises,
         **stages,
         total_ms=total_ms,
-        asker_ms=np.where(told, total_ms + draw.lognormal(1.0, 0.5, questions), np.nan),
+        asker_ms=np.where(told, total_ms + draw.lognormal(1.0, 0.5, count), np.nan),
         asker_first_ms=np.where(told, total_ms * 0.4, np.nan),
     )
+
+
+def fill(store: str, history: History) -> None:
+    """Keep the questions in a new store, without decisions."""
+    database = Database(store, writing=True)
+    bring_up_to_date(database)
+    columns = [name for name in History.__struct_fields__ if name != "row"]
+    with database.engine.begin() as connection:
+        for start in range(0, len(history), 20_000):
+            some = history.where(np.arange(start, min(start + 20_000, len(history))))
+            values = [_values(getattr(some, name)) for name in columns]
+            rows = (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
+            connection.execute(questions.insert(), [{**row, "id": f"q{start + n}"} for n, row in enumerate(rows)])
+    database.engine.dispose()
+
+
+def _values(column: Any) -> list[Any]:
+    if isinstance(column, Names):
+        return [column.names[code] for code in column.codes.tolist()]
+    return [None if value != value else value for value in column.tolist()]
+
+
+def command(store: str, form: str) -> Callable[[], object]:
+    """`edge-hub report` over the whole store."""
+    line = [str(Path(sys.executable).parent / "edge-hub"), "report", "--store", store, "--format", form]
+    return lambda: subprocess.run(line, check=True, capture_output=True)
 
 
 def _names(kind: str, codes: np.ndarray, count: int) -> Names:
@@ -124,6 +157,11 @@ def main() -> None:
         "comparison": lambda: compare_with(timing, earlier, where, OBJECTIVE, np.random.default_rng(0)),
     }
     figures = {name: took_ms(run, options.rounds) for name, run in parts.items()}
+    with tempfile.TemporaryDirectory(prefix="edgefleet-bench-") as folder:
+        store = str(Path(folder) / "fleet.sqlite")
+        fill(store, history)
+        for form in ("json", "html"):
+            figures[f"the command, {form}"] = took_ms(command(store, form), options.rounds)
     print(f"{options.questions:,} questions of {options.devices:,} devices\n")
     print("\n".join(f"{name:20}{taken_ms:10.1f} ms" for name, taken_ms in figures.items()))
     machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}

@@ -97,7 +97,9 @@ def with_records(rate: float, seconds: float, rounds: int) -> tuple[list[Step], 
         with bare_fleet(store=f"{folder}/records.sqlite") as keeping:
             for fleet in (plain, keeping):
                 step(fleet, rate, WARM_UP_S, seed=0)
-            taken = [[step(fleet, rate, seconds, seed=seed + 1) for fleet in (plain, keeping)] for seed in range(rounds)]
+            taken = [
+                [step(fleet, rate, seconds, seed=seed + 1) for fleet in (plain, keeping)] for seed in range(rounds)
+            ]
     return [pair[0] for pair in taken], [pair[1] for pair in taken]
 
 

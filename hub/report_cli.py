@@ -25,12 +25,18 @@ FORMATS = ("table", "json", "csv", "html", "parquet")
 SEED = 0  # of the comparison's resamples: two reports over the same questions agree
 
 
-def _moment(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """The wall time, in seconds, of a duration before now or of a date; a usage error for anything else."""
+def _window(since: str | None, until: str | None) -> tuple[float | None, float | None]:
+    """The wall times of a window that ends now, where it has a beginning and no end is given. Raises UsageError."""
+    now_s = time.time()  # one for both, so that the window is as long as it says
     try:
-        return None if text is None else moment_s(text, time.time())
+        since_s, until_s = (None if text is None else moment_s(text, now_s) for text in (since, until))
     except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.UsageError(str(error)) from None
+    if since_s is not None and until_s is None:
+        until_s = now_s
+    if since_s is not None and until_s is not None and since_s > until_s:
+        raise click.UsageError("--since is after --until: the window is empty; exchange them")
+    return since_s, until_s
 
 
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -54,14 +60,12 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 
 @click.command(epilog="Example: edge-hub report --store fleet.sqlite --since 1h --against 1d")
 @click.option("--store", required=True, metavar="URL", help="Where the records are: a file, or an SQLAlchemy URL.")
-@click.option("--since", callback=_moment, metavar="WHEN",
-              help="Only what ended in the last 90s, 1h, 7d ..., or since an ISO 8601 time (or UTC).")  # fmt: skip
-@click.option("--until", callback=_moment, metavar="WHEN", help="Only what ended before that.")
+@click.option("--since", metavar="WHEN",
+              help="Only what ended in the last 90s, 1h, 7d ..., or since an ISO 8601 time (UTC).")  # fmt: skip
+@click.option("--until", metavar="WHEN", help="Only what ended before that.")
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only what this node ended; repeatable.")
 @click.option("--device", "devices", multiple=True, metavar="NAME", help="Only what this device asked; repeatable.")
-@click.option(
-    "--model", "models", multiple=True, metavar="NAME", help="Only what this model was asked; more than once."
-)
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Only what this model was asked; repeatable.")
 @click.option("--outcome", "outcomes", multiple=True, metavar="CODE",
               help="Only what became this: answered, deadline, no_node ...; repeatable.")  # fmt: skip
 @click.option("--against", callback=_duration, metavar="DURATION",
@@ -73,9 +77,9 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
 @click.option("--slo-target", callback=_share, default="99%", show_default=True, metavar="SHARE",
               help="The share of all questions that is to be answered in time.")  # fmt: skip
 @click.option("--slowest", type=click.IntRange(0, 1000), default=5, show_default=True, metavar="N",
-              help="Tell of the N slowest questions why they were slow.")  # fmt: skip
+              help="Tell of the N slowest questions why they were slow; in tables, JSON and HTML.")  # fmt: skip
 def report(
-    store: str, since: float | None, until: float | None, nodes: tuple[str, ...], devices: tuple[str, ...],
+    store: str, since: str | None, until: str | None, nodes: tuple[str, ...], devices: tuple[str, ...],
     models: tuple[str, ...], outcomes: tuple[str, ...], against: float | None, form: str, output: Path | None,
     slo_ms: float, slo_target: float, slowest: int,
 ) -> None:  # fmt: skip
@@ -85,15 +89,16 @@ def report(
     from hub.report.timing import timing_of
     from hub.store.reading import read_history
 
-    if since is not None and until is None:
-        until = time.time()
-    if since is not None and until is not None and since > until:
-        raise click.UsageError("--since is after --until: the window is empty; exchange them")
+    since_s, until_s = _window(since, until)
     if against is not None and since is None:
         raise click.UsageError("--against needs --since: it compares windows of the same length")
     if form == "parquet" and output is None and _is_terminal():
         raise click.UsageError("Parquet is not for a terminal: add --output F.parquet")
-    where = Filter(since_s=since, until_s=until, nodes=nodes, devices=devices, models=models, outcomes=outcomes)
+    if form == "parquet" and against is not None:
+        raise click.UsageError(
+            "Parquet holds the questions of one window: leave out --against, or take another --format"
+        )
+    where = Filter(since_s=since_s, until_s=until_s, nodes=nodes, devices=devices, models=models, outcomes=outcomes)
     objective = Objective(slo_ms, slo_target)
     try:
         history, missing = read_history(store, where)

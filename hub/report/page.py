@@ -29,10 +29,10 @@ SHADES: Final = 7  # of the heat map; the style sheet has as many
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """A figure, and what stands small beneath it."""
+    """A figure, and the lines that stand small beneath it."""
 
     text: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class HeatCell(msgspec.Struct, frozen=True):
@@ -128,16 +128,16 @@ def tables(report: Report) -> list[Table]:
 def cells(figures: Figures) -> tuple[Cell, ...]:
     """One row of a table, in the order of `COLUMNS`; beneath the mean of a stage stands its 95th percentile."""
     latency, number = figures.latency_ms, words.number
-    codes = ", ".join(f"{count:,} {code}" for code, count in figures.failures.items())
+    codes = tuple(f"{count:,} {code}" for code, count in figures.failures.items())
     stages = []
     for name in STAGES:
         mean, p95 = getattr(figures.stages_ms, name), getattr(figures.stages_p95_ms, name)
-        stages.append(Cell(number(mean), "" if p95 is None else number(p95)))
+        stages.append(Cell(number(mean), _beneath(p95)))
     return (
         Cell(f"{figures.questions:,}"),
         Cell(f"{figures.failed:,}", codes),
         Cell(words.percent(figures.slo_attainment)),
-        Cell(words.rate(figures.throughput_per_s), f"{words.rate(figures.goodput_per_s)} in time"),
+        Cell(words.rate(figures.throughput_per_s), (f"{words.rate(figures.goodput_per_s)} in time",)),
         *(Cell(number(getattr(latency, name))) for name in ("mean", "p50", "p90", "p95", "p99", "max")),
         Cell(number(figures.first_token_ms.mean), _beneath(figures.first_token_ms.p95)),
         *stages,
@@ -146,8 +146,8 @@ def cells(figures: Figures) -> tuple[Cell, ...]:
     )
 
 
-def _beneath(p95: float | None) -> str:
-    return "" if p95 is None else words.number(p95)
+def _beneath(p95: float | None) -> tuple[str, ...]:
+    return () if p95 is None else (words.number(p95),)
 
 
 def used(budget: Budget) -> float:

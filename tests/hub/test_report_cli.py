@@ -162,7 +162,8 @@ def test_table_into_a_file(store: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["table", "json", "csv", "html", "parquet"])
 def test_empty_window(store: str, form: str) -> None:
     """A window without questions is no error in any format."""
-    done = run("--store", store, "--since", "0s", "--against", "1d", "--format", form)
+    against = () if form == "parquet" else ("--against", "1d")
+    done = run("--store", store, "--since", "0s", "--format", form, *against)
     assert done.exit_code == 0, done.output
     said = {"table": b"nothing to report", "json": b'"questions":0', "csv": b"fleet,,0", "html": b"Nothing to report"}
     assert said.get(form, b"PAR1") in done.stdout_bytes
@@ -191,6 +192,8 @@ def test_windows_that_make_no_sense(store: str) -> None:
     assert (done.exit_code, "--since is after --until" in done.stderr) == (2, True)
     done = run("--store", store, "--against", "1d")
     assert (done.exit_code, "--against needs --since" in done.stderr) == (2, True)
+    done = run("--store", store, "--since", "1h", "--against", "1d", "--format", "parquet")
+    assert (done.exit_code, "questions of one window" in done.stderr) == (2, True)
 
 
 def test_parquet_is_not_for_a_terminal(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

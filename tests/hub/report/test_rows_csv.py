@@ -10,6 +10,7 @@ import pytest
 from hub.report.report import Report
 from hub.report.rows_csv import defused, report_csv
 from tests.hub.report.made import full, made
+from tests.hub.report.many import many
 from tests.hub.rows import row
 
 
@@ -51,6 +52,20 @@ def test_no_name_is_a_formula(name: str) -> None:
     found = [row["name"] for row in rows_of(made([row(device=name)])) if row["kind"] == "device"]
     assert found == [f"'{name}"]
     assert defused("node-1") == "node-1"
+
+
+def test_what_has_changed() -> None:
+    """Each row that was compared has its changes and their intervals, others have none."""
+    report = full()
+    assert report.against is not None
+    compared = {(one.kind, defused(one.name)): one for one in report.against.groups}
+    rows = rows_of(report)
+    assert {(one["kind"], one["name"]) for one in rows if one["against.verdict"]} == set(compared)
+    for found in rows:
+        if one := compared.get((found["kind"], found["name"])):
+            assert (found["against.stage"], found["against.answers"]) == (one.stage, str(one.answers_before))
+            assert (found["against.p95.change"], found["against.p95.low"]) == (str(one.p95.change), str(one.p95.low))
+    assert "against.verdict" not in rows_of(made(many(3)))[0]
 
 
 def test_columns_do_not_depend_on_the_data() -> None:
