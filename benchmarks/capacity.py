@@ -93,13 +93,14 @@ def amid_states(nodes: int, per_minute: float, rate: float, seconds: float) -> S
 
 def with_records(rate: float, seconds: float, rounds: int) -> tuple[list[Step], list[Step]]:
     """Steps at one rate through a hub that keeps nothing and one that keeps records on disk, in turns."""
-    with tempfile.TemporaryDirectory() as folder, bare_fleet() as plain:
-        with bare_fleet(store=f"{folder}/records.sqlite") as keeping:
-            for fleet in (plain, keeping):
-                step(fleet, rate, WARM_UP_S, seed=0)
-            taken = [
-                [step(fleet, rate, seconds, seed=seed + 1) for fleet in (plain, keeping)] for seed in range(rounds)
-            ]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        bare_fleet() as plain,
+        bare_fleet(store=f"{folder}/records.sqlite") as keeping,
+    ):
+        for fleet in (plain, keeping):
+            step(fleet, rate, WARM_UP_S, seed=0)
+        taken = [[step(fleet, rate, seconds, seed=seed + 1) for fleet in (plain, keeping)] for seed in range(rounds)]
     return [pair[0] for pair in taken], [pair[1] for pair in taken]
 
 
