@@ -16,15 +16,14 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from hub import events, wire
 from hub.accounts import Heard
+from hub.audience import Audience, Listener, RecordSink
 from hub.broker_url import BrokerUrl
 from hub.core import Core
-from hub.decision import Decision
 from hub.errors import LinkError, WireError
-from hub.explain import decision_line
 from hub.handlers import Handlers, Received, Will
 from hub.heritage import SESSION_S, Heritage, session_of
 from hub.loop import Loop
@@ -41,30 +40,6 @@ T = TypeVar("T")
 COUNTERS_EVERY_S: Final = 10.0
 OFFERS_EVERY_S: Final = 1.0
 LINGER_S: Final = 1.0  # that a hub which ends waits for what nodes are about to report
-
-
-class RecordSink(Protocol):
-    """Where records go; must not block."""
-
-    def store(self, record: events.Record, wall_time_s: float) -> None:
-        """Keep one record."""
-        ...
-
-    def note(self, note: events.Note, wall_time_s: float) -> None:
-        """Keep what is known beside the records."""
-        ...
-
-
-class Listener(Protocol):
-    """Who watches the hub: called in the loop's thread once the messages have gone, so it must not block."""
-
-    def decided(self, decision: Decision) -> None:
-        """A node was chosen, or none was there."""
-        ...
-
-    def ended(self, record: events.Record, wall_time_s: float) -> None:
-        """A question has its outcome."""
-        ...
 
 
 class HubService:
@@ -94,9 +69,8 @@ class HubService:
         self._url = url
         self._alone = alone
         self.name = name
-        self._records = records
-        self._listeners = listeners
         self._spans = RouteSpans(name)
+        self._audience = Audience(records, listeners, self._spans)
         self._core = Core(
             name,
             new_id=lambda: uuid.uuid4().hex,
@@ -109,9 +83,6 @@ class HubService:
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
-        self._unwritten: list[
-            events.LogDecision | events.StoreRecord | events.StoreNote
-        ] = []  # lines and rows, while messages go first
         self._offers: tuple[wire.Offer, ...] = ()
         self._loop = Loop()
         self._presence = Presence(
@@ -168,7 +139,7 @@ class HubService:
         finally:
             self._heritage.close()
             self._asks.leave()
-            self._write_down()
+            self._audience.tell()
             if self._link.is_open:
                 self._publish_state(wire.HubState(epoch=self._presence.epoch, status="offline"))
             self._link.flush()
@@ -209,7 +180,7 @@ class HubService:
         """Let the loop do what there is to do, once, and the core what is due."""
         wake_at = min(self._core.next_wake(time.monotonic()) or math.inf, until)
         self._loop.run_once(max(wake_at - time.monotonic(), 0.0))
-        self._write_down()
+        self._audience.tell()
         if time.monotonic() >= wake_at:
             self._handle(events.TimePassed())
 
@@ -308,7 +279,7 @@ class HubService:
             self._asks.acknowledge(effect.receipt)
             self._heritage.acknowledge(effect.receipt)
         elif isinstance(effect, (events.LogDecision, events.StoreRecord, events.StoreNote)):
-            self._unwritten.append(effect)
+            self._audience.later(effect)
         elif not self._alone:
             self._do_with_peers(effect)
 
@@ -324,27 +295,6 @@ class HubService:
         else:
             log.info("hub %s is the only one here", self.name)
             self._link.unsubscribe(wire.Topic.all_of("work"))
-
-    def _write_down(self) -> None:
-        """Log decisions and keep records, now that what they led to travels."""
-        for effect in self._unwritten:
-            if isinstance(effect, events.LogDecision):
-                log.info("%s", decision_line(effect.decision))
-                self._spans.decided(effect.decision)
-                for listener in self._listeners:
-                    listener.decided(effect.decision)
-                continue
-            if isinstance(effect, events.StoreNote):
-                if self._records is not None:
-                    self._records.note(effect.note, time.time())
-                continue
-            self._spans.ended(effect.record, effect.trace)
-            wall_time_s = time.time() - effect.ago_ms / 1000
-            if self._records is not None:
-                self._records.store(effect.record, wall_time_s)
-            for listener in self._listeners:
-                listener.ended(effect.record, wall_time_s)
-        self._unwritten.clear()
 
     def _publish_work(self, effect: events.PublishWork) -> None:
         trace = self._spans.sent(effect)
