@@ -59,33 +59,35 @@ def drawn(count: int, devices: int, *, seed: int, slower: float = 1.0) -> Histor
     nothing = np.zeros(count, np.int64)
     promises = {f"predicted_{name}": column * draw.lognormal(0.0, 0.2, count) for name, column in stages.items()}
     promises.pop("predicted_overhead_ms")
-    return History(
-        row=np.arange(count),
-        wall_time_s=ends_s,
-        device=_names("device", draw.integers(0, devices, count), devices),
-        hub=_names("hub", nothing, 1),
-        node=_names("node", np.minimum(draw.geometric(0.08, count), 40) - 1, 40),
-        bundle=_names("bundle", nothing, 1),
-        model=_names("model", draw.integers(0, 3, count), 3),
-        task=_names("task", nothing, 1),
-        outcome=Names(outcome.astype(np.int32), ("answered", "deadline", "overloaded")),
-        second=Names(second.astype(np.int32), ("", "hedge", "silence")),
-        second_won=(second > 0) & (draw.random(count) < 0.3),
-        local=nothing > 0,
-        partial=nothing > 0,
-        attempts=1 + (second > 0),
-        duplicates=nothing,
-        question_bytes=nothing + 200,
-        answer_bytes=nothing + 300,
-        prompt_tokens=nothing + 40,
-        cached_tokens=nothing,
-        completion_tokens=draw.integers(1, 60, count),
-        predicted_ms=np.sum(list(promises.values()), axis=0),
-        **promises,
-        **stages,
-        total_ms=total_ms,
-        asker_ms=np.where(told, total_ms + draw.lognormal(1.0, 0.5, count), np.nan),
-        asker_first_ms=np.where(told, total_ms * 0.4, np.nan),
+    return History.of(
+        {
+            "row": np.arange(count),
+            "wall_time_s": ends_s,
+            "device": _names("device", draw.integers(0, devices, count), devices),
+            "hub": _names("hub", nothing, 1),
+            "node": _names("node", np.minimum(draw.geometric(0.08, count), 40) - 1, 40),
+            "bundle": _names("bundle", nothing, 1),
+            "model": _names("model", draw.integers(0, 3, count), 3),
+            "task": _names("task", nothing, 1),
+            "outcome": Names(outcome.astype(np.int32), ("answered", "deadline", "overloaded")),
+            "second": Names(second.astype(np.int32), ("", "hedge", "silence")),
+            "second_won": (second > 0) & (draw.random(count) < 0.3),
+            "local": nothing > 0,
+            "partial": nothing > 0,
+            "attempts": 1 + (second > 0),
+            "duplicates": nothing,
+            "question_bytes": nothing + 200,
+            "answer_bytes": nothing + 300,
+            "prompt_tokens": nothing + 40,
+            "cached_tokens": nothing,
+            "completion_tokens": draw.integers(1, 60, count),
+            "predicted_ms": np.sum(list(promises.values()), axis=0),
+            **promises,
+            **stages,
+            "total_ms": total_ms,
+            "asker_ms": np.where(told, total_ms + draw.lognormal(1.0, 0.5, count), np.nan),
+            "asker_first_ms": np.where(told, total_ms * 0.4, np.nan),
+        }
     )
 
 
@@ -93,11 +95,11 @@ def fill(store: str, history: History) -> None:
     """Keep the questions in a new store, without decisions."""
     database = Database(store, writing=True)
     bring_up_to_date(database)
-    columns = [name for name in History.__struct_fields__ if name != "row"]
+    columns = [name for name in history.columns() if name != "row"]
     with database.engine.begin() as connection:
         for start in range(0, len(history), 20_000):
             some = history.where(np.arange(start, min(start + 20_000, len(history))))
-            values = [_values(getattr(some, name)) for name in columns]
+            values = [_values(some.columns()[name]) for name in columns]
             rows = (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
             connection.execute(questions.insert(), [{**row, "id": f"q{start + n}"} for n, row in enumerate(rows)])
     database.engine.dispose()

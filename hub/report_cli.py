@@ -101,7 +101,7 @@ def report(
     where = Filter(since_s=since_s, until_s=until_s, nodes=nodes, devices=devices, models=models, outcomes=outcomes)
     objective = Objective(slo_ms, slo_target)
     try:
-        history, missing = read_history(store, where)
+        history, missing = read_history(store, where, details=form == "parquet")
         timing = timing_of(history, slo_ms)
         if form == "parquet":
             from hub.report.columns_parquet import questions_parquet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hub.errors import ReportError
-from hub.report.history import Floats, History, Names
+from hub.report.history import Floats, Names
 from hub.report.timing import STAGES, Timing
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def questions_parquet(timing: Timing) -> bytes:
 
 def _table(arrow: Any, timing: Timing) -> pyarrow.Table:
     history = timing.history
-    columns = {name: _column(arrow, getattr(history, name)) for name in History.__struct_fields__}
+    columns = {name: _column(arrow, column) for name, column in history.columns().items()}
     moments_us = np.round(history.wall_time_s * 1e6).astype(np.int64)
     columns["ended"] = arrow.array(moments_us, arrow.timestamp("us", tz="UTC"))
     columns["delay_ms"] = _column(arrow, _spread(timing, timing.delay_ms))

@@ -5,7 +5,7 @@ A million rows as objects would take a minute; as arrays they take a second. Kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -48,20 +48,30 @@ class Names(msgspec.Struct, frozen=True):
         return Names(self.codes[mask], self.names)
 
 
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """Columns that are told, but that no figure is made from: reading them costs a quarter of the time."""
+
+    hub: Names
+    bundle: Names
+    task: Names
+    question_bytes: Ints
+    answer_bytes: Ints
+    prompt_tokens: Ints
+    cached_tokens: Ints
+
+
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """One entry per question in every column, in the order of their ends. NaN is what is not known.
 
     The columns are those of `hub.events.Row`, of which they keep the meaning; `row` is the store's number of the row.
+    `details` are there only where they were read.
     """
 
     row: Ints
     wall_time_s: Floats
     device: Names
-    hub: Names
     node: Names
-    bundle: Names
     model: Names
-    task: Names
     outcome: Names
     second: Names
     second_won: Mask
@@ -69,10 +79,6 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     partial: Mask
     attempts: Ints
     duplicates: Ints
-    question_bytes: Ints
-    answer_bytes: Ints
-    prompt_tokens: Ints
-    cached_tokens: Ints
     completion_tokens: Ints
     predicted_ms: Floats
     predicted_network_ms: Floats
@@ -87,19 +93,34 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     overhead_ms: Floats
     asker_ms: Floats
     asker_first_ms: Floats
+    details: Details | None = None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> History:
+        """From all columns by name; with the details, if they are among them."""
+        details = Details(**{name: columns[name] for name in DETAILS}) if DETAILS[0] in columns else None
+        return cls(**{name: columns[name] for name in COLUMNS}, details=details)
+
+    def columns(self) -> dict[str, Any]:
+        """All columns by name."""
+        details = {} if self.details is None else msgspec.structs.asdict(self.details)
+        return {name: getattr(self, name) for name in COLUMNS} | details
 
     def __len__(self) -> int:
         return len(self.row)
 
     def where(self, mask: Mask | Ints) -> History:
         """Some of the questions, by a mask or by their indices."""
-        chosen: dict[str, Any] = {}
-        for name in self.__struct_fields__:
-            column = getattr(self, name)
-            chosen[name] = column.where(mask) if isinstance(column, Names) else column[mask]
-        return History(**chosen)
+        return History.of(
+            {
+                name: column.where(mask) if isinstance(column, Names) else column[mask]
+                for name, column in self.columns().items()
+            }
+        )
 
 
+COLUMNS: Final = History.__struct_fields__[:-1]
+DETAILS: Final = Details.__struct_fields__
 NAMES: Final = ("device", "hub", "node", "bundle", "model", "task", "outcome", "second")
 FLAGS: Final = ("second_won", "local", "partial")
 COUNTS: Final = (

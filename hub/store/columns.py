@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from hub.errors import StoreError
-from hub.report.history import COUNTS, FLAGS, NAMES, History, Names
+from hub.report.history import COLUMNS, COUNTS, DETAILS, FLAGS, NAMES, History, Names
 from hub.store.database import Database, first_line
 from hub.store.tables import questions
 
@@ -27,32 +27,31 @@ _CHUNK_ROWS: Final = 65_536
 _MOST_READERS: Final = 4
 
 
-def read_columns(database: Database, condition: sa.ColumnElement[bool]) -> History:
-    """The questions for which `condition` holds, in the order of their ends. Raises SQLAlchemyError or StoreError.
+def read_columns(database: Database, condition: sa.ColumnElement[bool], *, details: bool) -> History:
+    """The questions for which `condition` holds, in the order of their ends; their details, if they are wanted.
 
     Not for a process that has the same SQLite file open for writing: Arrow's driver brings an SQLite of its own, and
     two of them in one process lose each other's locks (https://sqlite.org/howtocorrupt.html, 2.2.1).
+    Raises SQLAlchemyError or StoreError.
     """
     with database.engine.connect() as connection:
         first, last = connection.execute(sa.select(sa.func.min(questions.c.seq), sa.func.max(questions.c.seq))).one()
-    query = sa.select(*_columns()).where(condition)
+    names = COLUMNS + DETAILS if details else COLUMNS
+    query = sa.select(*map(_column, names)).where(condition)
     table = _by_arrow(database, [query.where(part) for part in _parts(first or 0, last or 0)])
     if table is not None:
-        columns = _of_arrow(table)
+        columns = _of_arrow(names, table)
     else:
         with database.engine.connect() as connection:
-            columns = _of_rows(connection.execute(query))
-    history = History(**columns)
+            columns = _of_rows(names, connection.execute(query))
+    history = History.of(columns)
     ends = history.wall_time_s
     return history if np.all(ends[1:] >= ends[:-1]) else history.where(np.argsort(ends, kind="stable"))
 
 
-def _columns() -> list[sa.ColumnElement[Any]]:
-    columns: list[sa.ColumnElement[Any]] = []
-    for name in History.__struct_fields__:
-        column = questions.c["seq" if name == "row" else name]
-        columns.append((sa.func.coalesce(column, "") if name in NAMES else column).label(name))
-    return columns
+def _column(name: str) -> sa.ColumnElement[Any]:
+    column = questions.c["seq" if name == "row" else name]
+    return (sa.func.coalesce(column, "") if name in NAMES else column).label(name)
 
 
 def _parts(first: int, last: int) -> list[sa.ColumnElement[bool]]:
@@ -66,8 +65,8 @@ def _parts(first: int, last: int) -> list[sa.ColumnElement[bool]]:
 # --- row by row -------------------------------------------------------------------------------------------
 
 
-def _of_rows(result: sa.CursorResult[Any]) -> dict[str, Any]:
-    parts: dict[str, list[Any]] = {name: [] for name in History.__struct_fields__}
+def _of_rows(names: Sequence[str], result: sa.CursorResult[Any]) -> dict[str, Any]:
+    parts: dict[str, list[Any]] = {name: [] for name in names}
     for rows in result.partitions(_CHUNK_ROWS):
         for name, values in zip(parts, zip(*rows, strict=True), strict=True):
             parts[name].append(values if name in NAMES else _array(name, values))
@@ -133,9 +132,9 @@ def _driver(database: Database) -> tuple[Any, sa.Dialect]:
     raise KeyError(url.get_backend_name())
 
 
-def _of_arrow(table: pa.Table) -> dict[str, Any]:
+def _of_arrow(names: Sequence[str], table: pa.Table) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    for name in History.__struct_fields__:
+    for name in names:
         column = table.column(name)
         if name in NAMES:
             columns[name] = _names_of_arrow(column)

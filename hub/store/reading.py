@@ -27,12 +27,15 @@ _decisions_decoder = msgspec.json.Decoder(tuple[Decision, ...])
 _IN_ROW: Final = tuple(name for name in Row.__struct_fields__ if name != "decisions")
 
 
-def read_history(store: str, chosen: Filter) -> tuple[History, Missing]:
-    """The questions of the filter in the order of their ends, and what is missing in its time. Raises StoreError."""
+def read_history(store: str, chosen: Filter, *, details: bool = False) -> tuple[History, Missing]:
+    """The questions of the filter in the order of their ends, and what is missing in its time.
+
+    With `details` also what no figure is made from. Raises StoreError.
+    """
     with reading(store) as (database, connection):
         missing = missing_between(connection, chosen.since_s, chosen.until_s)
         connection.close()
-        return read_columns(database, _condition(chosen)), missing
+        return read_columns(database, _condition(chosen), details=details), missing
 
 
 def read_rows(store: str, numbers: Sequence[int]) -> list[Row]:

@@ -134,8 +134,9 @@ def test_two_hubs_write_into_one_database(processes: Any, mosquitto: Any, postgr
         stream.ask(ASKED // 2)
         assert len(stream.ids()) == ASKED
     assert processes.end("two") == 0
-    history, _ = read_history(processes.store, Filter(devices=("kitchen",)))
-    assert set(history.hub.names) == {"one", "two"}
+    history, _ = read_history(processes.store, Filter(devices=("kitchen",)), details=True)
+    assert history.details is not None
+    assert set(history.details.hub.names) == {"one", "two"}
     rows, missing, _ = kept(processes)
     assert (rows, missing) == (ASKED, Missing())
     told = np.isfinite(history.asker_ms)

@@ -129,7 +129,8 @@ class Client:
     def __init__(self, broker: str, topic: str = str(wire.Topic("answer", "kitchen"))) -> None:
         self.heard: list[Received] = []
         self._loop = Loop()
-        handlers = Handlers(received=self.heard.append)
+        self._hears = threading.Event()
+        handlers = Handlers(received=self.heard.append, opened=self._hears.set)
         self._link = Link(BrokerUrl.parse(broker), "client", handlers, subscriptions=[(topic, 1)])
         self._loop.add(self._link)
         self._ended = threading.Event()
@@ -141,6 +142,7 @@ class Client:
 
     def __enter__(self) -> Client:
         self._thread.start()
+        assert self._hears.wait(10)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,8 +151,6 @@ class Client:
         self._thread.join(10)
 
     def _run(self) -> None:
-        while not self._link.is_open:
-            self._loop.run_once(0.1)
         while not self._ended.is_set():
             self._loop.run_once(0.1)
         self._loop.close()

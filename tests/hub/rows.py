@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hub.events import Record, Row
-from hub.report.history import COUNTS, FLAGS, NAMES, History, Names
+from hub.report.history import COLUMNS, COUNTS, DETAILS, FLAGS, NAMES, History, Names
 
 VALUES: dict[str, Any] = {
     "device": "kitchen",
@@ -46,7 +46,7 @@ def row(wall_time_s: float = 1000.0, **changes: Any) -> Row:
 def history(rows: Sequence[Row]) -> History:
     """The rows, column by column, numbered from 1."""
     columns: dict[str, Any] = {"row": np.arange(1, len(rows) + 1)}
-    for name in History.__struct_fields__:
+    for name in (*COLUMNS, *DETAILS):
         values = [getattr(each, "is_local" if name == "local" else name, None) for each in rows]
         if name in NAMES:
             columns[name] = Names.of(values)
@@ -55,4 +55,4 @@ def history(rows: Sequence[Row]) -> History:
         elif name not in columns:
             kind = np.int64 if name in COUNTS else np.float64
             columns[name] = np.array([np.nan if value is None else value for value in values], kind)
-    return History(**columns)
+    return History.of(columns)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from hub.errors import ReportError
 from hub.report.columns_parquet import questions_parquet
-from hub.report.history import FLAGS, NAMES, History
+from hub.report.history import COLUMNS, DETAILS, FLAGS, NAMES
 from hub.report.timing import STAGES, timing_of
 from tests.hub.report.many import many
 from tests.hub.rows import history
@@ -24,7 +24,7 @@ def test_columns_come_back() -> None:
     timing = timing_of(history(ROWS), 1000.0)
     table = parquet.read_table(io.BytesIO(questions_parquet(timing)))
     assert table.num_rows == len(ROWS)
-    for name in History.__struct_fields__:
+    for name in (*COLUMNS, *DETAILS):
         values = table.column(name).to_pylist()
         if name in NAMES:
             assert values == [getattr(row, name) or None for row in ROWS]

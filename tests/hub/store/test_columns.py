@@ -22,10 +22,9 @@ RECORDS = [
 
 
 def plain(history: History) -> dict[str, Any]:
-    columns = {name: getattr(history, name) for name in history.__struct_fields__}
     return {
         name: [each.names[code] for code in each.codes] if isinstance(each, Names) else each
-        for name, each in columns.items()
+        for name, each in history.columns().items()
     }
 
 
@@ -44,7 +43,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_columns_are_the_rows(store: str, way: str) -> None:
     """Every column has the meaning and the type that it has in a row."""
     keep(store, *RECORDS)
-    history, _ = read_history(store, Filter())
+    history, _ = read_history(store, Filter(), details=True)
     same(history, history_of(rows_of(store)))
     for name, column in plain(history_of(rows_of(store))).items():
         if not isinstance(column, list):
@@ -69,10 +68,21 @@ def test_the_database_chooses_as_the_filter_does(store: str, way: str, chosen: F
     same(read_history(store, chosen)[0], whole.where(chosen.mask(whole)))
 
 
+def test_details_are_read_where_they_are_wanted(store: str, way: str) -> None:
+    """All else is the same without them."""
+    keep(store, *RECORDS)
+    without, _ = read_history(store, Filter())
+    assert without.details is None
+    whole = plain(read_history(store, Filter(), details=True)[0])
+    assert whole["task"] == ["text-generation"] * 3
+    for name, column in plain(without).items():
+        np.testing.assert_array_equal(column, whole[name], err_msg=name)
+
+
 def test_an_empty_store(store: str, way: str) -> None:
     """All columns are there, and empty."""
     keep(store)
-    history, missing = read_history(store, Filter())
+    history, missing = read_history(store, Filter(), details=True)
     assert (len(history), missing.answers) == (0, 0)
     assert {len(column) for column in plain(history).values()} == {0}
 
