@@ -17,6 +17,7 @@ from hub.fleet import Node, Waiting, waits_ms
 MOST_BUNDLES: Final = 8  # of a node; how many more there are is said
 _MEBIBYTE: Final = 1024 * 1024
 
+View = dict[str, Any]
 Look = tuple[list[tuple[Node, float]], int, float]  # nodes with their waits, questions in flight, the loop's time
 
 
@@ -30,24 +31,31 @@ def look(core: Core, now: float) -> Look:
     return nodes, core.in_flight, now
 
 
-def node_view(node: Node, wait_ms: float, now: float) -> dict[str, Any]:
-    """Everything that the page shows of this node."""
-    shown = list(zip(node.bundles, node.costs, strict=True))[:MOST_BUNDLES]
+def node_view(node: Node, wait_ms: float, now: float, before: tuple[Node, View] | None = None) -> View:
+    """Everything that the page shows of this node; parts that are as `before` are those, not made again."""
+    network_ms = None if node.network_ms is None else _rounded(node.network_ms)
+    was, shown = before if before is not None else (None, {})
+    same_bundles = was is not None and was.bundles is node.bundles and was.costs is node.costs
+    same_machine = was is not None and was.machine is node.machine
     return {
         "standing": node.standing.name.lower(),
-        "network_ms": None if node.network_ms is None else _rounded(node.network_ms),
+        "network_ms": network_ms,
         "wait_ms": _rounded(wait_ms),
         "in_flight": len(node.load),
         "others": node.others,
         "parallel": node.parallel,
-        "failing": round(rate_at(node.failing, now), 2),
-        "bundles": [_bundle(served, cost) for served, cost in shown],
-        "more_bundles": len(node.bundles) - len(shown),
-        "machine": _machine(node.machine or wire.Machine()),
+        "failing": round(rate_at(node.failing, now), 2) if node.failing.rate else 0.0,
+        "bundles": shown["bundles"] if same_bundles else _bundles(node),
+        "more_bundles": max(len(node.bundles) - MOST_BUNDLES, 0),
+        "machine": shown["machine"] if same_machine else _machine(node.machine or wire.Machine()),
     }
 
 
-def _bundle(served: wire.ServedBundle, cost: Cost) -> dict[str, Any]:
+def _bundles(node: Node) -> list[View]:
+    return [_bundle(*both) for both in zip(node.bundles[:MOST_BUNDLES], node.costs, strict=False)]
+
+
+def _bundle(served: wire.ServedBundle, cost: Cost) -> View:
     """What it costs is what the hub has learned of it."""
     return {
         "bundle": served.bundle,
@@ -63,7 +71,7 @@ def _bundle(served: wire.ServedBundle, cost: Cost) -> dict[str, Any]:
     }
 
 
-def _machine(machine: wire.Machine) -> dict[str, Any]:
+def _machine(machine: wire.Machine) -> View:
     """Only what it tells."""
     free = machine.memory_available_bytes
     told = {
@@ -85,6 +93,8 @@ def _rounded(ms: float) -> float:
     >>> [_rounded(ms) for ms in (0.0, 0.012345, 7.1234, 161.04, 12_345.6)]
     [0.0, 0.0123, 7.12, 161.0, 12346.0]
     """
+    if ms == 0.0:
+        return 0.0
     return float(f"{ms:.3g}") if ms < 1000 else float(round(ms))
 
 

@@ -85,7 +85,8 @@ class Present:
             if before is not None and before[0] is node and before[1] == wait_ms and not node.failing.rate:
                 shown[node.name] = before
                 continue
-            shown[node.name] = (node, wait_ms, node_view(node, wait_ms, now))
+            last = None if before is None else (before[0], before[2])
+            shown[node.name] = (node, wait_ms, node_view(node, wait_ms, now, last))
             made += 1
             if made % _NODES_A_PIECE == 0:
                 await asyncio.sleep(0)

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from hub import wire
-from hub.fleet import wait_ms, waiting
+from hub.fleet import ponged, taught, wait_ms, waiting
 from hub.web.node_view import MOST_BUNDLES, look, node_view
-from tests.hub.core_driver import BUNDLE, Driver, bundle
+from tests.hub.core_driver import BUNDLE, TOKENS, Driver, bundle
 
 
 def shown(driver: Driver, name: str) -> dict[str, object]:
@@ -74,3 +74,20 @@ def test_a_node_with_many_bundles_shows_some() -> None:
     view = shown(driver, "a")
     assert len(view["bundles"]) == MOST_BUNDLES  # type: ignore[arg-type]
     assert view["more_bundles"] == 3
+
+
+def test_parts_that_have_not_changed_are_not_made_again() -> None:
+    """And those that have are: the view is the one that would be made without any before it."""
+    driver = Driver()
+    driver.node("a")
+    (before, wait_ms), *_ = look(driver.core, driver.now)[0]
+    view = node_view(before, wait_ms, driver.now)
+    farther = ponged(before, wire.Backlog(), 77.0, driver.now)
+    after = node_view(farther, wait_ms, driver.now, (before, view))
+    assert after == node_view(farther, wait_ms, driver.now)
+    assert (after["network_ms"], view["network_ms"]) == (77.0, 1.0)
+    assert after["bundles"] is view["bundles"]
+    slower = taught(farther, BUNDLE.bundle, TOKENS, wire.Timing(prefill=900.0, decode=900.0, compute=1800.0))
+    again = node_view(slower, wait_ms, driver.now, (farther, after))
+    assert again == node_view(slower, wait_ms, driver.now)
+    assert again["bundles"] != after["bundles"]
