@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS: Final = 65_536
 _MOST_READERS: Final = 4
+_BUSY_MS: Final = 5_000
 
 
 def read_columns(database: Database, condition: sa.ColumnElement[bool], *, details: bool) -> History:
@@ -108,6 +109,7 @@ def _fetch(connect: Callable[[], Any], dialect: sa.Dialect, query: sa.Select[Any
     values = [compiled.params[name] for name in compiled.positiontup or ()]
     with connect() as connection, connection.cursor() as cursor:
         if dialect.name == "sqlite":
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")  # whoever comes first holds the file for a moment
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_CHUNK_ROWS)})
         cursor.execute(str(compiled), values or None)
         table: pa.Table = cursor.fetch_arrow_table()

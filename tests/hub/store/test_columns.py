@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from hub.report.filter import Filter
 from hub.report.history import History, Names
+from hub.store.columns import _by_arrow
+from hub.store.database import Database
 from hub.store.reading import read_history
+from hub.store.tables import questions
 from tests.hub.rows import history as history_of
 from tests.hub.rows import record
 from tests.hub.store.kept import keep, rows_of
@@ -91,3 +95,14 @@ def test_order_is_that_of_the_ends(store: str, way: str) -> None:
     """What a node did on its own is told later than it was."""
     keep(store, *(record(id=name) for name in "cba"), every_s=-1.0)
     assert [row.id for row in rows_of(store)] == list("abc")
+
+
+def test_readers_who_come_together_wait_for_each_other(store: str) -> None:
+    """Whoever opens an SQLite file first has it alone for a moment; the others are not told that it is locked."""
+    keep(store, *RECORDS)
+    database = Database(store, writing=False)
+    for _ in range(60):
+        found = _by_arrow(database, [sa.select(questions.c.seq.label("row"))] * 4)
+        assert found is not None
+        assert found.num_rows == 4 * len(RECORDS)
+    database.engine.dispose()
