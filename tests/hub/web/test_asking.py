@@ -54,7 +54,8 @@ def test_an_answer_is_told_as_it_comes(
     lines = asyncio.run(lines_of(asker, question="one two three"))
     kinds = [line["kind"] for line in lines]
     assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("asked", "answer", {"decision", "text"})
-    assert "".join(line["text"] for line in lines if line["kind"] == "text") == "one two three"
+    streamed = "".join(line["text"] for line in lines if line["kind"] == "text")
+    assert "one two three".startswith(streamed)  # the last piece may come with the whole
     (decision,) = (line for line in lines if line["kind"] == "decision")
     assert decision["chosen"] == lines[-1]["node"] == "n1"
     assert (lines[-1]["shown"], lines[0]["device"]) == ("one two three", "page-h")
