@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _CHUNK_ROWS: Final = 65_536
 _MOST_READERS: Final = 4
 _BUSY_MS: Final = 5_000
+_MAPPED_BYTES: Final = 2**31  # of an SQLite file, where the system can: fewer calls
 
 
 def read_columns(database: Database, condition: sa.ColumnElement[bool], *, details: bool) -> History:
@@ -104,16 +105,20 @@ def _by_arrow(database: Database, queries: Sequence[sa.Select[Any]]) -> pa.Table
 
 
 def _fetch(connect: Callable[[], Any], dialect: sa.Dialect, query: sa.Select[Any]) -> pa.Table:
-
+    """One part, its names each kept once."""
     compiled = query.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     values = [compiled.params[name] for name in compiled.positiontup or ()]
     with connect() as connection, connection.cursor() as cursor:
         if dialect.name == "sqlite":
             cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")  # whoever comes first holds the file for a moment
+            cursor.execute(f"PRAGMA mmap_size={_MAPPED_BYTES}")
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_CHUNK_ROWS)})
         cursor.execute(str(compiled), values or None)
         table: pa.Table = cursor.fetch_arrow_table()
-        return table
+    for place, name in enumerate(table.column_names):
+        if name in NAMES:
+            table = table.set_column(place, name, table.column(place).dictionary_encode())
+    return table
 
 
 def _driver(database: Database) -> tuple[Any, sa.Dialect]:
@@ -148,5 +153,5 @@ def _of_arrow(names: Sequence[str], table: pa.Table) -> dict[str, Any]:
 def _names_of_arrow(column: pa.ChunkedArray) -> Names:
     if not len(column):
         return Names.of([])
-    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    encoded = column.unify_dictionaries().combine_chunks()
     return Names(encoded.indices.to_numpy().astype(np.int32), tuple(encoded.dictionary.to_pylist()))

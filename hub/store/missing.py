@@ -7,9 +7,7 @@ as soon as a hub hears that node again; of the time before the first word nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
+import msgspec
 import sqlalchemy as sa
 
 from hub.report.history import Missing
@@ -19,8 +17,10 @@ from hub.store.tables import answers_told, late_answers, losses, questions
 def missing_between(connection: sa.Connection, since_s: float | None, until_s: float | None) -> Missing:
     """What is missing from the records of that time (wall clock; None is open). Raises SQLAlchemyError."""
     answers = 0
-    for (node, epoch), (first, last) in _ranges(connection, since_s, until_s).items():
-        answers += max(last - first + 1 - _there(connection, node, epoch, first, last), 0)
+    for (node, epoch), known in _lives(connection, since_s, until_s).items():
+        if known.rows <= known.last - known.first:  # notes, and rows of another time, may fill the gaps
+            there = _there(connection, node, epoch, known)
+            answers += max(known.last - known.first + 1 - there, 0)
     query = sa.select(losses.c.records, losses.c.hub, losses.c.why).where(*_within(losses, since_s, until_s))
     told = connection.execute(query.order_by(losses.c.seq)).all()
     return Missing(
@@ -30,40 +30,44 @@ def missing_between(connection: sa.Connection, since_s: float | None, until_s: f
     )
 
 
-def _ranges(
-    connection: sa.Connection, since_s: float | None, until_s: float | None
-) -> dict[tuple[str, int], tuple[int, int]]:
-    """First and last number of each life of a node."""
-    ranges: dict[tuple[str, int], tuple[int, int]] = {}
-    told = sa.func.max(answers_told.c.number), sa.func.min(answers_told.c.number + 1)
-    for table, epoch, number in (
-        (questions, questions.c.node_epoch, questions.c.node_number),
-        (late_answers, late_answers.c.epoch, late_answers.c.number),
+class _Range(msgspec.Struct, frozen=True):
+    """The numbers of one life of a node that are named; `rows` of them have a row, which has each only once."""
+
+    first: int
+    last: int
+    rows: int
+
+    def with_(self, other: _Range) -> _Range:
+        return _Range(min(self.first, other.first), max(self.last, other.last), self.rows + other.rows)
+
+
+def _lives(connection: sa.Connection, since_s: float | None, until_s: float | None) -> dict[tuple[str, int], _Range]:
+    lives: dict[tuple[str, int], _Range] = {}
+    row, late, told = questions.c, late_answers.c, answers_told.c
+    for table, node, epoch, number, first in (
+        (questions, row.node, row.node_epoch, row.node_number, row.node_number),
+        (late_answers, late.node, late.epoch, late.number, late.number),
+        (answers_told, told.node, told.epoch, told.number, told.number + 1),  # one is expected after it
     ):
-        query = sa.select(table.c.node, epoch, sa.func.min(number), sa.func.max(number))
-        query = query.where(number.is_not(None), *_within(table, since_s, until_s)).group_by(table.c.node, epoch)
-        _widen(ranges, connection.execute(query))
-    query = sa.select(answers_told.c.node, answers_told.c.epoch, told[1], told[0])
-    query = query.where(*_within(answers_told, since_s, until_s)).group_by(answers_told.c.node, answers_told.c.epoch)
-    _widen(ranges, connection.execute(query))
-    return ranges
+        rows = sa.func.count() if table is questions else sa.literal(0)
+        query = sa.select(node, epoch, sa.func.min(first), sa.func.max(number), rows)
+        query = query.where(number.is_not(None), *_within(table, since_s, until_s)).group_by(node, epoch)
+        for name, life, *known in connection.execute(query):
+            found = _Range(*known)
+            before = lives.get((name, life))
+            lives[name, life] = found if before is None else before.with_(found)
+    return lives
 
 
-def _widen(ranges: dict[tuple[str, int], tuple[int, int]], found: Iterable[Any]) -> None:
-    for node, epoch, first, last in found:
-        before = ranges.get((node, epoch), (first, last))
-        ranges[node, epoch] = min(before[0], first), max(before[1], last)
-
-
-def _there(connection: sa.Connection, node: str, epoch: int, first: int, last: int) -> int:
+def _there(connection: sa.Connection, node: str, epoch: int, known: _Range) -> int:
     """How many of the numbers have a row or a note, whenever it was written."""
     row, late = questions.c, late_answers.c
     rows = sa.select(sa.func.count()).where(row.node == node, row.node_epoch == epoch)
     notes = sa.select(sa.func.count()).where(late.node == node, late.epoch == epoch)
     same = sa.select(row.seq).where(row.node == late.node, row.node_epoch == late.epoch, row.node_number == late.number)
     both = (
-        rows.where(row.node_number.between(first, last)),
-        notes.where(late.number.between(first, last), ~same.exists()),
+        rows.where(row.node_number.between(known.first, known.last)),
+        notes.where(late.number.between(known.first, known.last), ~same.exists()),
     )
     return sum(int(connection.execute(query).scalar_one()) for query in both)
 

@@ -44,6 +44,12 @@ def test_a_late_answer_has_no_row(store: str) -> None:
     assert missing(store) == 1
 
 
+def test_a_note_of_what_has_a_row_fills_nothing(store: str) -> None:
+    """A node may tell an answer twice; the gap beside it stays."""
+    keep(store, answer(1), answer(3), events.LateAnswer(node="a", epoch=1, number=3))
+    assert missing(store) == 1
+
+
 def test_after_a_sudden_death(store: str) -> None:
     """The next hub hears how far the node has counted."""
     keep(store, *(answer(number) for number in range(1, 6)))
