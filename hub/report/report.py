@@ -66,23 +66,28 @@ def build_report(
     against: Comparison | None = None,
 ) -> Report:
     """The report over the questions of `timing`, which are those of `where`."""
-    history = timing.history
-    window = window_of(history, where)
-    counted = Counted(timing)
-    with concurrent.futures.ThreadPoolExecutor(3) as threads:  # numpy lets go of the interpreter in between
-        by_node, by_model, by_device = threads.map(counted.tally, (history.node, history.model, history.device))
+    history, window = timing.history, window_of(timing.history, where)
+    groups = history.node, history.model, history.device
+    with concurrent.futures.ThreadPoolExecutor() as threads:  # numpy lets go of the interpreter while it counts
+        bars, slots = threads.submit(histogram, timing.delay_ms), threads.submit(timeline, timing)
+        cells = threads.submit(heat_map, timing)
+        counted = Counted(timing)
+        tallies = list(threads.map(counted.tally, groups))
     told = objective, window.seconds, counted.codes
-    fleet = fleet_figures(by_node, *told)
+    nodes, models, devices = (
+        part_figures(tally, names.names, *told) for tally, names in zip(tallies, groups, strict=True)
+    )
+    fleet = fleet_figures(tallies[0], *told)
     return Report(
         window=window,
         fleet=fleet,
-        histogram=histogram(timing.delay_ms),
-        nodes=part_figures(by_node, history.node.names, *told),
-        models=part_figures(by_model, history.model.names, *told),
-        devices=part_figures(by_device, history.device.names, *told),
+        histogram=bars.result(),
+        nodes=nodes,
+        models=models,
+        devices=devices,
         prediction=fleet.prediction,
-        timeline=timeline(timing),
-        heat_map=heat_map(timing),
+        timeline=slots.result(),
+        heat_map=cells.result(),
         slowest=slowest,
         missing=missing,
         percentile_error=ACCURACY,
