@@ -17,7 +17,10 @@ from hub.trace_context import TraceContext
 
 
 class MessageReceived(msgspec.Struct, frozen=True, kw_only=True):
-    """A message arrived on one of our topics. `receipt` is set on asks, which must be acknowledged."""
+    """A message arrived on one of our topics. `receipt` is set on asks, which must be acknowledged.
+
+    `again` is set where a hub, be it another or an earlier life of this one, had it before and did not acknowledge it.
+    """
 
     topic: str
     payload: bytes
@@ -27,6 +30,7 @@ class MessageReceived(msgspec.Struct, frozen=True, kw_only=True):
     correlation: bytes | None = None
     expiry_s: int | None = None
     trace: TraceContext | None = None
+    again: bool = False
 
 
 class PublishAccepted(msgspec.Struct, frozen=True):
@@ -117,7 +121,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     (`hedge`: the deadline was near, `silence`: nothing was heard), and `second_won` that it answered first.
 
     `node_epoch` and `node_number` say which of a node's answers this is. `partial` is a row that was pieced together
-    from a node's report alone, because the hub that had the question is gone: its total is a lower bound.
+    from a node's report alone, because the hub that had the question is gone: its total is a lower bound. `again` says
+    that a hub may have ended the question before; it is for whoever keeps the rows, and not kept.
     """
 
     device: str
@@ -152,6 +157,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     node_epoch: int | None = None
     node_number: int | None = None
     partial: bool = False
+    again: bool = False
 
     @property
     def is_local(self) -> bool:

@@ -12,7 +12,10 @@ import msgspec
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as it came. `receipt` is to be given to `Link.acknowledge` where the link acknowledges by hand."""
+    """A message as it came. `receipt` is to be given to `Link.acknowledge` where the link acknowledges by hand.
+
+    `again` says that the broker has sent it before, and got no acknowledgement: MQTT's flag DUP.
+    """
 
     topic: str
     payload: bytes
@@ -22,6 +25,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     correlation: bytes | None
     expiry_s: int | None
     user_properties: tuple[tuple[str, str], ...]
+    again: bool = False
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -53,4 +57,5 @@ def received_from(message: Any, receipt: int) -> Received:
         correlation=getattr(properties, "CorrelationData", None),
         expiry_s=getattr(properties, "MessageExpiryInterval", None),
         user_properties=tuple(getattr(properties, "UserProperty", ())),
+        again=bool(message.dup),
     )

@@ -36,7 +36,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     it.
 
     `hurried` says that the device set a deadline of its own. `fingerprint` tells a repeat (same id, less budget) from
-    another question under the same id.
+    another question under the same id. `again` says that a hub had it before.
     """
 
     sender: Sender
@@ -47,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes
     hurried: bool = False
     earlier: tuple[wire.Earlier, ...] = ()
+    again: bool = False
     trace: TraceContext | None = None
 
     @property
@@ -100,6 +101,7 @@ def read_ask(message: MessageReceived, device: str, new_id: Callable[[], str]) -
         payload_bytes=len(message.payload),
         fingerprint=fingerprint_of(question),
         earlier=question.earlier,
+        again=message.again,
         trace=message.trace,
     )
 

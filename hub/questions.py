@@ -284,6 +284,7 @@ def record_of(
         decisions=tuple(question.decisions),
         node_epoch=node.epoch if node is not None and done is not None and done.number is not None else None,
         node_number=done.number if done is not None else None,
+        again=question.ask.again,
         second=question.second,
         second_won=bool(question.second) and by is not None and by.number == question.second_number,
     )

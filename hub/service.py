@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 COUNTERS_EVERY_S: Final = 10.0
 OFFERS_EVERY_S: Final = 1.0
+ACCEPT_S: Final = 0.3  # that a hub which ends waits for the broker to accept what it has sent
 LINGER_S: Final = 1.0  # that a hub which ends waits for what nodes are about to report
 
 
@@ -131,11 +132,10 @@ class HubService:
         try:
             while not self._stopping:
                 self._turn(math.inf)
+            self._turn_while(lambda: bool(self._core_ticket), ACCEPT_S)  # else their asks would be delivered again
             self._heritage.close()
             self._asks.leave()  # first: another hub takes this session over as soon as it reads `offline`
-            until = time.monotonic() + LINGER_S
-            while self._core.in_flight and self._link.is_open and time.monotonic() < until:
-                self._turn(until)
+            self._turn_while(lambda: self._core.in_flight > 0, LINGER_S)
         finally:
             self._heritage.close()
             self._asks.leave()
@@ -175,6 +175,11 @@ class HubService:
         Its state shows when it does.
         """
         self._loop.call_soon(lambda: self._do(events.PublishControl(node=node, control=wire.Drain(on=on))))
+
+    def _turn_while(self, condition: Callable[[], bool], limit_s: float) -> None:
+        until = time.monotonic() + limit_s
+        while condition() and self._link.is_open and time.monotonic() < until:
+            self._turn(until)
 
     def _turn(self, until: float) -> None:
         """Let the loop do what there is to do, once, and the core what is due."""
@@ -248,6 +253,8 @@ class HubService:
         self._handle(events.AsksTakenOver(hub))
 
     def _received_ask(self, message: Received) -> None:
+        if self._stopping:
+            return  # it is not acknowledged, so the next hub gets it
         self._handle(
             events.MessageReceived(
                 topic=message.topic,
@@ -257,6 +264,7 @@ class HubService:
                 response_topic=message.response_topic,
                 correlation=message.correlation,
                 expiry_s=message.expiry_s,
+                again=message.again,
                 trace=trace_in(message.user_properties) if message.user_properties else None,
             )
         )

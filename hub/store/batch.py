@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from hub import events
 from hub.store.tables import answers_told, decisions, late_answers, losses, questions
 
-PIECED_TOGETHER_S: Final = 600.0  # a node tells again what it answered no longer ago than this
+BEFORE_S: Final = 600.0  # what a node tells again, or a broker delivers again, ended no longer ago than this
 _TOUCH_S: Final = 0.001  # for two questions of which the second begins as the first ends
 _encoder = msgspec.json.Encoder()
-_COLUMNS: Final = tuple(name for name in events.Record.__struct_fields__ if name != "decisions")
+_COLUMNS: Final = tuple(name for name in events.Record.__struct_fields__ if name in questions.c)
 
 Dated = tuple[events.Record | events.Note, float]  # with the wall time of what it tells
 Timed = tuple[events.Record, float]
@@ -107,7 +107,8 @@ def _without_repeats(connection: sa.Connection, records: list[Timed]) -> tuple[l
 
     An answer is known by its number. Two rows of one device and id are one question where they were under way at the
     same time, for an id may be used again; what a node did on its own is known by its id. Of a question that was pieced
-    together the time is not known: any row of shortly before is the better one.
+    together the time is not known: any row of shortly before is the better one, as it is where the broker has
+    delivered a question again to a hub that did not know that it had ended.
     """
     numbers = _known_numbers(connection, [record for record, _ in records])
     known = _known_rows(connection, [record.id for record, _ in records])
@@ -130,7 +131,9 @@ def _is_repeat(record: events.Record, at: float, known: _Known) -> bool:
     if record.is_local or known.local:
         return record.is_local == known.local and record.node == known.node
     if record.partial:
-        return known.end_s >= at - PIECED_TOGETHER_S
+        return known.end_s >= at - BEFORE_S
+    if record.again and known.end_s >= at - record.total_ms / 1000 - BEFORE_S:
+        return True
     return at - record.total_ms / 1000 + _TOUCH_S < known.end_s and known.start_s + _TOUCH_S < at
 
 

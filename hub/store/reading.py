@@ -24,7 +24,7 @@ from hub.store.missing import missing_between
 from hub.store.tables import decisions, questions
 
 _decisions_decoder = msgspec.json.Decoder(tuple[Decision, ...])
-_IN_ROW: Final = tuple(name for name in Row.__struct_fields__ if name != "decisions")
+_IN_ROW: Final = tuple(name for name in Row.__struct_fields__ if name in questions.c)
 
 
 def read_history(store: str, chosen: Filter, *, details: bool = False) -> tuple[History, Missing]:

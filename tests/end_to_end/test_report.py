@@ -44,9 +44,9 @@ def test_report_agrees_with_the_askers(
     """
     url = mosquitto.url
     processes.hub(url)
-    processes.node("near", bundle, url)
+    processes.node("near", bundle, url, "--parallel", "1")  # so that one question makes the other wait
     processes.wait_for(url, "near")
-    processes.node("far", bundle, processes.slow_link(url, free_port(), FAR_MS))
+    processes.node("far", bundle, processes.slow_link(url, free_port(), FAR_MS), "--parallel", "1")
     processes.wait_for(url, "far")
     took_ms: dict[str, list[float]] = {"kitchen": [], "hall": []}
     urls = {"kitchen": url, "hall": processes.slow_link(url, free_port(), HALL_MS)}

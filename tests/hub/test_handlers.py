@@ -16,6 +16,7 @@ def message(topic: bytes, properties: Properties | None) -> MQTTMessage:
     made.payload = b"why?"
     made.qos = 1
     made.retain = True
+    made.dup = True
     made.properties = properties
     return made
 
@@ -36,6 +37,7 @@ def test_all_that_came_is_handed_on() -> None:
         correlation=b"7",
         expiry_s=30,
         user_properties=(("error", "deadline"), ("k", "v")),
+        again=True,
     )
 
 

@@ -65,6 +65,16 @@ def test_one_question_of_two_hubs_is_one_row(store: str) -> None:
     assert read_history(store, Filter())[1].answers == 0
 
 
+def test_a_question_that_the_broker_delivers_again_is_one_row(store: str) -> None:
+    """To a hub that does not know that the one before has ended it; the id may be used again all the same."""
+    keep(store, record(id="1", node_epoch=1, node_number=1, total_ms=100.0))
+    keep(store, record(id="1", node_epoch=1, node_number=2, total_ms=100.0, again=True), at=1002.0)
+    keep(store, record(id="1", node_epoch=1, node_number=3, total_ms=100.0), at=1003.0)
+    keep(store, record(id="1", node_epoch=1, node_number=4, total_ms=100.0, again=True), at=5000.0)
+    assert [row.node_number for row in rows_of(store)] == [1, 3, 4]
+    assert read_history(store, Filter())[1].answers == 0
+
+
 def test_an_id_that_is_used_again_right_away_is_another_question(store: str) -> None:
     """It begins when the first has ended."""
     keep(store, *(record(id="1", total_ms=100.0) for _ in range(3)), every_s=0.1)
