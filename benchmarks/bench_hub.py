@@ -4,6 +4,7 @@
 
     round trips  direct and routed, in turns, over Mosquitto and the embedded broker (`round_trips.py`)
     capacity     questions a second through one hub process, open loop, at rising rates (`capacity.py`)
+    records      delays through a hub that keeps records on disk beside one that keeps none, in turns
     choosing     decisions among 10, 1,000 and 5,000 nodes under both objectives, and state messages a second
                  (`choosing.py`)
 
@@ -21,7 +22,7 @@ from statistics import median
 from typing import Any, Final, get_args
 
 import msgspec
-from capacity import P99_OVER_P50, Step, amid_states, steps
+from capacity import P99_OVER_P50, Step, amid_states, steps, with_records
 from choosing import decisions_ms, states_a_second
 from goals import Goal, judge
 from round_trips import percentile, round_trips
@@ -33,6 +34,8 @@ SIZES: Final = (10, 1000, 5000)
 RATES: Final = (250.0, 500.0, 750.0, 1000.0, 1100.0, 1250.0, 1500.0, 2000.0)
 STATES: Final = 20_000  # a minute
 AMID_PER_S: Final = 100.0  # questions beside them
+KEPT_PER_S: Final = 250.0  # questions whose records are kept
+KEPT_ROUNDS: Final = 5
 GOALS: Final = (
     *(
         Goal(
@@ -49,6 +52,10 @@ GOALS: Final = (
     ),
     Goal("state messages a minute from 5,000 nodes, core alone", ("states", "per_minute"), None, "at least", 20_000.0),
     Goal("of a core, for 20,000 states a minute through Mosquitto", ("amid states", "hub_busy"), None, "at most", 1.0),
+    Goal(
+        "delay with records on disk against none, p50 (ms)",
+        *(("keeping", "p50_ms"), ("keeping nothing", "p50_ms"), "at most", 1.1),
+    ),
     Goal("questions without an answer meanwhile", ("amid states", "unanswered"), None, "at most", 0.0),
 )
 
@@ -63,6 +70,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     figures["states"] = {"per_minute": 60 * states_a_second(SIZES[-1], STATES)}
     amid = amid_states(SIZES[-1], STATES, AMID_PER_S, options.seconds)
     figures["amid states"] = msgspec.to_builtins(amid)
+    both = with_records(KEPT_PER_S, options.seconds, KEPT_ROUNDS)
+    for name, kept_steps in zip(("keeping nothing", "keeping"), both, strict=True):
+        figures[name] = {
+            "steps": [msgspec.to_builtins(one) for one in kept_steps],
+            "p50_ms": [one.p50_ms for one in kept_steps],
+            "p99_ms": [one.p99_ms for one in kept_steps],
+        }
     taken_steps = steps(options.rate or list(RATES), options.seconds)
     figures["capacity"] = {"steps": [msgspec.to_builtins(one) for one in taken_steps], **best(taken_steps)}
     return figures
@@ -99,6 +113,8 @@ def tables(figures: dict[str, Any]) -> list[str]:
             row = figures[f"{nodes} {objective}"]
             lines.append(f"{f'{nodes:,} {objective}':22}{row['p50_ms']:12.3f}{row['p99_ms']:8.3f}")
     lines += ["", "among 5,000 nodes that publish 20,000 states a minute:", *step_lines([figures["amid states"]])]
+    for name in ("keeping nothing", "keeping"):
+        lines += ["", f"a hub {name}:", *step_lines(figures[name]["steps"])]
     return [*lines, "", *step_lines(figures["capacity"]["steps"])]
 
 

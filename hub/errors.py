@@ -7,6 +7,7 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── ListenError           an address to listen on, or the keys that it needs, cannot be used
 ├── NodeError             a node is not there, or does not do what it was told
 ├── StoreError            the records cannot be opened or read
+│   └── StoreAway         their database server cannot be reached now
 ├── ReportError           a report cannot be made or written as it was asked for
 └── SimulationError       a trace, a fleet file or a matrix of round trips cannot be used
 """
@@ -44,6 +45,10 @@ class NodeError(HubError):
 
 class StoreError(HubError):
     """The record store cannot be opened, written or read."""
+
+
+class StoreAway(StoreError):
+    """The database server of the record store cannot be reached now; it may come back."""
 
 
 class ReportError(HubError):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hub import tracing
+from hub.accounts import Heard
 from hub.broker import EmbeddedBroker, parse_listen
-from hub.errors import ListenError
+from hub.errors import ListenError, StoreAway
 from hub.http_server import Address, HttpServer, refuse_open
 from hub.objective import Objective
 from hub.service import HubService
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # How long the thread that routes may wait for another one to let go of the interpreter; Python's usual 5 ms would be
-# added to a question again and again while Prometheus is told of a thousand nodes, which takes 34 ms.
+# added to a question again and again while records are written, or Prometheus is told of a thousand nodes.
 _SWITCH_S: Final = 0.0005
 
 
@@ -69,10 +70,9 @@ def serve(
         stack.enter_context(tracing.exporting("edge-hub", name))
         if embedded is not None:
             broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
-        records, heard = None, None
+        records = None
         if store is not None:
             records = Records(store, name, retention)
-            heard = heard_before(store)
             stack.callback(records.close)
         service = HubService(
             broker,
@@ -83,13 +83,22 @@ def serve(
             fair_shares=fair_shares,
             alone=alone or embedded is not None,
             listeners=[] if metrics is None else [metrics, live],
-            heard=heard,
+            heard=_heard(store),
         )
         stop_on_signals(service.stop)
         if listening is not None and metrics is not None:
             _tell_of_now(metrics, service, records)
             stack.enter_context(_http(service, broker, metrics, live, listening))
+        if store is not None or listening is not None:
+            sys.setswitchinterval(_SWITCH_S)
         service.run()
+
+
+def _heard(store: str | None) -> dict[str, Heard]:
+    """What the records know; nothing, where their database is away."""
+    with contextlib.suppress(StoreAway):
+        return {} if store is None else heard_before(store)
+    return {}
 
 
 def _metrics() -> Metrics:
@@ -123,7 +132,6 @@ def _http(service: HubService, broker: str, metrics: Metrics, live: Live, listen
         pages=page.pages(),
     )
     server = HttpServer(app, listening.address)
-    sys.setswitchinterval(_SWITCH_S)
     server.start()
     log.info("watch this hub at http://%s", server.address)
     try:

@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from hub.errors import StoreError
+from hub.errors import StoreAway, StoreError
 from hub.store.database import Database, first_line
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,10 @@ _LOCK: Final = 0x65646765  # "edge": the number by which hubs wait for each othe
 
 
 def bring_up_to_date(database: Database) -> None:
-    """Create the tables where there are none, change those of an older version. Raises StoreError."""
+    """Create the tables where there are none, change those of an older version.
+
+    Raises StoreError; StoreAway where there is a server that does not answer.
+    """
     try:
         with database.engine.connect() as connection:
             if _revision(connection) == VERSIONS[-1]:
@@ -31,6 +34,9 @@ def bring_up_to_date(database: Database) -> None:
         with database.engine.begin() as connection:
             _wait_for_others(connection)
             _upgrade(connection, database.shown)
+    except sa.exc.OperationalError as error:
+        kind = StoreError if database.is_sqlite else StoreAway
+        raise kind(f"cannot open the record store {database.shown}: {first_line(error)}") from None
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"cannot open the record store {database.shown}: {first_line(error)}") from None
 

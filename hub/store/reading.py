@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hub.decision import Decision
-from hub.errors import StoreError
+from hub.errors import StoreAway, StoreError
 from hub.events import Row
 from hub.report.filter import FIELDS, Filter
 from hub.report.history import History, Missing
@@ -96,6 +96,9 @@ def reading(store: str) -> Iterator[tuple[Database, sa.Connection]]:
             upgraded.engine.dispose()
         with database.engine.connect() as connection:
             yield database, connection
+    except sa.exc.OperationalError as error:
+        kind = StoreError if database.is_sqlite else StoreAway
+        raise kind(f"cannot read the record store {database.shown}: {first_line(error)}") from None
     except (sa.exc.SQLAlchemyError, msgspec.DecodeError) as error:
         raise StoreError(f"cannot read the record store {database.shown}: {first_line(error)}") from None
     finally:

@@ -20,6 +20,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hub import events
+from hub.errors import StoreAway, StoreError
 from hub.store.batch import Dated, Loss, write
 from hub.store.database import Database, first_line
 from hub.store.migrate import bring_up_to_date
@@ -48,7 +49,10 @@ class Records:
     """The writer of one hub. Records are kept in the order of `store`; those that are not are counted."""
 
     def __init__(self, store: str, hub: str, retention: Retention = Retention()) -> None:  # noqa: B008 (frozen)
-        """Open or create the store, or bring an older one up to date. Raises StoreError."""
+        """Open or create the store, or bring an older one up to date. Raises StoreError.
+
+        A server that does not answer is waited for like one that goes away later: routing begins without it.
+        """
         self._database = Database(store, writing=True)
         self._hub = hub
         self._retention = retention
@@ -61,8 +65,11 @@ class Records:
         self._sweep_at = 0.0
         self._closing = threading.Event()
         self._close_by = math.inf
+        self._is_open = False
         try:
-            bring_up_to_date(self._database)
+            self._open()
+        except StoreAway as error:
+            log.warning("%s: records wait for it", error)
         except BaseException:
             self._database.engine.dispose()
             raise
@@ -101,7 +108,7 @@ class Records:
         for batch in self._batches():
             if batch:
                 self._write_in_time(batch)
-            if time.monotonic() >= self._sweep_at:
+            if self._is_open and time.monotonic() >= self._sweep_at:
                 self._sweep()
 
     def _batches(self) -> Iterator[list[Dated]]:
@@ -144,7 +151,7 @@ class Records:
                 for each in batch if len(batch) > 1 else ():
                     self._write_in_time([each])
                 return
-            except sa.exc.SQLAlchemyError as error:
+            except (sa.exc.SQLAlchemyError, StoreError) as error:
                 if self._queue.full() or time.monotonic() > self._close_by:
                     self._lose(batch, first_line(error))
                     return
@@ -153,7 +160,13 @@ class Records:
                 waits = True
                 time.sleep(_TRY_AGAIN_S)
 
+    def _open(self) -> None:
+        if not self._is_open:
+            bring_up_to_date(self._database)
+            self._is_open = True
+
     def _commit(self, batch: list[Dated]) -> None:
+        self._open()
         with self._lock:
             untold, why = self._untold, self._why
         loss = Loss(self._hub, untold, why, batch[-1][1]) if untold else None

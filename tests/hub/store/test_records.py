@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from hub.decision import Decision, Rejected, Terms
-from hub.errors import StoreError
+from hub.errors import StoreAway, StoreError
 from hub.report.filter import Filter
 from hub.store.database import Database
+from hub.store.numbers import heard_before
 from hub.store.reading import read_history
 from hub.store.records import Records
 from hub.store.retention import Retention
@@ -106,6 +107,20 @@ def test_database_that_is_away_for_a_while(postgresql: PostgreSQL, eventually: C
     records.close()
     assert records.kept().lost == 0
     assert len(rows_of(postgresql.url)) == 11
+
+
+@pytest.mark.postgresql
+def test_database_that_is_away_when_a_hub_starts(postgresql: PostgreSQL, eventually: Callable[..., None]) -> None:
+    """After a power cut a hub may be there before its database: it routes, and its records wait."""
+    postgresql.stop()
+    records = Records(postgresql.url, "hub")
+    with pytest.raises(StoreAway):
+        heard_before(postgresql.url)
+    records.store(record(id="1"), 1000.0)
+    postgresql.start()
+    eventually(lambda: records.kept().written == 1, limit_s=30)
+    records.close()
+    assert [row.id for row in rows_of(postgresql.url)] == ["1"]
 
 
 @pytest.mark.postgresql
