@@ -50,6 +50,9 @@ class Still(Asking):
 class Slow:
     """A source of which nothing ever comes."""
 
+    def begin(self) -> None:
+        return
+
     async def advance(self) -> dict[str, Any]:
         return {}
 
