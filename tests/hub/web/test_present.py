@@ -136,7 +136,7 @@ def test_what_is_shown_is_shown_to_its_end(watched: Watched) -> None:
 
 
 def test_who_comes_after_a_while_is_shown_what_was_meanwhile(watched: Watched) -> None:
-    """The questions before the pause are gone where as many came after them, and none of them is left without its end."""
+    """The questions before the pause are gone where as many came after them, and none is left without its end."""
     shown = Present(watched, watched.live, lambda: NOW_S)
 
     async def scene() -> None:
