@@ -15,7 +15,6 @@ from hub import http_server
 from hub.errors import ListenError
 from hub.http_server import Address, HttpServer, read_keys, refuse_open
 
-
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nbod"
 
