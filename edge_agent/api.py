@@ -26,6 +26,7 @@ from edge_agent import openai_form as form
 from edge_agent.core import Refusal, Told
 from edge_agent.openai_form import ApiError
 from hub import wire
+from hub.guesses import TooManyGuesses
 from hub.http_guard import BodyRefused, Keys, allowed_hosts, read_body
 
 log = logging.getLogger(__name__)
@@ -159,10 +160,14 @@ class _Api:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _check_key(self, request: Request) -> None:
-        if not self._keys.let_in(request):
-            raise ApiError(
-                401, "no valid API key: send one as bearer token", kind="invalid_request_error", code="invalid_api_key"
-            )
+        try:
+            if self._keys.let_in(request):
+                return
+        except TooManyGuesses as error:
+            raise ApiError(429, str(error), kind="requests", code="rate_limit_exceeded") from None
+        raise ApiError(
+            401, "no valid API key: send one as bearer token", kind="invalid_request_error", code="invalid_api_key"
+        )
 
     def _models(self) -> list[dict[str, Any]]:
         return form.models([*self._here.served, *self._here.offers])

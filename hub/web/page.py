@@ -21,11 +21,12 @@ from starlette.types import ASGIApp
 
 from hub.errors import LinkError
 from hub.fleet import Standing
+from hub.guesses import TooManyGuesses
 from hub.http_guard import BodyRefused, read_body, without_key
 from hub.web.app import Pages
 from hub.web.asking import Asking, Line, PageQuestion, TooMany
 from hub.web.live import Live
-from hub.web.login import HOLDS_S, Login, TooManyGuesses
+from hub.web.login import HOLDS_S, Login
 from hub.web.present import Hub as Shown
 from hub.web.present import Present
 from hub.web.stream import Stream, Watching

@@ -267,6 +267,15 @@ def test_keys_are_asked_for(served: Callable[..., str], engine: Engine) -> None:
     assert httpx.get(f"{url}/healthz").status_code == 200
 
 
+def test_keys_are_not_guessed(served: Callable[..., str]) -> None:
+    """After a few wrong ones no key is looked at for a while."""
+    url = served(keys=("one-long-enough-key",), on_loopback=False)
+    wrong = [httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {n}"}).status_code for n in range(6)]
+    assert wrong == [401] * 5 + [429]
+    refused = httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer one-long-enough-key"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
 def test_a_page_of_another_host_cannot_ask(url: str) -> None:
     """A name that somebody else lets point to this machine is no name of it."""
     assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example:80"}).status_code == 400

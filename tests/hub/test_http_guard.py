@@ -78,6 +78,20 @@ def test_only_a_whole_key_lets_in(serve: Callable[..., str], given: str, let_in:
     assert httpx.get(f"{url}/open").text == "hello"
 
 
+def test_keys_are_not_guessed(serve: Callable[..., str]) -> None:
+    """After a few wrong ones not even the right one is looked at for a while; what brings none is no guess."""
+    url = serve(Middleware(Keyed, Keys(KEYS), ["/open"], lambda request: request.cookies.get("session") == "mine"))
+    right = {"Authorization": f"Bearer {KEYS[0]}"}
+    assert {httpx.get(url, headers=right).status_code for _ in range(10)} == {200}
+    assert {httpx.get(url).status_code for _ in range(10)} == {401}
+    wrong = [httpx.get(url, headers={"Authorization": f"Bearer {number}"}).status_code for number in range(6)]
+    assert wrong == [401] * 5 + [429]
+    refused = httpx.get(url, headers=right)
+    assert (refused.status_code, 1 <= int(refused.headers["retry-after"]) <= 12) == (429, True)
+    assert httpx.get(f"{url}/open").status_code == 200
+    assert httpx.get(url, headers={"Cookie": "session=mine"}).status_code == 200
+
+
 def test_without_keys_everybody_is_let_in(serve: Callable[..., str]) -> None:
     """That is for loopback; whoever listens elsewhere needs them."""
     assert httpx.get(serve(Middleware(Keyed, Keys(())))).text == "hello"
