@@ -28,6 +28,7 @@ from edge_agent.openai_form import ApiError
 from hub import wire
 from hub.guesses import TooManyGuesses
 from hub.http_guard import BodyRefused, Keys, allowed_hosts, read_body
+from hub.http_server import LOOPBACK, Address
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ class Here(Protocol):
         ...
 
 
-def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = True) -> Starlette:
-    """The ASGI application. With `keys`, each request needs one of them as its bearer token."""
+def application(here: Here, *, keys: Sequence[str] = (), address: Address = LOOPBACK) -> Starlette:
+    """The application of a server at `address`. With `keys`, each request needs one of them as its bearer token."""
     api = _Api(here, Keys(keys))
     routes = [
         Route("/v1/models", api.guarded(api.list_models)),
@@ -84,7 +85,7 @@ def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = Tru
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
     ]
-    hosts = allowed_hosts(keys, on_loopback=on_loopback)
+    hosts = allowed_hosts(keys, address)
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 

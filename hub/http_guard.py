@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hub.guesses import Guesses, TooManyGuesses
+from hub.http_server import Address
 
 _LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -36,16 +37,16 @@ PAGE_HEADERS: Final = {
 }
 
 
-def allowed_hosts(keys: Sequence[str], *, on_loopback: bool) -> list[str]:
-    """The names by which a request may call this server, for Starlette's TrustedHostMiddleware.
+def allowed_hosts(keys: Sequence[str], address: Address) -> list[str]:
+    """The names by which a request may call the server at `address`, for Starlette's TrustedHostMiddleware.
 
     On loopback without keys only this machine's own: else any web page in a browser of this machine could ask, through
     a name of its own that it lets point here (DNS rebinding). Whoever has a key has it under no other name.
 
-    >>> allowed_hosts([], on_loopback=True), allowed_hosts(["a-key"], on_loopback=True)
-    (['localhost', '127.0.0.1', '[::1]', '::1'], ['*'])
+    >>> allowed_hosts([], Address("127.0.0.2", 80)), allowed_hosts(["a-key"], Address("127.0.0.2", 80))
+    (['localhost', '127.0.0.1', '[::1]', '::1', '127.0.0.2'], ['*'])
     """
-    return list(_LOOPBACK_HOSTS) if on_loopback and not keys else ["*"]
+    return list(dict.fromkeys((*_LOOPBACK_HOSTS, address.host))) if address.on_loopback and not keys else ["*"]
 
 
 class Keys:
@@ -126,7 +127,7 @@ class SameOrigin:
 
     The browser says so: by Sec-Fetch-Site, older ones by Origin, which must then be the host that is asked. What says
     neither is no browser. (https://words.filippo.io/csrf, as in Go's net/http.CrossOriginProtection.) So GET must
-    change nothing, ever.
+    change nothing, ever; one that holds something asks `is_of_own_page` itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -136,8 +137,7 @@ class SameOrigin:
         if scope["type"] == "lifespan" or scope["method"] in _SAFE_METHODS or is_of_own_page(Headers(scope=scope)):
             await self._app(scope, receive, send)
         else:
-            refusal = PlainTextResponse("this request comes from another site's page: use this server's own\n", 403)
-            await refusal(scope, receive, send)
+            await of_another_page()(scope, receive, send)
 
 
 def is_of_own_page(headers: Headers) -> bool:
@@ -147,6 +147,11 @@ def is_of_own_page(headers: Headers) -> bool:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+
+
+def of_another_page() -> Response:
+    """Refuses what `is_of_own_page` is not true of."""
+    return PlainTextResponse("this request comes from another site's page: use this server's own\n", 403)
 
 
 class PageHeaders:

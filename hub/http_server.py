@@ -59,6 +59,9 @@ class Address(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+LOOPBACK: Final = Address("127.0.0.1", 0)  # any free port of this machine's own
+
+
 def read_keys(path: Path) -> tuple[str, ...]:
     """Keys, one a line; blank lines and those that begin with # do not count. Raises ListenError."""
     try:
