@@ -112,6 +112,9 @@ class LogDecision(msgspec.Struct, frozen=True):
     decision: Decision
 
 
+STAGES: Final = ("network", "queue", "prefill", "decode", "overhead")  # of a record: they add up to its total
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One row per question. All durations in milliseconds on the hub's own clock or as the node measured them.
 

@@ -10,7 +10,7 @@ import concurrent.futures
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,28 +18,14 @@ from prometheus_client.registry import Collector
 
 from hub.core import Core
 from hub.fleet import Node, Standing, wait_ms, waiting
+from hub.running_hub import RunningHub
 from hub.tail import Tail
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MOST_NODES: Final = 1000  # told one by one, first of all those that are down
-MOST_EVENTS: Final = 100  # kinds; the core has a fixed few
 WAIT_S: Final = 2.0  # for the hub's thread; a scrape without its answer tells the rest
 _UP: Final = (Standing.READY, Standing.DRAINING)
-
-
-class Hub(Protocol):
-    """The hub that is asked, from any thread (`hub/service.py`)."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes questions now."""
-        ...
-
-    def call(self, function: Callable[[Core, float], T]) -> concurrent.futures.Future[T]:
-        """What `function` says of the core, in the hub's own thread."""
-        ...
 
 
 class Kept(Protocol):
@@ -71,7 +57,7 @@ def moment_of(core: Core, now: float) -> Moment:
 class FleetGauges(Collector):
     """Tells of `hub` at each scrape. `records` is asked too; None where nothing is kept."""
 
-    def __init__(self, hub: Hub, records: Callable[[], Kept] | None) -> None:
+    def __init__(self, hub: RunningHub, records: Callable[[], Kept] | None) -> None:
         self._hub = hub
         self._records = records
 
@@ -100,7 +86,7 @@ def _events(counters: Mapping[str, int]) -> Metric:
     family = CounterMetricFamily(
         "edge_hub_events", "What else happened here, as `counters:` in the log tells it.", labels=("event",)
     )
-    for event, count in sorted(counters.items())[:MOST_EVENTS]:
+    for event, count in sorted(counters.items()):
         family.add_metric((event,), count)
     return family
 

@@ -180,14 +180,14 @@ class BodyRefused(Exception):
         self.status = status
 
 
-async def read_body(request: Request, *, most_bytes: int, limit_s: float) -> bytes:
-    """The body of a JSON request. Raises BodyRefused where it is too long or too slow, or no JSON by its own account.
+async def read_body(request: Request, *, most_bytes: int, limit_s: float, kind: str = "application/json") -> bytes:
+    """The body of a request. Raises BodyRefused where it is too long or too slow, or of another type by its account.
 
-    A web page may send other types anywhere without being asked for leave, so they are not taken.
+    A web page may send other types than JSON anywhere without being asked for leave.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
-        raise BodyRefused(415, f"Content-Type is {kind or 'missing'}: send application/json")
+    given = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if given != kind:
+        raise BodyRefused(415, f"Content-Type is {given or 'missing'}: send {kind}")
     try:
         return await asyncio.wait_for(_read(request, most_bytes), limit_s)
     except asyncio.TimeoutError:

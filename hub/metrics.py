@@ -18,7 +18,6 @@ from hub.explore import CAUSE as EXPLORING
 
 MOST_MODELS: Final = 64  # those that came first; the others are counted together
 OTHER: Final = "other"
-STAGES: Final = ("network", "queue", "prefill", "decode", "overhead")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ERRORS: Final = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 
@@ -149,7 +148,7 @@ class _OfModel:
     def __init__(self, whole: Histogram, stages: Histogram, tokens: Counter, model: str) -> None:
         self._whole = whole.labels(model)
         self._network, self._queue, self._prefill, self._decode, self._overhead = (
-            stages.labels(model, stage) for stage in STAGES
+            stages.labels(model, stage) for stage in events.STAGES
         )
         self._prompt, self._cached, self._answer = (
             tokens.labels(model, kind) for kind in ("prompt", "cached", "answer")

@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from hub import events
 from hub.report.history import Floats, History, Ints, Mask
 
-STAGES: Final = ("access", "network", "queue", "prefill", "decode", "overhead")
+STAGES: Final = ("access", *events.STAGES)
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

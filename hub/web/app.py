@@ -6,10 +6,9 @@ Knows nothing of sockets, and of pages only that they are routes with their own 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -20,29 +19,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hub.core import Core
 from hub.http_guard import Keyed, Keys, PageHeaders, SameOrigin, allowed_hosts, nobody_else, without_key
 from hub.http_server import LOOPBACK, Address
+from hub.running_hub import RunningHub
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 TURNS_WITHIN_S: Final = 5.0  # a hub whose loop answers nothing for as long is not well
 OPEN_PATHS: Final = ("/healthz", "/readyz")  # for whoever restarts or routes to this hub; they tell nothing else
 EXPOSITION_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
-
-
-class Hub(Protocol):
-    """The hub that is served (`hub/service.py`); every method may be called from any thread."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes questions now."""
-        ...
-
-    def call(self, function: Callable[[Core, float], T]) -> concurrent.futures.Future[T]:
-        """What `function` says of the core, in the hub's own thread."""
-        ...
 
 
 class Pages(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +44,7 @@ class Pages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def application(
-    hub: Hub,
+    hub: RunningHub,
     exposition: Callable[[], bytes],
     *,
     keys: Sequence[str] = (),
@@ -87,7 +72,7 @@ def application(
 
 
 class _Health:
-    def __init__(self, hub: Hub, exposition: Callable[[], bytes]) -> None:
+    def __init__(self, hub: RunningHub, exposition: Callable[[], bytes]) -> None:
         self._hub = hub
         self._exposition = exposition
 

@@ -97,7 +97,7 @@ class Asking:
             self._live.unfollow((self.device, question_id))
             raise
         self._under_way += 1
-        future.add_done_callback(lambda done: tell(_told(done, self._broker)))
+        future.add_done_callback(lambda done: tell(_told(done)))
         future.add_done_callback(lambda _: self._ended(question_id, loop))
         return self._lines(question_id, lines)
 
@@ -136,7 +136,7 @@ class Asking:
         yield line if isinstance(line, dict) else _outcome(line)
 
 
-def _told(done: concurrent.futures.Future[Outcome], broker: str) -> Line | Outcome:
+def _told(done: concurrent.futures.Future[Outcome]) -> Line | Outcome:
     error = done.exception()
     if error is None:
         return done.result()

@@ -13,11 +13,10 @@ from typing import Final
 
 import msgspec
 
-from hub.events import Record
+from hub.events import STAGES, Record
 
 SLOT_S: Final = 10
 SLOTS: Final = 360
-STAGES: Final = ("network", "queue", "prefill", "decode", "overhead")
 
 _GAMMA: Final = 1.05  # width of a bucket: its middle is at most (gamma - 1) / (gamma + 1) off
 _LOG_GAMMA: Final = math.log(_GAMMA)

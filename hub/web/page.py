@@ -33,6 +33,7 @@ from hub.web.stream import Stream, Watching
 
 STATIC: Final = Path(__file__).parent / "static"
 TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FORM_TYPE: Final = "application/x-www-form-urlencoded"
 MOST_ASK_BYTES: Final = 64 * 1024
 MOST_OTHER_BYTES: Final = 4096
 BODY_S: Final = 10.0
@@ -230,19 +231,10 @@ def _made(content: bytes, media_type: str) -> File:
 
 async def _token_of(request: Request) -> str:
     """The token in the body of a form; of one that is too long, too slow or no form an empty one."""
-
-    async def read() -> bytes:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_OTHER_BYTES:
-                return b""
-        return bytes(body)
-
     try:
-        body = await asyncio.wait_for(read(), BODY_S)
+        body = await read_body(request, most_bytes=MOST_OTHER_BYTES, limit_s=BODY_S, kind=FORM_TYPE)
         return parse_qs(body.decode("utf-8", "replace"), max_num_fields=8).get("token", [""])[0].strip()
-    except (asyncio.TimeoutError, ClientDisconnect, ValueError):
+    except (BodyRefused, ClientDisconnect, ValueError):
         return ""
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from hub.web.hour import STAGES, Slot, Whole
+from hub.events import STAGES
+from hub.web.hour import Slot, Whole
 
 View = dict[str, Any]  # of a node or question, as it is encoded
 

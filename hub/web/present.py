@@ -7,13 +7,12 @@ HTTP thread, and in small pieces: between two of them the hub's thread may have 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-from hub.core import Core
 from hub.fleet import Node
 from hub.recent import Recent
+from hub.running_hub import RunningHub
 from hub.web import picture
 from hub.web.hour import SLOT_S, SLOTS, Slot
 from hub.web.live import QUESTIONS, Live, News, Seen
@@ -21,29 +20,18 @@ from hub.web.node_view import Look, look, node_view
 from hub.web.picture import Now, Picture, View
 from hub.web.question_view import question_view
 
-T = TypeVar("T")
-
 LOOKS_WITHIN_S: Final = 5.0
 _NODES_A_PIECE: Final = 25  # half a millisecond
 _QUESTIONS_A_PIECE: Final = 5
 _MOST_NEW: Final = 50  # questions that are new in a second: more than that nobody can read
 
 
-class Hub(Protocol):
-    """The hub that is shown (`hub/service.py`)."""
+class Hub(RunningHub, Protocol):
+    """The hub that is shown."""
 
     @property
     def name(self) -> str:
         """How it is called."""
-        ...
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes questions now."""
-        ...
-
-    def call(self, function: Callable[[Core, float], T]) -> concurrent.futures.Future[T]:
-        """What `function` says of the core, in the hub's own thread."""
         ...
 
 

@@ -68,11 +68,6 @@ class Stream:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return self._places
-
     def close(self) -> None:
         """Let all watchers go, and take no more; from any thread."""
         self._closed = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx2 as httpx
@@ -40,13 +40,15 @@ async def echo(request: Request) -> Response:
         return PlainTextResponse(str(refused), refused.status)
 
 
+ROUTES = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/open")]
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
     """Start an application behind these guards; its URL."""
     servers: list[HttpServer] = []
 
-    def start(*guards: Middleware) -> str:
-        routes = [Route(path, echo, methods=["GET", "POST"]) for path in ("/", "/open")]
+    def start(*guards: Middleware, routes: Sequence[Route] = ROUTES) -> str:
         servers.append(HttpServer(Starlette(routes=routes, middleware=guards), Address("127.0.0.1", 0)))
         servers[-1].start()
         return f"http://{servers[-1].address}"
@@ -188,3 +190,18 @@ def test_bodies_are_json_short_and_in_time(serve: Callable[..., str]) -> None:
     assert status(b"{}", {"Content-Type": "text/plain"}) == 415
     assert status(b"{}", {}) == 415
     assert status(slow()) == 408
+
+
+def test_another_type_of_body_may_be_asked_for(serve: Callable[..., str]) -> None:
+    """A form, say; then JSON is refused."""
+
+    async def form(request: Request) -> Response:
+        try:
+            return PlainTextResponse(await read_body(request, most_bytes=10, limit_s=0.2, kind="text/form"))
+        except BodyRefused as refused:
+            return PlainTextResponse(str(refused), refused.status)
+
+    url = serve(routes=[Route("/form", form, methods=["POST"])])
+    assert httpx.post(f"{url}/form", content=b"a=b", headers={"Content-Type": "text/form"}).text == "a=b"
+    refused = httpx.post(f"{url}/form", content=b"{}", headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.text) == (415, "Content-Type is application/json: send text/form")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.web.hour import SLOT_S, SLOTS, STAGES, Hour, bucket_of, middle_of, percentile
+from hub.events import STAGES
+from hub.web.hour import SLOT_S, SLOTS, Hour, bucket_of, middle_of, percentile
 from tests.hub.rows import record
 
 NOW_S = 1_000_000.0

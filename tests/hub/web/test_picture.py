@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.web.hour import STAGES, Slot, Whole
+from hub.events import STAGES
+from hub.web.hour import Slot, Whole
 from hub.web.picture import Now, Picture, View, change, whole
 
 WHOLE = Whole(answered=1, failed=0, p50_ms=1.0, p95_ms=2.0)

@@ -106,7 +106,7 @@ def test_nothing_is_computed_when_nobody_watches() -> None:
         async with stage.watcher() as events:
             await anext(events)
         await asyncio.sleep(0)
-        assert (stage.stream.watchers, stage.source.count) == (0, 1)
+        assert (stage.stream._places, stage.source.count) == (0, 1)
         stage._waiting = 0
         async with stage.watcher() as events:
             assert told(await anext(events)) == ("whole", {"all": 2})
@@ -215,7 +215,7 @@ def test_a_client_that_goes_away_ends_its_response() -> None:
         assert client.parts[0]["headers"][0] == (b"content-type", b"text/event-stream; charset=utf-8")
         client.gone.set()
         await response
-        assert stage.stream.watchers == 0
+        assert stage.stream._places == 0
 
     played(scene)
 
@@ -231,7 +231,7 @@ def test_a_client_that_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) 
         client.reads.clear()
         await stage.second()
         await response
-        assert stage.stream.watchers == 0
+        assert stage.stream._places == 0
 
     played(scene)
 
