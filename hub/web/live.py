@@ -18,7 +18,8 @@ from hub.fleet import Key
 from hub.recent import Recent
 from hub.web.hour import Hour, Slot, Whole
 
-QUESTIONS: Final = 200
+QUESTIONS: Final = 200  # that are shown
+MOST_KEPT: Final = 1000  # more than change between two looks, a second: so the end of no shown one is missed
 _MOST_DECISIONS: Final = 8  # of one question: a hub makes no more attempts
 _RATE_S: Final = 30
 
@@ -51,7 +52,7 @@ class Live:
         self._clock = clock
         self._lock = threading.Lock()
         self._number = 0
-        self._seen: Recent[Key, Seen] = Recent(QUESTIONS)
+        self._seen: Recent[Key, Seen] = Recent(MOST_KEPT)
         self._hour = Hour()
         self._followed: dict[Key, Callable[[Decision], None]] = {}
 

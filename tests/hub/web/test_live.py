@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hub.decision import Decision
-from hub.web.live import QUESTIONS, Live
+from hub.web.live import MOST_KEPT, Live
 from tests.hub.rows import record
 from tests.hub.test_explain import decision, terms
 
@@ -54,13 +54,13 @@ def test_an_id_that_is_used_again_starts_anew() -> None:
 def test_only_the_last_questions_are_kept() -> None:
     """The newest, in the order of their last change."""
     kept = live()
-    for number in range(QUESTIONS + 50):
+    for number in range(MOST_KEPT + 50):
         kept.ended(record(id=str(number)), 1_000_000.0)
     kept.ended(record(id="100"), 1_000_000.0)
     seen = [question.id for question in kept.since(0).questions]
-    assert len(seen) == QUESTIONS
-    assert (seen[0], seen[-2:]) == ("50", ["249", "100"])
-    assert [question.id for question in kept.since(QUESTIONS + 49).questions] == ["249", "100"]
+    assert len(seen) == MOST_KEPT
+    assert (seen[0], seen[-2:]) == ("50", [f"{MOST_KEPT + 49}", "100"])
+    assert [question.id for question in kept.since(MOST_KEPT + 49).questions] == [f"{MOST_KEPT + 49}", "100"]
 
 
 def test_what_a_node_did_alone_counts_but_is_no_question_of_this_hub() -> None:

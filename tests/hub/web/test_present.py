@@ -135,6 +135,23 @@ def test_what_is_shown_is_shown_to_its_end(watched: Watched) -> None:
     asyncio.run(scene())
 
 
+def test_a_flood_hides_no_end(watched: Watched) -> None:
+    """Where more questions come between two looks than are shown, those that were shown end all the same."""
+    shown = Present(watched, watched.live, lambda: NOW_S)
+
+    async def scene() -> None:
+        await shown.advance()
+        watched.asked(*range(50))
+        await shown.advance()
+        watched.answered(*range(50))
+        watched.asked(*range(50, 500))
+        watched.answered(*range(50, 500))
+        told = await shown.advance()
+        assert (len(told["questions"]), asked_still(shown.whole())) == (100, [])
+
+    asyncio.run(scene())
+
+
 def test_who_comes_after_a_while_is_shown_what_was_meanwhile(watched: Watched) -> None:
     """The questions before the pause are gone where as many came after them, and none is left without its end."""
     shown = Present(watched, watched.live, lambda: NOW_S)
