@@ -40,6 +40,14 @@ class AnswerSpans:
             if key not in self._open:
                 self._open.put(key, _Came(work, trace_in(properties), now))
 
+    def repeated(self, before: wire.Work, work: wire.Work) -> None:
+        """What came as `before` ends as `work`: one span, since the first came, in the trace of the last."""
+        if _key(before) == _key(work) or not len(self._open):
+            return
+        first, last = self._open.pop(_key(before)), self._open.get(_key(work))
+        if first is not None and last is not None:
+            self._open.put(_key(work), _Came(last.work, last.trace, first.at_s))
+
     def answered(self, work: wire.Work, answer: wire.Answer, now: float, *, again: bool) -> None:
         """The answer goes out; `again` is one that was made before, in whose trace it is already."""
         came = self._open.pop(_key(work)) if len(self._open) else None

@@ -26,7 +26,9 @@ from edge_agent import openai_form as form
 from edge_agent.core import Refusal, Told
 from edge_agent.openai_form import ApiError
 from hub import wire
+from hub.guesses import TooManyGuesses
 from hub.http_guard import BodyRefused, Keys, allowed_hosts, read_body
+from hub.http_server import LOOPBACK, Address
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +72,8 @@ class Here(Protocol):
         ...
 
 
-def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = True) -> Starlette:
-    """The ASGI application. With `keys`, each request needs one of them as its bearer token."""
+def application(here: Here, *, keys: Sequence[str] = (), address: Address = LOOPBACK) -> Starlette:
+    """The application of a server at `address`. With `keys`, each request needs one of them as its bearer token."""
     api = _Api(here, Keys(keys))
     routes = [
         Route("/v1/models", api.guarded(api.list_models)),
@@ -83,7 +85,7 @@ def application(here: Here, *, keys: Sequence[str] = (), on_loopback: bool = Tru
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
     ]
-    hosts = allowed_hosts(keys, on_loopback=on_loopback)
+    hosts = allowed_hosts(keys, address)
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 
@@ -159,10 +161,14 @@ class _Api:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _check_key(self, request: Request) -> None:
-        if not self._keys.let_in(request):
-            raise ApiError(
-                401, "no valid API key: send one as bearer token", kind="invalid_request_error", code="invalid_api_key"
-            )
+        try:
+            if self._keys.let_in(request):
+                return
+        except TooManyGuesses as error:
+            raise ApiError(429, str(error), kind="requests", code="rate_limit_exceeded") from None
+        raise ApiError(
+            401, "no valid API key: send one as bearer token", kind="invalid_request_error", code="invalid_api_key"
+        )
 
     def _models(self) -> list[dict[str, Any]]:
         return form.models([*self._here.served, *self._here.offers])

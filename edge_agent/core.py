@@ -164,11 +164,28 @@ class TellOutcome(msgspec.Struct, frozen=True):
     cancelled: bool = False  # it was withdrawn: nobody listens
 
 
+class NoteRepeat(msgspec.Struct, frozen=True):
+    """What came as `before` is under way and ends as `work`, which came later: `before` has no end of its own."""
+
+    before: wire.Work
+    work: wire.Work
+
+
 class PublishState(msgspec.Struct, frozen=True):
     """What this node is has changed."""
 
 
-Effect = StartWork | StopWork | PublishAnswer | PublishChunk | PublishReport | PublishState | TellText | TellOutcome
+Effect = (
+    StartWork
+    | StopWork
+    | PublishAnswer
+    | PublishChunk
+    | PublishReport
+    | PublishState
+    | TellText
+    | TellOutcome
+    | NoteRepeat
+)
 _LEFT: Final = Refusal("overloaded", "this node is shutting down")
 _HERE: Final = ""  # the device and hub of what was asked here: no name on the wire is empty
 
@@ -335,9 +352,9 @@ class NodeCore:
         same = known is not None and (known.work.question, known.work.bundle) == (work.question, work.bundle)
         if known is not None and known.unwanted is None and same:
             # A repeat: the newest sender and attempt get the answer, the place in the queue is kept.
-            known.work = work
+            before, known.work = known.work, work
             known.deadline_at = job.deadline_at
-            return []
+            return [NoteRepeat(before, work)]
         if known is None and (ended := self._answered.get(job.key)) is not None and ended.question == work.question:
             return self._answer(work, ended, now, job.deadline_at, again=True)
         if work.bundle not in self._served:

@@ -90,8 +90,7 @@ def _http(service: AgentService, listening: Listening) -> Iterator[None]:
         from edge_agent.api import application
     except ImportError as error:
         raise RuntimeUnavailable(f"starlette cannot be imported ({error}): install edgefleet[agent]") from None
-    on_loopback = listening.address.on_loopback
-    server = HttpServer(application(service, keys=listening.keys, on_loopback=on_loopback), listening.address)
+    server = HttpServer(application(service, keys=listening.keys, address=listening.address), listening.address)
     server.start()
     log.info("answers at http://%s/v1", server.address)
     try:

@@ -296,6 +296,8 @@ class AgentService:
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
             )
+        elif isinstance(effect, core.NoteRepeat):
+            self._spans.repeated(effect.before, effect.work)
         elif isinstance(effect, core.TellText):
             self._own.told_text(effect)
         elif isinstance(effect, core.TellOutcome):

@@ -18,7 +18,7 @@ from hub.route_spans import RouteSpans
 
 log = logging.getLogger(__name__)
 
-Happening = events.LogDecision | events.StoreRecord | events.StoreNote
+Happening = events.LogDecision | events.StoreRecord | events.EndTrace | events.StoreNote
 
 
 class RecordSink(Protocol):
@@ -65,6 +65,8 @@ class Audience:
                 self._decided(happening.decision)
             elif isinstance(happening, events.StoreRecord):
                 self._ended(happening, at_s)
+            elif isinstance(happening, events.EndTrace):
+                self._spans.left(happening)
             elif self._records is not None:
                 self._records.note(happening.note, at_s)
         self._untold.clear()

@@ -7,6 +7,8 @@ hand each other so that one can name "that ask" or "that publish" to the other.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from hub import wire
@@ -181,6 +183,17 @@ class StoreRecord(msgspec.Struct, frozen=True):
     trace: TraceContext | None = None
 
 
+HANDED_OVER: Final = "handed_over"  # an outcome of a trace here, none of a question
+
+
+class EndTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """A question is over here without a record: one exists already, or another hub goes on with it (`handed_over`)."""
+
+    device: str
+    id: str
+    outcome: str
+
+
 class LateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A node's answer that has no row, because the question had its outcome already."""
 
@@ -238,6 +251,7 @@ Effect = (
     | AcknowledgeAsk
     | LogDecision
     | StoreRecord
+    | EndTrace
     | StoreNote
     | HearWork
     | TakeOverAsks

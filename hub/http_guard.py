@@ -1,7 +1,7 @@
 """Who may ask over HTTP, and what may a page of ours do in a browser?
 
-Keys, names of this machine, the origin of requests that change something, and the headers that keep a page to itself.
-All of it is ASGI around an application; knows nothing of what is served, and holds up no stream.
+Keys and guesses at them, names of this machine, the origin of requests that change something, and the headers that
+keep a page to itself. All of it is ASGI around an application; knows nothing of what is served, and holds up no stream.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub.guesses import Guesses, TooManyGuesses
+from hub.http_server import Address
 
 _LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -34,41 +37,48 @@ PAGE_HEADERS: Final = {
 }
 
 
-def allowed_hosts(keys: Sequence[str], *, on_loopback: bool) -> list[str]:
-    """The names by which a request may call this server, for Starlette's TrustedHostMiddleware.
+def allowed_hosts(keys: Sequence[str], address: Address) -> list[str]:
+    """The names by which a request may call the server at `address`, for Starlette's TrustedHostMiddleware.
 
     On loopback without keys only this machine's own: else any web page in a browser of this machine could ask, through
     a name of its own that it lets point here (DNS rebinding). Whoever has a key has it under no other name.
 
-    >>> allowed_hosts([], on_loopback=True), allowed_hosts(["a-key"], on_loopback=True)
-    (['localhost', '127.0.0.1', '[::1]', '::1'], ['*'])
+    >>> allowed_hosts([], Address("127.0.0.2", 80)), allowed_hosts(["a-key"], Address("127.0.0.2", 80))
+    (['localhost', '127.0.0.1', '[::1]', '::1', '127.0.0.2'], ['*'])
     """
-    return list(_LOOPBACK_HOSTS) if on_loopback and not keys else ["*"]
+    return list(dict.fromkeys((*_LOOPBACK_HOSTS, address.host))) if address.on_loopback and not keys else ["*"]
 
 
 class Keys:
-    """The keys that let a request in; without any, every request is let in."""
+    """The keys that let a request in; without any, every request is let in. Wrong ones are counted as guesses."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = [key.encode() for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
+        self._guesses = Guesses()
 
     def hold(self, given: str) -> bool:
         """Whether it is one of them; how long that takes does not tell how much of it is right."""
         return any(hmac.compare_digest(given.encode(), key) for key in self._keys)
 
     def let_in(self, request: HTTPConnection) -> bool:
-        """Whether the request brings one as its bearer token (RFC 6750), or none is needed."""
+        """Whether the request brings one as its bearer token (RFC 6750), or none is needed. Raises TooManyGuesses."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        return not self._keys or (scheme.lower() == "bearer" and self.hold(given.strip()))
+        if not self._keys or scheme.lower() != "bearer" or not given.strip():
+            return not self._keys
+        address = request.client.host if request.client is not None else ""
+        now_s = asyncio.get_running_loop().time()
+        return self._guesses.told(address, right=self.hold(given.strip()), now_s=now_s)
 
 
 def without_key(request: Request) -> Response:
     """Says what is missing."""
     text = "no valid key: send one as bearer token\n"
     return PlainTextResponse(text, 401, headers={"WWW-Authenticate": 'Bearer realm="edgefleet"'})
+
+
+def too_often(error: TooManyGuesses) -> Response:
+    """Says how long to wait."""
+    return PlainTextResponse(f"{error}\n", 429, headers={"Retry-After": str(error.wait_s)})
 
 
 def nobody_else(request: Request) -> bool:
@@ -101,10 +111,15 @@ class Keyed:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        if scope["path"] in self._open_paths or self._keys.let_in(request) or self._admits(request):
-            await self._app(scope, receive, send)
-        else:
-            await self._refuse(request)(scope, receive, send)
+        await self._for(request)(scope, receive, send)
+
+    def _for(self, request: Request) -> ASGIApp:
+        if request.scope["path"] in self._open_paths or self._admits(request):
+            return self._app
+        try:
+            return self._app if self._keys.let_in(request) else self._refuse(request)
+        except TooManyGuesses as error:
+            return too_often(error)
 
 
 class SameOrigin:
@@ -112,7 +127,7 @@ class SameOrigin:
 
     The browser says so: by Sec-Fetch-Site, older ones by Origin, which must then be the host that is asked. What says
     neither is no browser. (https://words.filippo.io/csrf, as in Go's net/http.CrossOriginProtection.) So GET must
-    change nothing, ever.
+    change nothing, ever; one that holds something asks `is_of_own_page` itself.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -122,8 +137,7 @@ class SameOrigin:
         if scope["type"] == "lifespan" or scope["method"] in _SAFE_METHODS or is_of_own_page(Headers(scope=scope)):
             await self._app(scope, receive, send)
         else:
-            refusal = PlainTextResponse("this request comes from another site's page: use this server's own\n", 403)
-            await refusal(scope, receive, send)
+            await of_another_page()(scope, receive, send)
 
 
 def is_of_own_page(headers: Headers) -> bool:
@@ -133,6 +147,11 @@ def is_of_own_page(headers: Headers) -> bool:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+
+
+def of_another_page() -> Response:
+    """Refuses what `is_of_own_page` is not true of."""
+    return PlainTextResponse("this request comes from another site's page: use this server's own\n", 403)
 
 
 class PageHeaders:

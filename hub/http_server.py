@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS: Final = 512
 _LEAST_KEY_CHARS: Final = 16
-_HEAD_S: Final = 10.0  # from a connection to the end of its first request's head
+_HEAD_S: Final = 10.0  # from a connection, or the end of an answer, to the end of the next request's head
+_TAKES_S: Final = 60.0  # what is still to be sent when a connection is closed
 _GRACE_S: Final = 3  # for answers under way when the server ends
 
 
@@ -56,6 +57,9 @@ class Address(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+LOOPBACK: Final = Address("127.0.0.1", 0)  # any free port of this machine's own
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -127,20 +131,44 @@ class HttpServer:
 
 
 def _impatient() -> Any:
-    """uvicorn's protocol, but for connections that send no request within `_HEAD_S`: these are closed.
+    """uvicorn's protocol, but for connections that send no whole head of a request within `_HEAD_S`: these are closed.
 
-    uvicorn knows a time limit only between two requests, so whoever opens connections and says nothing would hold all
-    of them.
+    uvicorn's own time limit, between two requests, ends with the next byte, and it has none for the first request: so
+    whoever opens connections and says little would hold all of them. Nor has it one for an answer that nobody reads.
     """
+    import asyncio
+
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Impatient(H11Protocol):
+        _limit: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(_HEAD_S, self._close_if_silent)
+            self._limit = self.loop.call_later(_HEAD_S, self._close)
 
-        def _close_if_silent(self) -> None:
-            if self.cycle is None:
-                self.transport.close()
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._unlimited()
+            super().connection_lost(exc)
+
+        def handle_events(self) -> None:
+            before = self.cycle
+            super().handle_events()
+            if self.cycle is not before and not self.cycle.response_complete:  # a request's head is complete
+                self._unlimited()
+
+        def on_response_complete(self) -> None:
+            self._unlimited()
+            self._limit = self.loop.call_later(_HEAD_S, self._close)
+            super().on_response_complete()
+
+        def _close(self) -> None:
+            self.transport.close()
+            self._limit = self.loop.call_later(_TAKES_S, self.transport.abort)
+
+        def _unlimited(self) -> None:
+            if self._limit is not None:
+                self._limit.cancel()
+                self._limit = None
 
     return Impatient

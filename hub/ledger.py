@@ -109,6 +109,9 @@ class Ledger:
         if question.recorded:
             record = record_of(question, self.hub, outcome, self.fleet, done, by, now)
             self.outbox.out.append(events.StoreRecord(record, trace=question.ask.trace))
+        else:
+            device, question_id = question.key
+            self.outbox.out.append(events.EndTrace(device=device, id=question_id, outcome=outcome))
 
     def let_go(self, question: InFlight, but: str | None, now: float) -> None:
         """The question is not in flight here any more; what other nodes than `but` do about it is called off."""

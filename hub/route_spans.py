@@ -13,7 +13,7 @@ from hub.decision import Decision
 from hub.recent import Recent
 from hub.trace_context import TraceContext
 
-MOST_OPEN: Final = 10_000  # those beyond have ended elsewhere: what another hub took over is its own to tell
+MOST_OPEN: Final = 10_000  # more than are in flight at once
 
 
 class RouteSpans:
@@ -67,6 +67,13 @@ class RouteSpans:
             span = self._begin(record.device, record.id, trace, record.total_ms)
         if span is not None:
             span.end(_attributes(record), None if record.outcome == "answered" else record.outcome)
+
+    def left(self, end: events.EndTrace) -> None:
+        """A question is over here, and has its record elsewhere; what comes under its id from now on is another one."""
+        span = self._open.pop((end.device, end.id)) if len(self._open) else None
+        if span is not None:
+            fine = end.outcome in ("answered", events.HANDED_OVER)
+            span.end({"edge.outcome": end.outcome}, None if fine else end.outcome)
 
     def _begin(self, device: str, question_id: str, trace: TraceContext | None, ago_ms: float) -> tracing.Span | None:
         attributes = {"edge.hub": self._hub, "edge.device": device, "edge.question.id": question_id}

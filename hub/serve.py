@@ -128,7 +128,7 @@ def _http(service: HubService, broker: str, metrics: Metrics, live: Live, listen
         service,
         metrics.exposition,
         keys=listening.tokens,
-        on_loopback=listening.address.on_loopback,
+        address=listening.address,
         pages=page.pages(),
     )
     server = HttpServer(app, listening.address)

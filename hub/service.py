@@ -286,7 +286,7 @@ class HubService:
         elif isinstance(effect, events.AcknowledgeAsk):
             self._asks.acknowledge(effect.receipt)
             self._heritage.acknowledge(effect.receipt)
-        elif isinstance(effect, (events.LogDecision, events.StoreRecord, events.StoreNote)):
+        elif isinstance(effect, (events.LogDecision, events.StoreRecord, events.EndTrace, events.StoreNote)):
             self._audience.later(effect)
         elif not self._alone:
             self._do_with_peers(effect)

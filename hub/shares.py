@@ -49,6 +49,7 @@ class Rates:
 
     def __init__(self, rate: Rate, max_devices: int) -> None:
         self.rate = rate
+        self._per_s = rate.questions / rate.seconds
         self._buckets: Recent[str, tuple[float, float]] = Recent(max_devices)  # tokens, and when there were so many
 
     def take(self, device: str, now: float) -> float:
@@ -58,15 +59,22 @@ class Rates:
         >>> [rates.take("kitchen", now) for now in (0.0, 0.0, 0.0, 0.25, 0.5)]
         [0.0, 0.0, 500.0, 250.0, 0.0]
         """
-        per_s = self.rate.questions / self.rate.seconds
+        tokens = self._tokens(device, now)
+        wait_ms = self._wait_ms(tokens)
+        self._buckets.put(device, (tokens if wait_ms else max(tokens - 1.0, 0.0), now))
+        return wait_ms
+
+    def wait_ms(self, device: str, now: float) -> float:
+        """In how many milliseconds there will be a token, 0 where there is one; it is not taken."""
+        return self._wait_ms(self._tokens(device, now))
+
+    def _tokens(self, device: str, now: float) -> float:
         tokens, at_s = self._buckets.get(device) or (self.rate.questions, now)
-        tokens = min(tokens + max(now - at_s, 0.0) * per_s, self.rate.questions)
+        return min(tokens + max(now - at_s, 0.0) * self._per_s, self.rate.questions)
+
+    def _wait_ms(self, tokens: float) -> float:
         missing = 1.0 - tokens
-        if missing > 1e-9:  # less is rounding: whoever waited as long as it was told is let in
-            self._buckets.put(device, (tokens, now))
-            return missing / per_s * 1000
-        self._buckets.put(device, (max(tokens - 1.0, 0.0), now))
-        return 0.0
+        return missing / self._per_s * 1000 if missing > 1e-9 else 0.0  # less is rounding: who waited as told is let in
 
 
 class Shares:

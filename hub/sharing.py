@@ -65,6 +65,7 @@ class Sharing:
                 return
             self._ledger.counters["handed_over"] += question.recorded  # else it had its record before
             self._ledger.let_go(question, name, now)
+            self._ledger.outbox.out.append(events.EndTrace(device=key[0], id=key[1], outcome=events.HANDED_OVER))
         elif ended is not None:
             if ended.attempt is not None and work.attempt <= ended.attempt.number:
                 return  # its answer is told again

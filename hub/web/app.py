@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from hub.core import Core
 from hub.http_guard import Keyed, Keys, PageHeaders, SameOrigin, allowed_hosts, nobody_else, without_key
+from hub.http_server import LOOPBACK, Address
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,10 +63,10 @@ def application(
     exposition: Callable[[], bytes],
     *,
     keys: Sequence[str] = (),
-    on_loopback: bool = True,
+    address: Address = LOOPBACK,
     pages: Pages = Pages(),  # noqa: B008 (frozen)
 ) -> Starlette:
-    """The ASGI application. With `keys`, all but `OPEN_PATHS` needs one of them.
+    """The ASGI application of a server at `address`. With `keys`, all but `OPEN_PATHS` needs one of them.
 
     `exposition` gives Prometheus' text; it is called in a thread where it may wait for the hub.
     """
@@ -78,7 +79,7 @@ def application(
     ]
     guards = [
         Middleware(PageHeaders),
-        Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(keys, on_loopback=on_loopback)),
+        Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(keys, address)),
         Middleware(SameOrigin),
         Middleware(Keyed, Keys(keys), (*OPEN_PATHS, *pages.open_paths), pages.admits, pages.refuse),
     ]

@@ -11,16 +11,9 @@ import hmac
 from collections.abc import Sequence
 from typing import Final
 
-from hub.shares import Rate, Rates
+from hub.guesses import Guesses
 
 HOLDS_S: Final = 7 * 24 * 3600
-GUESSES_OF_ONE: Final = Rate(5, 60.0)  # from one address
-GUESSES_OF_ALL: Final = Rate(60, 60.0)
-_ADDRESSES: Final = 1024
-
-
-class TooManyGuesses(Exception):
-    """No guess is taken now, be it right."""
 
 
 class Login:
@@ -34,8 +27,7 @@ class Login:
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = [token.encode() for token in tokens]
-        self._of_one = Rates(GUESSES_OF_ONE, _ADDRESSES)
-        self._of_all = Rates(GUESSES_OF_ALL, 1)
+        self._guesses = Guesses()
 
     @property
     def is_needed(self) -> bool:
@@ -47,10 +39,10 @@ class Login:
 
         Every comparison takes its time, whatever is right of the guess.
         """
-        if self._of_one.take(address, now_s) or self._of_all.take("", now_s):
-            raise TooManyGuesses
         right = [token for token in self._tokens if hmac.compare_digest(token, given.encode())]
-        return _signed(right[0], int(now_s) + HOLDS_S) if right else None
+        if not self._guesses.told(address, right=bool(right), now_s=now_s):
+            return None
+        return _signed(right[0], int(now_s) + HOLDS_S)
 
     def admits(self, cookie: str, *, now_s: float) -> bool:
         """Whether this is a cookie of ours, and still holds."""

@@ -21,11 +21,12 @@ from starlette.types import ASGIApp
 
 from hub.errors import LinkError
 from hub.fleet import Standing
-from hub.http_guard import BodyRefused, read_body, without_key
-from hub.web.app import Pages
+from hub.guesses import TooManyGuesses
+from hub.http_guard import BodyRefused, is_of_own_page, of_another_page, read_body, without_key
+from hub.web.app import TURNS_WITHIN_S, Pages
 from hub.web.asking import Asking, Line, PageQuestion, TooMany
 from hub.web.live import Live
-from hub.web.login import HOLDS_S, Login, TooManyGuesses
+from hub.web.login import HOLDS_S, Login
 from hub.web.present import Hub as Shown
 from hub.web.present import Present
 from hub.web.stream import Stream, Watching
@@ -153,8 +154,8 @@ class Page:
         return self._sent(request, name) if name in self._files else PlainTextResponse("no such file\n", 404)
 
     async def events(self, request: Request) -> ASGIApp:
-        """What happens, from now on."""
-        return Watching(self._stream)
+        """What happens, from now on; not for another site's page, which would take somebody's place."""
+        return Watching(self._stream) if is_of_own_page(request.headers) else of_another_page()
 
     def _sent(self, request: Request, name: str) -> Response:
         file = self._files[name]
@@ -195,7 +196,13 @@ class Page:
             return Response(status_code=400)
         except msgspec.DecodeError as error:
             return _refusal(400, f'{error}: send {{"on": true}} or {{"on": false}}')
-        node = await asyncio.wrap_future(self._hub.call(lambda core, now: core.fleet.get(name)))
+        found = asyncio.wrap_future(self._hub.call(lambda core, now: core.fleet.get(name)))
+        try:
+            node = await asyncio.wait_for(found, TURNS_WITHIN_S)
+        except asyncio.TimeoutError:
+            return _refusal(
+                503, f"this hub has said nothing for {TURNS_WITHIN_S:.0f} s: look at its log, and try again"
+            )
         if node is None:
             return _refusal(404, "no such node is known to this hub")
         if node.standing in (Standing.LOST, Standing.GONE):

@@ -16,7 +16,7 @@ from hub.fleet import Node
 from hub.recent import Recent
 from hub.web import picture
 from hub.web.hour import SLOT_S, SLOTS, Slot
-from hub.web.live import QUESTIONS, Live, News
+from hub.web.live import QUESTIONS, Live, News, Seen
 from hub.web.node_view import Look, look, node_view
 from hub.web.picture import Now, Picture, View
 from hub.web.question_view import question_view
@@ -26,7 +26,7 @@ T = TypeVar("T")
 LOOKS_WITHIN_S: Final = 5.0
 _NODES_A_PIECE: Final = 25  # half a millisecond
 _QUESTIONS_A_PIECE: Final = 5
-_MOST_NEW: Final = 50  # questions in a second: more than that nobody can read
+_MOST_NEW: Final = 50  # questions that are new in a second: more than that nobody can read
 
 
 class Hub(Protocol):
@@ -59,6 +59,10 @@ class Present:
         self._questions: Recent[tuple[str, str], View] = Recent(QUESTIONS)
         self._slots: dict[int, Slot] = {}
         self._picture: Picture | None = None
+
+    def begin(self) -> None:
+        """Nobody has watched for a while: the next `advance` takes all that is kept, as the first one did."""
+        self._number = 0
 
     async def advance(self) -> View:
         """Go on to the present, and tell what has changed."""
@@ -94,14 +98,20 @@ class Present:
         return {name: view for name, (_, _, view) in shown.items()}
 
     async def _take(self, news: News) -> None:
-        most = _MOST_NEW if self._number else QUESTIONS
-        for made, seen in enumerate(news.questions[-most:], 1):
+        for made, seen in enumerate(self._to_be_shown(news), 1):
             self._questions.put((seen.device, seen.id), question_view(seen))
             if made % _QUESTIONS_A_PIECE == 0:
                 await asyncio.sleep(0)
         oldest_s = self._clock() - SLOT_S * SLOTS
         self._slots = {start_s: slot for start_s, slot in self._slots.items() if start_s > oldest_s}
         self._slots.update({slot.start_s: slot for slot in news.slots})
+
+    def _to_be_shown(self, news: News) -> list[Seen]:
+        """Of new questions the last ones, but of those that are shown every change: else they would never end."""
+        most = _MOST_NEW if self._number else QUESTIONS
+        new = [seen for seen in news.questions if (seen.device, seen.id) not in self._questions]
+        left_out = {seen.number for seen in new[:-most]}
+        return [seen for seen in news.questions if seen.number not in left_out]
 
     def _pictured(self, in_flight: int, nodes: dict[str, View], news: News) -> Picture:
         now = Now(

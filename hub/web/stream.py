@@ -32,6 +32,10 @@ Encoded = bytes | None  # an event as it is sent, or the end
 class Source(Protocol):
     """Makes what is sent."""
 
+    def begin(self) -> None:
+        """Somebody watches, and nobody has before, or for a while."""
+        ...
+
     async def advance(self) -> dict[str, Any]:
         """Go on to the present, and tell what has changed; where this raises, nothing has."""
         ...
@@ -96,6 +100,7 @@ class Stream:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """What the watcher with a `place` is sent, until it is let go."""
         if self._ticking is None:
+            self._source.begin()
             self._ticking = asyncio.create_task(self._tick())
         await self._present.wait()
         # From here to the first `yield` nothing else runs: who has seen all of now is told of every change after it.

@@ -132,6 +132,30 @@ def test_repeats_make_no_second_span(spans: AnswerSpans) -> None:
     assert len(spans._open) == 0
 
 
+def test_a_repeat_under_another_attempt_is_one_span(spans: AnswerSpans) -> None:
+    """Since the question came first, in the trace of the attempt that is answered; and nothing is left of the other."""
+    with kept_spans() as kept:
+        spans.came(work(), [], 1.0)
+        spans.came(work(attempt=2, hub="other"), PARENT, 2.0)
+        spans.repeated(work(), work(attempt=2, hub="other"))
+        assert len(spans._open) == 1
+        spans.answered(work(attempt=2, hub="other"), answer(attempt=2), 3.0, again=False)
+        span = kept.one("chat smol")
+    assert (span.end_time or 0) - (span.start_time or 0) == pytest.approx(2e9, abs=1e8)
+    assert ((span.attributes or {})["edge.hub"], parent_of(span)) == ("other", "00f067aa0ba902b7")
+    assert len(spans._open) == 0
+
+
+def test_a_repeat_of_the_same_attempt_loses_nothing(spans: AnswerSpans) -> None:
+    """It is the same span."""
+    with kept_spans() as kept:
+        spans.came(work(), PARENT, 1.0)
+        spans.came(work(), PARENT, 2.0)
+        spans.repeated(work(), work())
+        spans.answered(work(), answer(), 3.0, again=False)
+        assert kept.one("chat smol")
+
+
 def test_without_tracing_nothing_is_remembered(spans: AnswerSpans) -> None:
     """And nothing told."""
     answered_of(spans, work(), answer())

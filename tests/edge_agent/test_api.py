@@ -256,15 +256,27 @@ def test_a_node_that_leaves_says_so(engine: Engine) -> None:
     assert not node.ready
 
 
+EVERYWHERE = Address("0.0.0.0", 80)
+
+
 def test_keys_are_asked_for(served: Callable[..., str], engine: Engine) -> None:
     """Without one, or with another, nothing is answered; whether the node lives may be asked by all."""
-    url = served(keys=("one-long-enough-key", "another-long-key"), on_loopback=False)
+    url = served(keys=("one-long-enough-key", "another-long-key"), address=EVERYWHERE)
     for key in ("none", "one-long-enough-ke", "one-long-enough-keys"):
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0).models.list()
     good = openai.OpenAI(base_url=f"{url}/v1", api_key="another-long-key", max_retries=0)
     assert chat(good, engine).choices[0].message.content
     assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_keys_are_not_guessed(served: Callable[..., str]) -> None:
+    """After a few wrong ones no key is looked at for a while."""
+    url = served(keys=("one-long-enough-key",), address=EVERYWHERE)
+    wrong = [httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {n}"}).status_code for n in range(6)]
+    assert wrong == [401] * 5 + [429]
+    refused = httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer one-long-enough-key"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
 def test_a_page_of_another_host_cannot_ask(url: str) -> None:

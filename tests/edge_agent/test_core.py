@@ -137,7 +137,8 @@ def test_repeat_while_running_computes_once() -> None:
     """A repeat of what runs starts nothing; the newest attempt and hub are the ones told."""
     agent = node()
     agent.handle(core.WorkReceived(work()), 0.0)
-    assert agent.handle(core.WorkReceived(work(attempt=2, hub="other")), 0.1) == []
+    repeat = work(attempt=2, hub="other")
+    assert agent.handle(core.WorkReceived(repeat), 0.1) == [core.NoteRepeat(work(), repeat)]
     effects = agent.handle(core.WorkFinished(KEY, generation()), 0.2)
     assert dones(effects) == [("1", "answered", 2)]
     assert answers(effects)[0].attempt == 2

@@ -148,7 +148,9 @@ def test_repeat_of_an_answer_that_died_with_its_node() -> None:
     hub.state("a", epoch=2)
     effects = hub.ask(id="q")
     assert works(effects) == [("a", 2)]
-    assert records(hub.done("a", attempt=2)) == []
+    ended = hub.done("a", attempt=2)
+    assert records(ended) == []
+    assert events.EndTrace(device="kitchen", id="q", outcome="answered") in ended
 
 
 def test_repeat_of_a_failed_question() -> None:

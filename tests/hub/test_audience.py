@@ -56,6 +56,22 @@ def test_everybody_hears_once_when_it_is_told() -> None:
     assert records.heard == [(record(), 995), NOTE]
 
 
+def test_the_end_of_a_trace_is_for_traces_alone() -> None:
+    """No listener counts the question again."""
+    ends: list[events.EndTrace] = []
+
+    class Ends(RouteSpans):
+        def left(self, end: events.EndTrace) -> None:
+            ends.append(end)
+
+    records, listener = Ear(), Ear()
+    audience = Audience(records, [listener], Ends("hub"))
+    end = events.EndTrace(device="kitchen", id="q", outcome="answered")
+    audience.later(end)
+    audience.tell()
+    assert (ends, records.heard, listener.heard) == ([end], [], [])
+
+
 def test_a_listener_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     """The others and the records hear on, and the log says so once."""
     records, broken, whole = Ear(), Ear(deaf=True), Ear()

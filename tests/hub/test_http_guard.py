@@ -25,7 +25,7 @@ from hub.http_guard import (
     allowed_hosts,
     read_body,
 )
-from hub.http_server import Address, HttpServer
+from hub.http_server import LOOPBACK, Address, HttpServer
 
 KEYS = ("first-key-long-enough", "second-key-long-enough")
 
@@ -78,6 +78,20 @@ def test_only_a_whole_key_lets_in(serve: Callable[..., str], given: str, let_in:
     assert httpx.get(f"{url}/open").text == "hello"
 
 
+def test_keys_are_not_guessed(serve: Callable[..., str]) -> None:
+    """After a few wrong ones not even the right one is looked at for a while; what brings none is no guess."""
+    url = serve(Middleware(Keyed, Keys(KEYS), ["/open"], lambda request: request.cookies.get("session") == "mine"))
+    right = {"Authorization": f"Bearer {KEYS[0]}"}
+    assert {httpx.get(url, headers=right).status_code for _ in range(10)} == {200}
+    assert {httpx.get(url).status_code for _ in range(10)} == {401}
+    wrong = [httpx.get(url, headers={"Authorization": f"Bearer {number}"}).status_code for number in range(6)]
+    assert wrong == [401] * 5 + [429]
+    refused = httpx.get(url, headers=right)
+    assert (refused.status_code, 1 <= int(refused.headers["retry-after"]) <= 12) == (429, True)
+    assert httpx.get(f"{url}/open").status_code == 200
+    assert httpx.get(url, headers={"Cookie": "session=mine"}).status_code == 200
+
+
 def test_without_keys_everybody_is_let_in(serve: Callable[..., str]) -> None:
     """That is for loopback; whoever listens elsewhere needs them."""
     assert httpx.get(serve(Middleware(Keyed, Keys(())))).text == "hello"
@@ -97,8 +111,18 @@ def test_a_page_may_have_its_own_way_in(serve: Callable[..., str]) -> None:
 @pytest.mark.parametrize("host", ["localhost:80", "127.0.0.1", "[::1]:8080", "LOCALHOST"])
 def test_this_machine_is_asked_by_its_own_names(serve: Callable[..., str], host: str) -> None:
     """On loopback, where no key keeps others out."""
-    url = serve(Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts((), on_loopback=True)))
+    url = serve(Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts((), LOOPBACK)))
     assert httpx.get(url, headers={"Host": host}).status_code == 200
+
+
+def test_where_it_listens_is_a_name_of_this_machine(serve: Callable[..., str]) -> None:
+    """All of 127.0.0.0/8 is this machine, but only one of it is where it was told to listen."""
+    address = Address("127.0.0.2", 80)
+    url = serve(Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts((), address)))
+    hosts = ("127.0.0.2:80", "127.0.0.1:80", "127.0.0.3:80", "evil.example")
+    assert [httpx.get(url, headers={"Host": host}).status_code for host in hosts] == [200, 200, 400, 400]
+    for sent in ((KEYS, address), ((), Address("192.0.2.1", 80))):
+        assert allowed_hosts(*sent) == ["*"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +130,7 @@ def test_this_machine_is_asked_by_its_own_names(serve: Callable[..., str], host:
 )
 def test_a_name_that_points_here_is_no_name_of_ours(serve: Callable[..., str], host: str) -> None:
     """Nothing is told to a page whose host name was made to mean this machine (DNS rebinding)."""
-    url = serve(Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts((), on_loopback=True)))
+    url = serve(Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts((), LOOPBACK)))
     assert httpx.get(url, headers={"Host": host}).status_code == 400
 
 

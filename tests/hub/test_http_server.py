@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,17 @@ import pytest
 from hub import http_server
 from hub.errors import ListenError
 from hub.http_server import Address, HttpServer, read_keys, refuse_open
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nbod"
+
+
+def to_the_end(connection: socket.socket) -> bytes:
+    """Everything until the server closes the connection."""
+    said = b""
+    while part := connection.recv(1000):
+        said += part
+    return said
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -84,20 +95,63 @@ def test_it_serves_until_it_is_stopped(eventually: Callable[..., None]) -> None:
 
 
 def test_who_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]) -> None:
-    """Also in the middle of a request's head; who asks in time may take longer for the next one."""
+    """Also in the middle of a request's head, be it the first or the next one: a byte of it holds no connection."""
     monkeypatch.setattr(http_server, "_HEAD_S", 0.2)
     server = HttpServer(hello, Address("127.0.0.1", 0))
     server.start()
     eventually(lambda: server._server.started)
     try:
         for said in (b"", b"GET / HT"):
-            with socket.create_connection((server.address.host, server.address.port), timeout=5) as silent:
+            with socket.create_connection((server.address.host, server.address.port), timeout=30) as silent:
                 silent.sendall(said)
                 assert silent.recv(100) in (b"", b"HTTP/1.1 400 Bad Request"[:100])
-        with socket.create_connection((server.address.host, server.address.port), timeout=5) as asking:
-            for _ in range(2):
-                asking.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                time.sleep(0.3)
-                assert b"hello" in asking.recv(1000)
+        for said in (REQUEST, REQUEST + b"G", REQUEST + b"POST / HTTP/1.1\r\nHost", POST):
+            with socket.create_connection((server.address.host, server.address.port), timeout=30) as silent:
+                silent.sendall(said)
+                assert b"hello" in to_the_end(silent)
+    finally:
+        server.stop()
+
+
+def test_who_asks_in_time_may_ask_again_and_wait_for_the_answer(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """No answer is cut off for the time that it takes, nor what was asked meanwhile."""
+    monkeypatch.setattr(http_server, "_HEAD_S", 0.5)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.7)
+        await hello(scope, receive, send)
+
+    server = HttpServer(slow, Address("127.0.0.1", 0))
+    server.start()
+    eventually(lambda: server._server.started)
+    try:
+        with socket.create_connection((server.address.host, server.address.port), timeout=30) as asking:
+            asking.sendall(REQUEST + REQUEST)
+            assert to_the_end(asking).count(b"hello") == 2
+    finally:
+        server.stop()
+
+
+def test_who_does_not_read_the_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """It would hold its connection for good."""
+    monkeypatch.setattr(http_server, "_HEAD_S", 0.1)
+    monkeypatch.setattr(http_server, "_TAKES_S", 0.1)
+
+    async def long(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(32 * 1024 * 1024)})
+
+    server = HttpServer(long, Address("127.0.0.1", 0))
+    server.start()
+    eventually(lambda: server._server.started)
+    try:
+        with socket.create_connection((server.address.host, server.address.port), timeout=30) as asking:
+            asking.sendall(REQUEST)
+            assert asking.recv(4)
+            eventually(lambda: not server._server.server_state.connections)
     finally:
         server.stop()

@@ -93,6 +93,26 @@ def test_what_a_node_answered_of_its_own_or_was_answered_before_makes_no_span() 
         assert len(spans._open) == 0
 
 
+@pytest.mark.parametrize(
+    ("outcome", "error"), [("answered", None), (events.HANDED_OVER, None), ("deadline", "deadline")]
+)
+def test_what_has_its_record_elsewhere_ends_here(outcome: str, error: str | None) -> None:
+    """Its span is told of, and the next question under its id does not go on with it."""
+    with kept_spans() as kept:
+        spans = RouteSpans("h")
+        first = spans.sent(sending(trace=None))
+        spans.left(events.EndTrace(device="kitchen", id="q", outcome=outcome))
+        span = kept.one("edge.route")
+        second = spans.sent(sending(trace=None))
+        spans.left(events.EndTrace(device="kitchen", id="other", outcome=outcome))
+        assert len(kept.all()) == 1
+    assert first is not None
+    assert second is not None
+    assert first.traceparent[3:35] != second.traceparent[3:35]
+    assert (span.attributes or {})["edge.outcome"] == outcome
+    assert (span.attributes or {}).get("error.type") == error
+
+
 def test_a_question_without_a_trace_begins_one() -> None:
     """As those of plain MQTT clients do."""
     with kept_spans() as kept:

@@ -183,6 +183,7 @@ def test_two_hubs_at_one_question() -> None:
     hub.ask(id="q", receipt=5)
     effects = sends(hub, "b", attempt=1, by="zoe")
     assert (cancels(effects), acknowledged(effects)) == ([("a", 1)], [5])
+    assert events.EndTrace(device="kitchen", id="q", outcome=events.HANDED_OVER) in effects
     assert hub.core.in_flight == 0
     assert hub.ask(id="q", receipt=6) == [events.AcknowledgeAsk(6)]
 

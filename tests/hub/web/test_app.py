@@ -17,6 +17,7 @@ from hub.web import app
 from hub.web.app import Pages, application
 
 KEY = "a-key-of-some-length"
+EVERYWHERE = Address("0.0.0.0", 80)
 
 
 class Still:
@@ -82,7 +83,7 @@ def test_a_hub_without_its_broker_is_not_ready(serve: Callable[..., str], hub: S
 
 def test_keys_are_asked_for_but_by_probes(serve: Callable[..., str]) -> None:
     """Whoever restarts a hub that is not well needs none, and learns nothing else."""
-    url = serve(keys=(KEY,), on_loopback=False)
+    url = serve(keys=(KEY,), address=EVERYWHERE)
     assert httpx.get(f"{url}/metrics").status_code == 401
     assert httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert [httpx.get(f"{url}/{path}").status_code for path in ("healthz", "readyz")] == [200, 200]
@@ -100,7 +101,7 @@ def test_every_page_stands_behind_the_guards(serve: Callable[..., str]) -> None:
         admits=lambda request: request.cookies.get("session") == "mine",
         refuse=lambda request: PlainTextResponse("log in", 403),
     )
-    url = serve(keys=(KEY,), on_loopback=False, pages=pages)
+    url = serve(keys=(KEY,), address=EVERYWHERE, pages=pages)
     mine = {"Cookie": "session=mine"}
     assert httpx.post(f"{url}/act", headers=mine).text == "done"
     assert httpx.get(f"{url}/act").text == "log in"

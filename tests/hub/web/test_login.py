@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hub.web.login import GUESSES_OF_ALL, GUESSES_OF_ONE, HOLDS_S, Login, TooManyGuesses
+from hub.guesses import OF_ALL, OF_ONE, TooManyGuesses
+from hub.web.login import HOLDS_S, Login
 
 TOKENS = ("first-token-of-the-hub", "second-token-of-the-hub")
 
@@ -55,14 +56,14 @@ def test_without_tokens_nobody_has_logged_in() -> None:
 def test_guesses_are_few() -> None:
     """From one address, and from all together; the right one waits as well."""
     login = Login(TOKENS)
-    for _ in range(int(GUESSES_OF_ONE.questions)):
+    for _ in range(int(OF_ONE.questions)):
         assert login.cookie("wrong", "here", now_s=0.0) is None
     with pytest.raises(TooManyGuesses):
         login.cookie(TOKENS[0], "here", now_s=0.0)
     assert login.cookie(TOKENS[0], "there", now_s=0.0) is not None
-    assert login.cookie(TOKENS[0], "here", now_s=GUESSES_OF_ONE.seconds) is not None
+    assert login.cookie(TOKENS[0], "here", now_s=OF_ONE.seconds) is not None
     crowd = Login(TOKENS)
-    for number in range(int(GUESSES_OF_ALL.questions)):
+    for number in range(int(OF_ALL.questions)):
         crowd.cookie("wrong", f"address {number}", now_s=0.0)
     with pytest.raises(TooManyGuesses):
         crowd.cookie(TOKENS[0], "one more", now_s=0.0)

@@ -13,6 +13,7 @@ import pytest
 
 from hub.fleet import Standing
 from hub.http_server import Address, HttpServer
+from hub.web import page
 from hub.web.app import application
 from hub.web.asking import Asking, Line, PageQuestion
 from hub.web.login import Login
@@ -50,6 +51,9 @@ class Still(Asking):
 class Slow:
     """A source of which nothing ever comes."""
 
+    def begin(self) -> None:
+        return
+
     async def advance(self) -> dict[str, Any]:
         return {}
 
@@ -70,7 +74,7 @@ def serve(hub: Drained) -> Iterator[Callable[..., str]]:
     def start(*tokens: str, most_watchers: int = 2) -> str:
         stream = Stream(Slow(), every_s=0.01, most_watchers=most_watchers)
         page = Page(hub, stream, Still("mqtt://h", "h", hub.live), Login(tokens), lambda: 1_000_000.0)
-        app = application(hub, lambda: b"", keys=tokens, on_loopback=not tokens, pages=page.pages())
+        app = application(hub, lambda: b"", keys=tokens, pages=page.pages())
         server = HttpServer(app, Address("127.0.0.1", 0))
         server.start()
         ends.extend((page.close, server.stop))
@@ -193,6 +197,16 @@ def test_nothing_is_done_for_another_sites_page(
     assert hub.drained == []
 
 
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}], ids=str)
+def test_another_sites_page_takes_no_watchers_place(serve: Callable[..., str], headers: dict[str, str]) -> None:
+    """It could not read what it is sent, but keep others from watching."""
+    url = serve(most_watchers=1)
+    with httpx.stream("GET", f"{url}/events", headers=headers) as refused:
+        assert refused.status_code == 403
+        with httpx.stream("GET", f"{url}/events", headers={"Sec-Fetch-Site": "same-origin"}) as taken:
+            assert taken.status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/", "/events", "/ask", "/nodes/a/drain"])
 def test_a_name_that_was_let_point_here_gets_nothing(serve: Callable[..., str], hub: Drained, path: str) -> None:
     """DNS rebinding: the browser believes to be at evil.example, and the request is for that host."""
@@ -237,6 +251,16 @@ def test_only_a_node_that_hears_it_can_be_drained(serve: Callable[..., str], hub
     hub.ready = False
     assert httpx.post(f"{url}/nodes/a/drain", json={"on": True}).status_code == 503
     assert hub.drained == []
+
+
+def test_a_hub_whose_loop_stands_still_drains_nobody(
+    serve: Callable[..., str], hub: Drained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks it to is told so after a while."""
+    monkeypatch.setattr(page, "TURNS_WITHIN_S", 0.1)
+    hub.turns = False
+    answer = httpx.post(f"{serve()}/nodes/a/drain", json={"on": True})
+    assert (answer.status_code, hub.drained) == (503, [])
 
 
 def test_a_question_is_answered_in_lines(serve: Callable[..., str]) -> None:

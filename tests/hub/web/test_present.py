@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from hub import events
+from hub.decision import Decision
 from hub.web import present
 from hub.web.live import Live
 from hub.web.present import Present
 from tests.hub.core_driver import Driver, proven
+from tests.hub.rows import record
 
 NOW_S = 1_000_000.0
 
@@ -43,6 +45,23 @@ class Watched:
         for effect in effects:
             if isinstance(effect, events.StoreRecord):
                 self.live.ended(effect.record, NOW_S)
+
+    def asked(self, *numbers: int) -> None:
+        """Questions that were routed, by number."""
+        for number in numbers:
+            self.live.decided(
+                Decision(device="d", id=f"{number}", attempt=1, chosen=None, candidates=(), rejected=(), cause="")
+            )
+
+    def answered(self, *numbers: int) -> None:
+        """These have ended."""
+        for number in numbers:
+            self.live.ended(record(device="d", id=f"{number}"), NOW_S)
+
+
+def asked_still(told: dict[str, Any]) -> list[str]:
+    """The questions that are shown without an outcome."""
+    return [question["id"] for question in told["questions"] if question["outcome"] is None]
 
 
 @pytest.fixture
@@ -91,6 +110,47 @@ def test_the_whole_is_what_the_changes_add_up_to(watched: Watched) -> None:
         other = Present(watched, watched.live, lambda: NOW_S)
         await other.advance()
         assert other.whole() == told
+
+    asyncio.run(scene())
+
+
+def test_what_is_shown_is_shown_to_its_end(watched: Watched) -> None:
+    """However many others come in the same second, of which the last ones are shown."""
+    shown = Present(watched, watched.live, lambda: NOW_S)
+
+    async def scene() -> None:
+        await shown.advance()
+        watched.asked(*range(50))
+        await shown.advance()
+        assert len(asked_still(shown.whole())) == 50
+        watched.answered(*range(50))
+        watched.asked(*range(50, 110))
+        told = await shown.advance()
+        assert asked_still(told) == asked_still(shown.whole()) == [f"{number}" for number in range(60, 110)]
+        assert len(told["questions"]) == 100
+        watched.answered(*range(50, 110))
+        await shown.advance()
+        assert asked_still(shown.whole()) == []
+
+    asyncio.run(scene())
+
+
+def test_who_comes_after_a_while_is_shown_what_was_meanwhile(watched: Watched) -> None:
+    """The questions before the pause are gone where as many came after them, and none is left without its end."""
+    shown = Present(watched, watched.live, lambda: NOW_S)
+
+    async def scene() -> None:
+        await shown.advance()
+        watched.asked(*range(50))
+        await shown.advance()
+        watched.answered(*range(50))
+        watched.asked(*range(50, 300))
+        watched.answered(*range(50, 300))
+        shown.begin()
+        await shown.advance()
+        questions = shown.whole()["questions"]
+        assert [question["id"] for question in questions] == [f"{number}" for number in range(100, 300)]
+        assert asked_still(shown.whole()) == []
 
     asyncio.run(scene())
 

@@ -19,7 +19,11 @@ class Counting:
 
     def __init__(self) -> None:
         self.count = 0
+        self.begun = 0
         self.breaks = False
+
+    def begin(self) -> None:
+        self.begun += 1
 
     async def advance(self) -> dict[str, Any]:
         if self.breaks:
@@ -106,6 +110,9 @@ def test_nothing_is_computed_when_nobody_watches() -> None:
         stage._waiting = 0
         async with stage.watcher() as events:
             assert told(await anext(events)) == ("whole", {"all": 2})
+            async with stage.watcher() as others:
+                await anext(others)
+        assert stage.source.begun == 2
 
     played(scene)
 
