@@ -25,6 +25,7 @@ from hub import wire
 
 Key = tuple[str, str]  # device and question id: what makes two pieces of work the same
 CHUNK_INTERVAL_S: Final = 0.020
+MOST_RETOLD: Final = 64  # answers that a hub has missed, in one go
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -220,9 +221,15 @@ class _Answered:
         self.size_bytes = len(wire.plain_text(answer).encode())
 
 
+def _number(done: wire.Done) -> int:
+    return done.number or 0
+
+
 class NodeCore:
-    """The state of one node. `served` are the bundles by id, with the cost of an answer; `parallel` says how many
-    questions each answers at once (default: 1). Questions of `device`, which is this machine, go first.
+    """The state of one node, in one `life` of its process.
+
+    `served` are the bundles by id, with the cost of an answer; `parallel` says how many questions each answers at once
+    (default: 1). Questions of `device`, which is this machine, go first.
     """
 
     def __init__(
@@ -230,6 +237,7 @@ class NodeCore:
         node: str,
         served: dict[str, wire.ServedBundle],
         *,
+        life: int = 0,
         device: str = _HERE,
         parallel: dict[str, int] | None = None,
         queue_limit: int = 256,
@@ -249,6 +257,7 @@ class NodeCore:
         # Of each device the number of its question that was started last; the latest at the end.
         self._turns: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._answered: collections.OrderedDict[Key, _Answered] = collections.OrderedDict()
+        self._life = life
         self._answers = 0  # told to hubs so far
         self._expected_tokens = 32.0
 
@@ -375,6 +384,7 @@ class NodeCore:
                 hold_ms=hold_ms,
                 backlog=self.backlog(now),
                 answers=self._answers,
+                life=self._life,
             )
             return [PublishReport(pong)]
         if isinstance(control, wire.Kept):
@@ -390,10 +400,8 @@ class NodeCore:
 
     def _tell_again(self, first: int, now: float) -> list[Effect]:
         told = [each.done for each in self._answered.values() if each.done is not None]
-        missed = sorted((done.number or 0, done) for done in told if (done.number or 0) >= first)
-        return [
-            PublishReport(msgspec.structs.replace(done, again=True, backlog=self.backlog(now))) for _, done in missed
-        ]
+        missed = sorted((done for done in told if _number(done) >= first), key=_number)[:MOST_RETOLD]
+        return [PublishReport(msgspec.structs.replace(done, again=True, backlog=self.backlog(now))) for done in missed]
 
     def _cancel(self, key: Key, attempt: int, now: float) -> list[Effect]:
         queued = self._queue.get(key)
@@ -565,6 +573,7 @@ class NodeCore:
             timing_ms=answered.answer.timing_ms if answered is not None else wire.Timing(),
             backlog=self.backlog(now),
             number=answered.number if answered is not None else None,
+            life=self._life if answered is not None else 0,
             answer_bytes=answered.size_bytes if answered is not None else 0,
         )
         if answered is not None:

@@ -72,7 +72,14 @@ class AgentService:
         self.dropped = 0  # messages that were not what they should be
         self._device = name if device is None else device
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
-        self._core = core.NodeCore(name, served, device=self._device, parallel=parallel, queue_limit=queue_limit)
+        self._core = core.NodeCore(
+            name,
+            served,
+            life=time.time_ns() // 1_000_000,  # goes up, like an epoch
+            device=self._device,
+            parallel=parallel,
+            queue_limit=queue_limit,
+        )
         self._bundles = frozenset(served)
         self._loop = Loop()
         margin_ms = MARGIN_MS if own is None else own.margin_ms

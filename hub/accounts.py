@@ -20,13 +20,13 @@ from hub.recent import Recent
 MOST_NODES: Final = 10_000
 MOST_MISSING: Final = 1024  # of one node; a node remembers no more
 MOST_TIMES: Final = 3  # that one node is asked in a row
-ASK_AGAIN_S: Final = 2.0
+ASK_AGAIN_S: Final = 1.0  # a node tells a few at a time
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What is known of a node's answers: its epoch, the highest number, and which numbers below it were not heard."""
+    """What is known of a node's answers: the life of its process, the highest number, and those below not heard."""
 
-    epoch: int
+    life: int
     last: int
     missing: frozenset[int] = frozenset()
     asked: int = 0  # times, since the last one that was missing came
@@ -52,11 +52,13 @@ class Accounts:
         if done.outcome != "answered" or done.number is None:
             return []
         before = self._heard.get(node.name)
-        self._heard.put(node.name, _with(before, node.epoch, done.number) if before else Heard(node.epoch, done.number))
+        self._heard.put(node.name, _with(before, done.life, done.number) if before else Heard(done.life, done.number))
         if not ours or any(isinstance(effect, events.StoreRecord) for effect in effects):
             return []
+        if done.again and (before is None or before.life != done.life or done.number not in before.missing):
+            return []
         if known:
-            return [events.StoreNote(events.LateAnswer(node=node.name, epoch=node.epoch, number=done.number))]
+            return [events.StoreNote(events.LateAnswer(node=node.name, life=done.life, number=done.number))]
         return [events.StoreRecord(pieced_together(done, node, self._hub))]
 
     def ponged(self, node: Node, pong: wire.Pong, now: float) -> list[events.Effect]:
@@ -64,9 +66,9 @@ class Accounts:
         if pong.answers is None:
             return []
         before, effects = self._heard.get(node.name), list[events.Effect]()
-        known = _up_to(before, node.epoch, pong.answers) if before else Heard(node.epoch, pong.answers)
-        if before is None or (known.epoch, known.last) != (before.epoch, before.last):
-            told = events.AnswersTold(node=node.name, epoch=node.epoch, number=pong.answers)
+        known = _up_to(before, pong.life, pong.answers) if before else Heard(pong.life, pong.answers)
+        if before is None or (known.life, known.last) != (before.life, before.last):
+            told = events.AnswersTold(node=node.name, life=pong.life, number=pong.answers)
             effects.append(events.StoreNote(told))
         if known.missing and known.asked < MOST_TIMES and now >= known.ask_at_s:
             retell = wire.Retell(hub=self._hub, first=min(known.missing))
@@ -76,22 +78,22 @@ class Accounts:
         return effects
 
 
-def _up_to(heard: Heard, epoch: int, last: int) -> Heard:
-    """A node has answered up to `last`; in a new epoch it has begun with 1 again."""
-    if epoch != heard.epoch:
-        heard = Heard(epoch, 0)
+def _up_to(heard: Heard, life: int, last: int) -> Heard:
+    """A node has answered up to `last`; in a new life it has begun with 1 again."""
+    if life != heard.life:
+        heard = Heard(life, 0)
     if last <= heard.last:
         return heard
     new = range(max(heard.last + 1, last - MOST_MISSING + 1), last + 1)
     missing = frozenset(number for number in heard.missing if number > last - MOST_MISSING) | frozenset(new)
-    return Heard(epoch, last, missing, 0, heard.ask_at_s)
+    return Heard(life, last, missing, 0, heard.ask_at_s)
 
 
-def _with(heard: Heard, epoch: int, number: int) -> Heard:
+def _with(heard: Heard, life: int, number: int) -> Heard:
     """This number was heard."""
-    if epoch == heard.epoch and number == heard.last + 1:  # as nearly always
+    if life == heard.life and number == heard.last + 1:  # as nearly always
         return msgspec.structs.replace(heard, last=number)
-    after = _up_to(heard, epoch, number)
+    after = _up_to(heard, life, number)
     if number not in after.missing:
         return after
     return msgspec.structs.replace(after, missing=after.missing - {number}, asked=0)

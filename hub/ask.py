@@ -35,6 +35,7 @@ from hub.mqtt_link import WITH_THE_CONNECTION, Link
 # Questions without an outcome at a time; more wait here. Brokers hold only so many for a hub (Mosquitto: 1,000), drop
 # the rest without a word, and each one dropped would be asked again by a crowd of them.
 MOST_OPEN: Final = 256
+_EARLIER_BYTES: Final = 1024 * wire.MAX_EARLIER  # an id of 128 characters, escaped, and two numbers, for each
 SILENCES_S: Final = (1.0, 2.0, 4.0)  # then the last one again and again
 
 
@@ -85,10 +86,12 @@ class _Pending:
         """The question with what is left of its budget, and the Message Expiry that goes with it."""
         left_ms = max((self.deadline_at - now) * 1000, 1.0)
         question = msgspec.structs.replace(self.question, deadline_ms=left_ms, earlier=self.earlier or ())
-        payload = wire.encode(question)
-        if len(payload) > wire.MAX_QUESTION_BYTES:
-            payload = wire.encode(msgspec.structs.replace(question, earlier=()))
-        return payload, max(math.ceil(left_ms / 1000), 1)
+        return wire.encode(question), max(math.ceil(left_ms / 1000), 1)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the question may tell of others without becoming too large."""
+        return len(wire.encode(self.question)) < wire.MAX_QUESTION_BYTES - _EARLIER_BYTES
 
     def trace_properties(self) -> list[tuple[str, str]]:
         context = None if self.span is None else self.span.context
@@ -258,7 +261,7 @@ class Asker:
 
     def _publish(self, pending: _Pending, now: float) -> None:
         if pending.earlier is None:
-            pending.earlier = self._heard.take()
+            pending.earlier = self._heard.take() if pending.has_room else ()
         payload, expiry_s = pending.payload(now)
         assert pending.question.id is not None
         pending.repeated(now)

@@ -52,23 +52,23 @@ class Audience:
         self._records = records
         self._listeners = list(listeners)
         self._spans = spans
-        self._untold: list[Happening] = []
+        self._untold: list[tuple[Happening, float]] = []  # with the wall time at which it was said
 
     def later(self, happening: Happening) -> None:
         """To be told when the messages have gone."""
-        self._untold.append(happening)
+        self._untold.append((happening, time.time()))
 
     def tell(self) -> None:
         """Tell what has happened since the last time."""
-        for happening in self._untold:
+        for happening, at_s in self._untold:
             if isinstance(happening, events.LogDecision):
                 self._decided(happening.decision)
             elif isinstance(happening, events.StoreRecord):
-                self._ended(happening)
+                self._ended(happening, at_s)
             elif isinstance(happening, events.EndTrace):
                 self._spans.left(happening)
             elif self._records is not None:
-                self._records.note(happening.note, time.time())
+                self._records.note(happening.note, at_s)
         self._untold.clear()
 
     def _decided(self, decision: Decision) -> None:
@@ -76,8 +76,8 @@ class Audience:
         self._spans.decided(decision)
         self._to_all(lambda listener: listener.decided(decision))
 
-    def _ended(self, happening: events.StoreRecord) -> None:
-        record, wall_time_s = happening.record, time.time() - happening.ago_ms / 1000
+    def _ended(self, happening: events.StoreRecord, at_s: float) -> None:
+        record, wall_time_s = happening.record, at_s - happening.ago_ms / 1000
         self._spans.ended(record, happening.trace)
         if self._records is not None:
             self._records.store(record, wall_time_s)

@@ -125,9 +125,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     the `predicted_*` are what the first one promised. `second` says why a second node was asked beside the first
     (`hedge`: the deadline was near, `silence`: nothing was heard), and `second_won` that it answered first.
 
-    `node_epoch` and `node_number` say which of a node's answers this is. `partial` is a row that was pieced together
-    from a node's report alone, because the hub that had the question is gone: its total is a lower bound. `again` says
-    that a hub may have ended the question before; it is for whoever keeps the rows, and not kept.
+    `node_life` (of the node's process) and `node_number` say which of its answers this is. `partial` is a row that was
+    pieced together from a node's report alone, because the hub that had the question is gone: its total is a lower
+    bound. `again` says that a hub may have ended the question before; it is for whoever keeps the rows, and not kept.
     """
 
     device: str
@@ -157,17 +157,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     decode_ms: float
     overhead_ms: float = 0.0
     decisions: tuple[Decision, ...]
+    local: bool = False
     second: str = ""
     second_won: bool = False
-    node_epoch: int | None = None
+    node_life: int | None = None
     node_number: int | None = None
     partial: bool = False
     again: bool = False
-
-    @property
-    def is_local(self) -> bool:
-        """No hub sent it anywhere, and yet a node has ended it."""
-        return self.attempts == 0 and self.node is not None
 
 
 class Row(Record, frozen=True, kw_only=True):
@@ -205,7 +201,7 @@ class LateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A node's answer that has no row, because the question had its outcome already."""
 
     node: str
-    epoch: int
+    life: int
     number: int
 
 
@@ -213,7 +209,7 @@ class AnswersTold(msgspec.Struct, frozen=True, kw_only=True):
     """A node has said that this was the number of its last answer, and not all up to it were heard here."""
 
     node: str
-    epoch: int
+    life: int
     number: int
 
 

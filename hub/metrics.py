@@ -68,7 +68,7 @@ class Metrics:
 
     def ended(self, record: events.Record, wall_time_s: float) -> None:
         """A question has its outcome."""
-        local, answered = record.is_local, record.outcome == "answered"
+        local, answered = record.local, record.outcome == "answered"
         self._questions.labels("node" if local else "hub", record.outcome).inc()
         if record.duplicates:
             self._duplicates.inc(record.duplicates)
@@ -80,8 +80,8 @@ class Metrics:
             return
         of_model = self._of_models.of(record.model or "")
         of_model.count_tokens(record)
-        if local:
-            return
+        if local or record.partial:
+            return  # nobody here saw how long it took
         of_model.count_time(record)
         if record.attempts == 1 and record.predicted_ms is not None and record.total_ms > 0:
             self._error.observe(abs(record.predicted_ms - record.total_ms) / record.total_ms)

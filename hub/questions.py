@@ -207,6 +207,7 @@ def own_record(record: wire.OwnRecord, node: str, hub: str) -> events.Record:
         decode_ms=timing.decode,
         overhead_ms=_overhead_ms(timing),
         decisions=(),
+        local=True,
     )
 
 
@@ -238,7 +239,7 @@ def pieced_together(done: wire.Done, node: Node, hub: str) -> events.Record:
         decode_ms=timing.decode,
         overhead_ms=_overhead_ms(timing),
         decisions=(),
-        node_epoch=node.epoch,
+        node_life=done.life,
         node_number=done.number,
         partial=True,
     )
@@ -282,7 +283,7 @@ def record_of(
         decode_ms=timing.decode,
         overhead_ms=_overhead_ms(timing),
         decisions=tuple(question.decisions),
-        node_epoch=node.epoch if node is not None and done is not None and done.number is not None else None,
+        node_life=done.life if done is not None and done.number is not None else None,
         node_number=done.number if done is not None else None,
         again=question.ask.again,
         second=question.second,

@@ -39,6 +39,16 @@ def _window(since: str | None, until: str | None) -> tuple[float | None, float |
     return since_s, until_s
 
 
+def _check_apart(since_s: float | None, until_s: float | None, against_s: float) -> None:
+    """Raise UsageError where there is no window to compare with, or one that shares questions with this one."""
+    if since_s is None or until_s is None:
+        raise click.UsageError("--against needs --since: it compares windows of the same length")
+    if against_s < until_s - since_s:
+        raise click.UsageError(
+            "--against is shorter than the window, so both would count the same questions: give a longer one"
+        )
+
+
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
     """The seconds of a text such as 1h; a usage error for anything else."""
     try:
@@ -90,8 +100,8 @@ def report(
     from hub.store.reading import read_history
 
     since_s, until_s = _window(since, until)
-    if against is not None and since is None:
-        raise click.UsageError("--against needs --since: it compares windows of the same length")
+    if against is not None:
+        _check_apart(since_s, until_s, against)
     if form == "parquet" and output is None and _is_terminal():
         raise click.UsageError("Parquet is not for a terminal: add --output F.parquet")
     if form == "parquet" and against is not None:

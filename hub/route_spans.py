@@ -63,7 +63,7 @@ class RouteSpans:
     def ended(self, record: events.Record, trace: TraceContext | None) -> None:
         """A question has its outcome."""
         span = self._open.pop((record.device, record.id)) if len(self._open) else None
-        if span is None and record.attempts == 0 and not record.is_local:  # it went to no node
+        if span is None and record.attempts == 0 and not record.local:  # it went to no node
             span = self._begin(record.device, record.id, trace, record.total_ms)
         if span is not None:
             span.end(_attributes(record), None if record.outcome == "answered" else record.outcome)

@@ -29,8 +29,8 @@ ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text fa
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME_PATTERN: Final = re.compile(f"{_NAME}\\Z")
 
-Name = Annotated[str, Meta(pattern=f"^{_NAME}$", max_length=64)]
-QuestionId = Annotated[str, Meta(min_length=1, max_length=128)]
+Name = Annotated[str, Meta(pattern=f"^{_NAME}\\Z", max_length=64)]
+QuestionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]  # one line in a log
 MAX_REPLY_CHARS: Final = 65_535 // 4  # MQTT counts a topic's bytes, and a character has up to four
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]  # an answer ends before it
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
@@ -353,7 +353,7 @@ class NodeState(Message, frozen=True):
 class Pong(Message, frozen=True, tag_field="type", tag="pong"):
     """Answer to a Ping; `hold_ms` is how long the node held it, to be subtracted from the round trip.
 
-    `answers` is the number of the node's last answer in this epoch.
+    `answers` is the number of the node's last answer in this `life` of its process.
     """
 
     hub: str
@@ -361,13 +361,14 @@ class Pong(Message, frozen=True, tag_field="type", tag="pong"):
     hold_ms: Milliseconds
     backlog: Backlog = Backlog()
     answers: Count | None = None
+    life: Count = 0
 
 
 class Done(Message, frozen=True, tag_field="type", tag="done"):
     """A node's end of one piece of work; `outcome` is `answered`, `cancelled` or a failure code.
 
-    `number` counts the node's answers to hubs from 1 in each epoch, so that who keeps records can tell what is missing;
-    `again` says that this was told before.
+    `number` counts the node's answers to hubs from 1 in each `life` of its process (epochs rise with each connection),
+    so that who keeps records can tell what is missing; `again` says that this was told before.
     """
 
     hub: str
@@ -381,6 +382,7 @@ class Done(Message, frozen=True, tag_field="type", tag="done"):
     timing_ms: Timing = Timing()
     backlog: Backlog = Backlog()
     number: Count | None = None
+    life: Count = 0
     again: bool = False
     answer_bytes: Count = 0
 
@@ -470,7 +472,7 @@ class Kept(Message, frozen=True, tag_field="type", tag="kept"):
 
 
 class Retell(Message, frozen=True, tag_field="type", tag="retell"):
-    """A hub has not heard all answers of this epoch: tell Done again for those from number `first` on."""
+    """A hub has not heard all answers of this life: tell Done again for some, from number `first` on."""
 
     hub: Name
     first: Count

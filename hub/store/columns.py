@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CHUNK_ROWS: Final = 65_536
+_UNKNOWN_MS: Final = -1.0
 _MOST_READERS: Final = 4
 _BUSY_MS: Final = 5_000
 _MAPPED_BYTES: Final = 2**31  # of an SQLite file, where the system can: fewer calls
@@ -52,8 +53,10 @@ def read_columns(database: Database, condition: sa.ColumnElement[bool], *, detai
 
 
 def _column(name: str) -> sa.ColumnElement[Any]:
+    """Never null: Arrow's driver takes a column's type from the first rows, and of nulls it makes an integer."""
     column = questions.c["seq" if name == "row" else name]
-    return (sa.func.coalesce(column, "") if name in NAMES else column).label(name)
+    nothing = "" if name in NAMES else _UNKNOWN_MS
+    return (sa.func.coalesce(column, nothing) if column.nullable or name in NAMES else column).label(name)
 
 
 def _parts(first: int, last: int) -> list[sa.ColumnElement[bool]]:
@@ -82,7 +85,10 @@ def _of_rows(names: Sequence[str], result: sa.CursorResult[Any]) -> dict[str, An
 
 def _array(name: str, values: Any) -> np.ndarray[Any, Any]:
     kind: Any = bool if name in FLAGS else np.int64 if name in COUNTS else np.float64
-    return np.array(values, dtype=kind)
+    array = np.array(values, dtype=kind)
+    if kind is np.float64 and questions.c[name].nullable:
+        array[array == _UNKNOWN_MS] = np.nan
+    return array
 
 
 # --- by Arrow ---------------------------------------------------------------------------------------------
@@ -100,7 +106,7 @@ def _by_arrow(database: Database, queries: Sequence[sa.Select[Any]]) -> pa.Table
     try:
         with concurrent.futures.ThreadPoolExecutor(len(queries)) as readers:
             return pa.concat_tables(readers.map(lambda query: _fetch(connect, dialect, query), queries))
-    except Error as error:
+    except (Error, pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot read the record store {database.shown}: {first_line(error)}") from None
 
 

@@ -17,7 +17,12 @@ from sqlalchemy import event
 from hub.errors import StoreError
 
 _BUSY_S: Final = 5
-_CONNECT_S: Final = 5
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "sqlite": {"timeout": _BUSY_S},
+    "postgresql": {"connect_timeout": 5, "tcp_user_timeout": 5_000},  # seconds, milliseconds
+}
+# What a server of PostgreSQL says that is there, but cannot be used yet; another FATAL says that the URL is wrong.
+_NOT_YET: Final = ("starting up", "shutting down", "recovery", "too many clients", "remaining connection slots")
 
 
 def store_url(store: str) -> sa.URL:
@@ -41,7 +46,7 @@ class Database:
         """Nothing is connected yet. Raises StoreError where `store` is none."""
         try:
             url = store_url(store)
-            options = {"timeout": _BUSY_S} if url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_S}
+            options = _OPTIONS.get(url.get_backend_name(), {})
             self.engine = sa.create_engine(url, connect_args=options)
         except (sa.exc.ArgumentError, ImportError, ValueError) as error:
             shown = store.split("@")[-1]
@@ -50,6 +55,11 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         if self.is_sqlite:
             event.listen(self.engine, "connect", _tune_sqlite if writing else _only_read_sqlite)
+
+    def is_away(self, error: sa.exc.OperationalError) -> bool:
+        """Whether the server may come back: it cannot be reached, or not yet."""
+        said = str(error.orig)
+        return not self.is_sqlite and ("FATAL" not in said or any(word in said for word in _NOT_YET))
 
     def check_is_there(self) -> None:
         """Raise StoreError for an SQLite file that does not exist: reading must not create it."""

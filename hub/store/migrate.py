@@ -35,7 +35,7 @@ def bring_up_to_date(database: Database) -> None:
             _wait_for_others(connection)
             _upgrade(connection, database.shown)
     except sa.exc.OperationalError as error:
-        kind = StoreError if database.is_sqlite else StoreAway
+        kind = StoreAway if database.is_away(error) else StoreError
         raise kind(f"cannot open the record store {database.shown}: {first_line(error)}") from None
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"cannot open the record store {database.shown}: {first_line(error)}") from None

@@ -17,9 +17,9 @@ from hub.store.tables import answers_told, late_answers, losses, questions
 def missing_between(connection: sa.Connection, since_s: float | None, until_s: float | None) -> Missing:
     """What is missing from the records of that time (wall clock; None is open). Raises SQLAlchemyError."""
     answers = 0
-    for (node, epoch), known in _lives(connection, since_s, until_s).items():
+    for (node, life), known in _lives(connection, since_s, until_s).items():
         if known.rows <= known.last - known.first:  # notes, and rows of another time, may fill the gaps
-            there = _there(connection, node, epoch, known)
+            there = _there(connection, node, life, known)
             answers += max(known.last - known.first + 1 - there, 0)
     query = sa.select(losses.c.records, losses.c.hub, losses.c.why).where(*_within(losses, since_s, until_s))
     told = connection.execute(query.order_by(losses.c.seq)).all()
@@ -44,14 +44,14 @@ class _Range(msgspec.Struct, frozen=True):
 def _lives(connection: sa.Connection, since_s: float | None, until_s: float | None) -> dict[tuple[str, int], _Range]:
     lives: dict[tuple[str, int], _Range] = {}
     row, late, told = questions.c, late_answers.c, answers_told.c
-    for table, node, epoch, number, first in (
-        (questions, row.node, row.node_epoch, row.node_number, row.node_number),
-        (late_answers, late.node, late.epoch, late.number, late.number),
-        (answers_told, told.node, told.epoch, told.number, told.number + 1),  # one is expected after it
+    for table, node, life, number, first in (
+        (questions, row.node, row.node_life, row.node_number, row.node_number),
+        (late_answers, late.node, late.life, late.number, late.number),
+        (answers_told, told.node, told.life, told.number, told.number + 1),  # one is expected after it
     ):
         rows = sa.func.count() if table is questions else sa.literal(0)
-        query = sa.select(node, epoch, sa.func.min(first), sa.func.max(number), rows)
-        query = query.where(number.is_not(None), *_within(table, since_s, until_s)).group_by(node, epoch)
+        query = sa.select(node, life, sa.func.min(first), sa.func.max(number), rows)
+        query = query.where(number.is_not(None), *_within(table, since_s, until_s)).group_by(node, life)
         for name, life, *known in connection.execute(query):
             found = _Range(*known)
             before = lives.get((name, life))
@@ -59,12 +59,12 @@ def _lives(connection: sa.Connection, since_s: float | None, until_s: float | No
     return lives
 
 
-def _there(connection: sa.Connection, node: str, epoch: int, known: _Range) -> int:
+def _there(connection: sa.Connection, node: str, life: int, known: _Range) -> int:
     """How many of the numbers have a row or a note, whenever it was written."""
     row, late = questions.c, late_answers.c
-    rows = sa.select(sa.func.count()).where(row.node == node, row.node_epoch == epoch)
-    notes = sa.select(sa.func.count()).where(late.node == node, late.epoch == epoch)
-    same = sa.select(row.seq).where(row.node == late.node, row.node_epoch == late.epoch, row.node_number == late.number)
+    rows = sa.select(sa.func.count()).where(row.node == node, row.node_life == life)
+    notes = sa.select(sa.func.count()).where(late.node == node, late.life == life)
+    same = sa.select(row.seq).where(row.node == late.node, row.node_life == late.life, row.node_number == late.number)
     both = (
         rows.where(row.node_number.between(known.first, known.last)),
         notes.where(late.number.between(known.first, known.last), ~same.exists()),

@@ -97,7 +97,7 @@ def reading(store: str) -> Iterator[tuple[Database, sa.Connection]]:
         with database.engine.connect() as connection:
             yield database, connection
     except sa.exc.OperationalError as error:
-        kind = StoreError if database.is_sqlite else StoreAway
+        kind = StoreAway if database.is_away(error) else StoreError
         raise kind(f"cannot read the record store {database.shown}: {first_line(error)}") from None
     except (sa.exc.SQLAlchemyError, msgspec.DecodeError) as error:
         raise StoreError(f"cannot read the record store {database.shown}: {first_line(error)}") from None

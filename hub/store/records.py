@@ -33,8 +33,11 @@ _QUEUE_ROWS: Final = 20_000
 _GATHER_S: Final = 0.25
 _HEARD_AFTER_S: Final = 1.0  # what an asker tells is written later: its row may come through another hub
 _TRY_AGAIN_S: Final = 0.5
+_HANG_S: Final = 10.0  # for one try, beyond that
 _CLOSE_S: Final = 3.0  # for a database that is away when the hub ends
 _SWEEP_EVERY_S: Final = 30.0
+_TELL_EVERY_S: Final = 5.0  # of records that were lost, where no others come
+_LOG_EVERY_S: Final = 10.0  # of the same, whoever routes must not wait for the log
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -62,7 +65,7 @@ class Records:
         self._why = ""
         self._queue: queue.Queue[Dated] = queue.Queue(_QUEUE_ROWS)
         self._heard: collections.deque[tuple[float, Dated]] = collections.deque()
-        self._sweep_at = 0.0
+        self._sweep_at = self._tell_at = self._log_at = 0.0
         self._closing = threading.Event()
         self._close_by = math.inf
         self._is_open = False
@@ -93,7 +96,7 @@ class Records:
         """Write what is queued, then end. A database that is away is waited for, but only for a few seconds."""
         self._close_by = time.monotonic() + _CLOSE_S
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_CLOSE_S + _HANG_S)
         self._database.engine.dispose()
 
     def _put(self, each: Dated) -> None:
@@ -106,10 +109,14 @@ class Records:
 
     def _run(self) -> None:
         for batch in self._batches():
-            if batch:
-                self._write_in_time(batch)
-            if self._is_open and time.monotonic() >= self._sweep_at:
-                self._sweep()
+            try:
+                if batch or (self._untold and time.monotonic() >= self._tell_at):
+                    self._write_in_time(batch)
+                if self._is_open and time.monotonic() >= self._sweep_at:
+                    self._sweep()
+            except Exception as error:  # a bug, or a driver's own: the next batch may do better
+                log.exception("keeping records failed")
+                self._lose(batch, first_line(error))
 
     def _batches(self) -> Iterator[list[Dated]]:
         """What has come since the one before, until `close`; now and then an empty one.
@@ -126,7 +133,12 @@ class Records:
                     batch.append(self._queue.get_nowait())
             except queue.Empty:
                 pass
-            yield self._heard_in_time(batch)
+            if time.monotonic() > self._close_by:
+                self._lose(batch, "the hub has ended")
+            else:
+                yield self._heard_in_time(batch)
+        if self._untold and time.monotonic() <= self._close_by:
+            yield []
 
     def _heard_in_time(self, batch: list[Dated]) -> list[Dated]:
         """The batch, with what askers told some time ago instead of what they tell now."""
@@ -140,18 +152,18 @@ class Records:
 
     def _write_in_time(self, batch: list[Dated]) -> None:
         """Write until the database takes it, or until there is neither room nor time for more."""
-        waits = False
+        tries, waits = 0, False
         while True:
+            tries += 1
             try:
                 self._commit(batch)
                 return
             except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError) as error:
-                if len(batch) == 1:  # the database cannot hold it, ever
-                    self._lose(batch, first_line(error))
-                for each in batch if len(batch) > 1 else ():
-                    self._write_in_time([each])
+                if tries == 1 and isinstance(error, sa.exc.IntegrityError):
+                    continue  # another hub has just written one of them: the second look finds it
+                self._write_halves(batch, first_line(error))
                 return
-            except (sa.exc.SQLAlchemyError, StoreError) as error:
+            except (sa.exc.SQLAlchemyError, StoreAway) as error:
                 if self._queue.full() or time.monotonic() > self._close_by:
                     self._lose(batch, first_line(error))
                     return
@@ -159,6 +171,17 @@ class Records:
                     log.warning("the record store takes nothing, records wait: %s", first_line(error))
                 waits = True
                 time.sleep(_TRY_AGAIN_S)
+            except StoreError as error:  # it is there, and not ours
+                self._lose(batch, str(error))
+                return
+
+    def _write_halves(self, batch: list[Dated], why: str) -> None:
+        """One of them the database cannot hold, ever: find it, and keep the others."""
+        if len(batch) <= 1:
+            self._lose(batch, why)
+            return
+        self._write_in_time(batch[: len(batch) // 2])
+        self._write_in_time(batch[len(batch) // 2 :])
 
     def _open(self) -> None:
         if not self._is_open:
@@ -166,15 +189,17 @@ class Records:
             self._is_open = True
 
     def _commit(self, batch: list[Dated]) -> None:
+        """One transaction, with the count of those that were lost before."""
         self._open()
         with self._lock:
             untold, why = self._untold, self._why
-        loss = Loss(self._hub, untold, why, batch[-1][1]) if untold else None
+        self._tell_at = time.monotonic() + _TELL_EVERY_S
+        loss = Loss(self._hub, untold, why, time.time()) if untold else None
         with self._database.engine.begin() as connection:
-            write(connection, batch, loss)
+            new = write(connection, batch, loss)
         with self._lock:
             self._untold -= untold
-            self._written += sum(isinstance(each, events.Record) for each, _ in batch)
+            self._written += new
 
     def _sweep(self) -> None:
         try:
@@ -187,10 +212,14 @@ class Records:
 
     def _lose(self, batch: list[Dated], why: str) -> None:
         records = sum(isinstance(each, events.Record) for each, _ in batch)
+        if not records:
+            return
         with self._lock:
             self._lost += records
             self._untold += records
             self._why = why
-            lost = self._lost
-        if records:
+            lost, is_time = self._lost, time.monotonic() >= self._log_at
+            if is_time:
+                self._log_at = time.monotonic() + _LOG_EVERY_S
+        if is_time:
             log.warning("%d records lost so far: %s", lost, why)

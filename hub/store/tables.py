@@ -36,7 +36,7 @@ questions: Final = sa.Table(
     sa.Column("seq", _serial, primary_key=True, autoincrement=True),
     sa.Column("wall_time_s", sa.Float(53), nullable=False, index=True),
     _text("device", 64, nullable=False),
-    _text("id", 128, nullable=False, index=True),
+    _text("id", 128, nullable=False),
     _text("hub", 64, nullable=False),
     _text("outcome", 16, nullable=False),
     _text("node", 64),
@@ -67,9 +67,10 @@ questions: Final = sa.Table(
     _flag("second_won"),
     _flag("local"),
     _flag("partial"),
-    sa.Column("node_epoch", sa.BigInteger),
+    sa.Column("node_life", sa.BigInteger),
     sa.Column("node_number", sa.BigInteger),
-    sa.Index("ix_questions_number", "node", "node_epoch", "node_number", unique=True),
+    sa.Index("ix_questions_asked", "id", "device", "wall_time_s"),
+    sa.Index("ix_questions_number", "node", "node_life", "node_number", unique=True),
 )
 
 decisions: Final = sa.Table(
@@ -83,7 +84,7 @@ late_answers: Final = sa.Table(  # see events.LateAnswer
     "late_answers",
     metadata,
     _text("node", 64, primary_key=True),
-    sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("life", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("wall_time_s", sa.Float(53), nullable=False, index=True),
 )
@@ -93,7 +94,7 @@ answers_told: Final = sa.Table(  # see events.AnswersTold
     metadata,
     sa.Column("seq", _serial, primary_key=True, autoincrement=True),
     _text("node", 64, nullable=False),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("life", sa.BigInteger, nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("wall_time_s", sa.Float(53), nullable=False, index=True),
 )

@@ -28,7 +28,7 @@ def bucket_of(ms: float) -> int:
     """The bucket of a delay.
 
     >>> [round(middle_of(bucket_of(ms)) / ms, 2) for ms in (0.5, 7, 160, 30_000)]
-    [0.98, 1.01, 1.02, 0.99]
+    [0.99, 0.98, 1.02, 1.01]
     """
     return math.ceil(math.log(min(max(ms, _LEAST_MS), _MOST_MS)) / _LOG_GAMMA)
 
@@ -43,7 +43,7 @@ def percentile(buckets: Counter[int], share: float) -> float | None:
 
     >>> buckets = Counter(bucket_of(ms) for ms in range(1, 101))
     >>> [round(percentile(buckets, share)) for share in (0.5, 0.95, 1.0)]
-    [51, 95, 101]
+    [51, 96, 101]
     """
     left = share * buckets.total()
     found = None

@@ -89,7 +89,7 @@ class Live:
         with self._lock:
             self._number += 1
             self._hour.add(record, wall_time_s, now_s=self._clock(), number=self._number)
-            if record.is_local:
+            if record.local:
                 return
             self._seen.put(
                 (record.device, record.id),

@@ -57,6 +57,9 @@ class Rows:
     def store(self, record: events.Record, wall_time_s: float) -> None:
         self.kept.append((record, wall_time_s))
 
+    def note(self, note: events.Note, wall_time_s: float) -> None:
+        """Rows only."""
+
 
 def ask(node: AgentService, text: str = "who?", bundle: str | None = "b", **changes: Any) -> Any:
     """The outcome of a question of this device."""

@@ -91,7 +91,9 @@ class Driver:
     def pong(self, name: str, *, seq: int | None = None, after_s: float = 0.0, **fields: Any) -> list[events.Effect]:
         self.now += after_s
         number = self.seqs[name] if seq is None else seq
-        return self.receive(f"node/{name}/report", wire.Pong(hub="hub", seq=number, hold_ms=0.0, **fields))
+        return self.receive(
+            f"node/{name}/report", wire.Pong(hub="hub", seq=number, hold_ms=0.0, **{"life": 1, **fields})
+        )
 
     def node(self, name: str, *bundles: wire.ServedBundle, network_ms: float = 1.0) -> None:
         """A ready node with a measured distance."""
@@ -119,7 +121,7 @@ class Driver:
     def done(self, name: str, outcome: Any = "answered", **fields: Any) -> list[events.Effect]:
         values = {"hub": "hub", "device": "kitchen", "id": "q", "attempt": 1, "bundle": BUNDLE.bundle, **fields}
         if outcome == "answered":
-            values = {"tokens": TOKENS, "timing_ms": TIMING, **values}
+            values = {"tokens": TOKENS, "timing_ms": TIMING, "life": 1, **values}
         return self.receive(f"node/{name}/report", wire.Done(outcome=outcome, **values))
 
 

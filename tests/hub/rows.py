@@ -47,7 +47,7 @@ def history(rows: Sequence[Row]) -> History:
     """The rows, column by column, numbered from 1."""
     columns: dict[str, Any] = {"row": np.arange(1, len(rows) + 1)}
     for name in (*COLUMNS, *DETAILS):
-        values = [getattr(each, "is_local" if name == "local" else name, None) for each in rows]
+        values = [getattr(each, name, None) for each in rows]
         if name in NAMES:
             columns[name] = Names.of(values)
         elif name in FLAGS:

@@ -14,11 +14,11 @@ def notes(effects: list[events.Effect]) -> list[events.Note]:
 
 
 def late(number: int, node: str = "a") -> events.LateAnswer:
-    return events.LateAnswer(node=node, epoch=1, number=number)
+    return events.LateAnswer(node=node, life=1, number=number)
 
 
-def told(number: int, epoch: int = 1) -> events.AnswersTold:
-    return events.AnswersTold(node="a", epoch=epoch, number=number)
+def told(number: int, life: int = 1) -> events.AnswersTold:
+    return events.AnswersTold(node="a", life=life, number=number)
 
 
 def other_hub(hub: Driver, status: str) -> None:
@@ -31,7 +31,7 @@ def test_a_row_has_its_answers_number() -> None:
     hub.ask(id="q")
     effects = hub.done("a", number=7, answer_bytes=5)
     (record,) = records(effects)
-    assert (record.node_epoch, record.node_number, record.answer_bytes, record.partial) == (1, 7, 5, False)
+    assert (record.node_life, record.node_number, record.answer_bytes, record.partial) == (1, 7, 5, False)
     assert notes(effects) == []
 
 
@@ -80,7 +80,8 @@ def test_a_node_says_how_far_it_has_counted() -> None:
     assert notes(hub.pong("a", answers=6)) == []
     assert notes(hub.pong("a", answers=8)) == [told(8)]
     hub.state("a", epoch=2)
-    assert notes(hub.pong("a", answers=0)) == [told(0, epoch=2)]
+    assert notes(hub.pong("a", answers=8)) == []
+    assert notes(hub.pong("a", answers=0, life=2)) == [told(0, life=2)]
 
 
 def retold(effects: list[events.Effect]) -> list[tuple[str, int]]:
@@ -111,7 +112,7 @@ def test_what_was_not_heard_is_asked_for() -> None:
 
 def test_what_is_told_again_has_its_row_and_teaches_nothing() -> None:
     """It may have been long ago: neither the fleet's lengths nor the node's costs are learned from it."""
-    hub = Driver(heard={"a": Heard(epoch=1, last=4, missing=frozenset({3}))})
+    hub = Driver(heard={"a": Heard(life=1, last=4, missing=frozenset({3}))})
     hub.node("a")
     assert retold(hub.pong("a", answers=4)) == [("a", 3)]
     before = hub.core.fleet.get("a")
@@ -128,19 +129,27 @@ def test_what_ends_a_question_is_no_repeat() -> None:
     hub.ask(id="q")
     (record,) = records(hub.done("a", number=1, again=True))
     assert (record.node_number, record.partial) == (1, False)
-    assert notes(hub.done("a", number=1, again=True)) == [late(1)]
+    assert hub.done("a", number=1, again=True) == []
+
+
+def test_a_node_that_connects_again_goes_on_counting() -> None:
+    """Its epoch rises with each connection, its answers are those of one life of its process."""
+    hub = Driver(heard={"a": Heard(life=1, last=300)})
+    hub.state("a", epoch=7)
+    assert hub.pong("a", answers=300) == []
+    assert records(hub.done("a", number=12, again=True, id="old")) == []
 
 
 def test_a_new_life_begins_with_one() -> None:
     """Of a node that is known, all answers of its new life should have been heard."""
-    hub = Driver(heard={"a": Heard(epoch=1, last=400)})
-    hub.state("a", epoch=2)
-    assert retold(hub.pong("a", answers=2)) == [("a", 1)]
+    hub = Driver(heard={"a": Heard(life=1, last=400)})
+    hub.node("a")
+    assert retold(hub.pong("a", answers=2, life=2)) == [("a", 1)]
 
 
 def test_a_node_that_counts_far_is_asked_for_what_it_may_remember() -> None:
     """What a hub keeps of it is bounded."""
-    hub = Driver(heard={"a": Heard(epoch=1, last=1)})
+    hub = Driver(heard={"a": Heard(life=1, last=1)})
     hub.node("a")
     assert retold(hub.pong("a", answers=10**6)) == [("a", 10**6 - MOST_MISSING + 1)]
 
@@ -149,7 +158,7 @@ def test_another_hubs_pongs_count_as_well() -> None:
     """A node counts for all hubs together."""
     hub = Driver()
     hub.node("a")
-    pong = wire.Pong(hub="other", seq=1, hold_ms=0.0, answers=2)
+    pong = wire.Pong(hub="other", seq=1, hold_ms=0.0, answers=2, life=1)
     assert notes(hub.receive("node/a/report", pong)) == [told(2)]
     assert notes(hub.receive("node/a/report", msgspec.structs.replace(pong, answers=None))) == []
 

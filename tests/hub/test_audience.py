@@ -13,7 +13,7 @@ from hub.route_spans import RouteSpans
 from tests.hub.rows import record
 
 DECISION = Decision(device="kitchen", id="q", attempt=1, chosen=None, candidates=(), rejected=())
-NOTE = events.LateAnswer(node="a", epoch=1, number=2)
+NOTE = events.LateAnswer(node="a", life=1, number=2)
 
 
 class Ear:

@@ -35,7 +35,7 @@ def test_questions_are_counted_by_outcome_and_origin() -> None:
     metrics = Metrics()
     for outcome in ("answered", "answered", "no_node"):
         metrics.ended(record(outcome=outcome), 0.0)
-    metrics.ended(record(attempts=0, predicted_ms=None), 0.0)
+    metrics.ended(record(attempts=0, local=True, predicted_ms=None), 0.0)
     told = samples(metrics)
     assert told["edge_hub_questions_total", "hub", "answered"] == 2
     assert told["edge_hub_questions_total", "hub", "no_node"] == 1
@@ -57,7 +57,7 @@ def test_stages_are_seconds_and_sum_up_to_the_whole() -> None:
 
 def test_failures_and_local_answers_take_no_time_of_the_fleet() -> None:
     """They are counted, and their delay is another thing."""
-    for changes in ({"outcome": "deadline"}, {"attempts": 0}):
+    for changes in ({"outcome": "deadline"}, {"attempts": 0, "local": True}, {"partial": True, "predicted_ms": None}):
         told = told_of(**changes)
         assert ("edge_hub_question_seconds_count", "smol") not in told or not told[
             "edge_hub_question_seconds_count", "smol"

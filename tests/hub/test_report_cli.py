@@ -192,6 +192,8 @@ def test_windows_that_make_no_sense(store: str) -> None:
     assert (done.exit_code, "--since is after --until" in done.stderr) == (2, True)
     done = run("--store", store, "--against", "1d")
     assert (done.exit_code, "--against needs --since" in done.stderr) == (2, True)
+    done = run("--store", store, "--since", "7d", "--against", "1d")
+    assert (done.exit_code, "--against is shorter" in done.stderr) == (2, True)
     done = run("--store", store, "--since", "1h", "--against", "1d", "--format", "parquet")
     assert (done.exit_code, "questions of one window" in done.stderr) == (2, True)
 

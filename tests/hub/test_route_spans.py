@@ -87,7 +87,7 @@ def test_what_a_node_answered_of_its_own_or_was_answered_before_makes_no_span() 
     """It went through no hub, or a hub only lets its answer be said again."""
     with kept_spans() as kept:
         spans = RouteSpans("h")
-        spans.ended(record(attempts=0), None)
+        spans.ended(record(attempts=0, local=True), None)
         assert spans.sent(sending(waited_ms=None)) is None
         assert kept.all() == []
         assert len(spans._open) == 0

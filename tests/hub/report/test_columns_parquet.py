@@ -28,9 +28,7 @@ def test_columns_come_back() -> None:
         values = table.column(name).to_pylist()
         if name in NAMES:
             assert values == [getattr(row, name) or None for row in ROWS]
-        elif name in FLAGS:
-            assert values == [row.is_local if name == "local" else getattr(row, name) for row in ROWS]
-        elif name != "row":
+        elif name in FLAGS or name != "row":
             assert values == [getattr(row, name) for row in ROWS]
     assert table.column("ended")[0].as_py().timestamp() == ROWS[0].wall_time_s
 

@@ -57,7 +57,7 @@ def check(figures: Figures, rows: list[Row]) -> None:
     assert figures.duplicates == sum(row.duplicates for row in rows)
     assert (figures.timed, figures.told) == (len(timed), sum(row.asker_ms is not None for row in answered))
     assert figures.partial == sum(row.partial for row in answered)
-    assert figures.local == sum(row.is_local for row in rows)
+    assert figures.local == sum(row.local for row in rows)
     assert figures.routed == sum(row.attempts > 0 for row in rows)
     codes = sorted({row.outcome for row in rows} - {"answered"})
     assert figures.failures == {code: sum(row.outcome == code for row in rows) for code in codes}

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.hub.rows import history, row
 
-ROWS = [row(id="1", node="b"), row(id="2", node=None, predicted_ms=None), row(id="3", node="b", attempts=0)]
+ROWS = [row(id="1", node="b"), row(id="2", node=None, predicted_ms=None), row(id="3", node="b", attempts=0, local=True)]
 
 
 def test_names_are_kept_once() -> None:

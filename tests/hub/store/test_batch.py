@@ -22,8 +22,8 @@ def test_what_a_node_tells_twice_is_kept_once(store: str) -> None:
     for _ in range(2):
         keep(
             store,
-            *(record(id=name, attempts=0) for name in ("1", "2")),
-            record(id="1", attempts=0, node="other"),
+            *(record(id=name, attempts=0, local=True) for name in ("1", "2")),
+            record(id="1", attempts=0, node="other", local=True),
             record(id="1", attempts=0, node=None, outcome="no_node"),
             record(id="1", attempts=1),
         )
@@ -33,11 +33,11 @@ def test_what_a_node_tells_twice_is_kept_once(store: str) -> None:
 
 def test_an_answer_is_one_row(store: str) -> None:
     """The same number of the same life of a node, in one batch or in two, by one hub or another."""
-    first = record(id="1", node_epoch=1, node_number=1)
-    keep(store, first, first, record(id="2", node_epoch=1, node_number=2))
-    others = record(id="1", node_epoch=2, node_number=1), record(id="3", node="b", node_epoch=1, node_number=1)
+    first = record(id="1", node_life=1, node_number=1)
+    keep(store, first, first, record(id="2", node_life=1, node_number=2))
+    others = record(id="1", node_life=2, node_number=1), record(id="3", node="b", node_life=1, node_number=1)
     keep(store, first, *others, at=2000.0)
-    assert [(row.id, row.node, row.node_epoch) for row in rows_of(store)] == [
+    assert [(row.id, row.node, row.node_life) for row in rows_of(store)] == [
         ("1", "a", 1), ("2", "a", 1), ("1", "a", 2), ("3", "b", 1),
     ]  # fmt: skip
 
@@ -45,8 +45,8 @@ def test_an_answer_is_one_row(store: str) -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_a_whole_row_is_better_than_one_pieced_together(store: str, together: bool) -> None:
     """Whichever is told first, as long as it is in one batch or the whole one was there before."""
-    whole = record(id="1", node_epoch=1, node_number=5)
-    part = record(id="1", node_epoch=1, node_number=6, partial=True)
+    whole = record(id="1", node_life=1, node_number=5)
+    part = record(id="1", node_life=1, node_number=6, partial=True)
     if together:
         keep(store, part, whole)
     else:
@@ -57,20 +57,20 @@ def test_a_whole_row_is_better_than_one_pieced_together(store: str, together: bo
 
 def test_one_question_of_two_hubs_is_one_row(store: str) -> None:
     """Each had it at a node, after a death between them; the other answer's number is no gap."""
-    first = record(id="1", node_epoch=1, node_number=1, total_ms=500.0)
-    again = record(id="1", node="b", node_epoch=1, node_number=2, total_ms=900.0)
-    keep(store, record(id="0", node="b", node_epoch=1, node_number=1), first, at=999.0)
-    keep(store, again, record(id="2", node="b", node_epoch=1, node_number=3), at=1000.6)
+    first = record(id="1", node_life=1, node_number=1, total_ms=500.0)
+    again = record(id="1", node="b", node_life=1, node_number=2, total_ms=900.0)
+    keep(store, record(id="0", node="b", node_life=1, node_number=1), first, at=999.0)
+    keep(store, again, record(id="2", node="b", node_life=1, node_number=3), at=1000.6)
     assert [row.id for row in rows_of(store)] == ["0", "1", "2"]
     assert read_history(store, Filter())[1].answers == 0
 
 
 def test_a_question_that_the_broker_delivers_again_is_one_row(store: str) -> None:
     """To a hub that does not know that the one before has ended it; the id may be used again all the same."""
-    keep(store, record(id="1", node_epoch=1, node_number=1, total_ms=100.0))
-    keep(store, record(id="1", node_epoch=1, node_number=2, total_ms=100.0, again=True), at=1002.0)
-    keep(store, record(id="1", node_epoch=1, node_number=3, total_ms=100.0), at=1003.0)
-    keep(store, record(id="1", node_epoch=1, node_number=4, total_ms=100.0, again=True), at=5000.0)
+    keep(store, record(id="1", node_life=1, node_number=1, total_ms=100.0))
+    keep(store, record(id="1", node_life=1, node_number=2, total_ms=100.0, again=True), at=1002.0)
+    keep(store, record(id="1", node_life=1, node_number=3, total_ms=100.0), at=1003.0)
+    keep(store, record(id="1", node_life=1, node_number=4, total_ms=100.0, again=True), at=5000.0)
     assert [row.node_number for row in rows_of(store)] == [1, 3, 4]
     assert read_history(store, Filter())[1].answers == 0
 
@@ -83,7 +83,7 @@ def test_an_id_that_is_used_again_right_away_is_another_question(store: str) -> 
 
 def test_two_writers_of_one_answer(store: str) -> None:
     """What another hub writes between looking and writing is found at the second look."""
-    first, second = record(id="1", node_epoch=1, node_number=1), record(id="2")
+    first, second = record(id="1", node_life=1, node_number=1), record(id="2")
     keep(store, first)
     looked = []
 
@@ -118,6 +118,15 @@ def test_what_an_asker_heard_goes_to_its_row(store: str) -> None:
     ]
 
 
+def test_what_an_asker_heard_is_not_of_its_next_question(store: str) -> None:
+    """A device that uses one id for all its questions tells of the one before."""
+    keep(store, record(id="1", total_ms=100.0), at=1000.0)
+    keep(store, heard("1", total_ms=150.0), at=1000.06)
+    keep(store, record(id="1", total_ms=20.0), at=1000.09)
+    keep(store, heard("1", total_ms=150.0), at=1000.06)
+    assert [row.asker_ms for row in rows_of(store)] == [150.0, None]
+
+
 def test_an_id_that_is_used_again(store: str) -> None:
     """Each of its rows has what was told of it."""
     for total_ms in (1.0, 2.0):
@@ -127,9 +136,9 @@ def test_an_id_that_is_used_again(store: str) -> None:
 
 def test_notes_that_are_told_twice(store: str) -> None:
     """Two hubs may both note an answer that came late."""
-    late = events.LateAnswer(node="a", epoch=1, number=2)
-    keep(store, record(id="1", node_epoch=1, node_number=1), late, late)
-    keep(store, late, record(id="3", node_epoch=1, node_number=3))
+    late = events.LateAnswer(node="a", life=1, number=2)
+    keep(store, record(id="1", node_life=1, node_number=1), late, late)
+    keep(store, late, record(id="3", node_life=1, node_number=3))
     assert read_history(store, Filter())[1].answers == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.hub.store.kept import keep, rows_of
 RECORDS = [
     record(id="1", total_ms=1.0, prompt_tokens=2**40),
     record(id="2", node=None, model=None, bundle=None, predicted_ms=None, outcome="no_node"),
-    record(id="3", attempts=0, second="silence", second_won=True, partial=True, predicted_queue_ms=0.1),
+    record(id="3", attempts=0, local=True, second="silence", second_won=True, partial=True, predicted_queue_ms=0.1),
 ]
 
 
@@ -81,6 +82,23 @@ def test_details_are_read_where_they_are_wanted(store: str, way: str) -> None:
     assert whole["task"] == ["text-generation"] * 3
     for name, column in plain(without).items():
         np.testing.assert_array_equal(column, whole[name], err_msg=name)
+
+
+def test_what_is_known_late(tmp_path: Path, way: str) -> None:
+    """Askers may begin to tell, and predictions to come, after a hundred thousand rows without."""
+    store = str(tmp_path / "fleet.sqlite")
+    keep(store)
+    rows = 70_000
+    database = Database(store, writing=True)
+    with database.engine.begin() as connection:
+        values = {name: getattr(RECORDS[1], name) for name in RECORDS[1].__struct_fields__ if name in questions.c}
+        many = [{**values, "wall_time_s": float(number), "asker_ms": None} for number in range(rows)]
+        connection.execute(questions.insert(), [*many, {**many[-1], "asker_ms": 12.5, "predicted_ms": 3.0}])
+    database.engine.dispose()
+    history, _ = read_history(store, Filter())
+    assert len(history) == rows + 1
+    assert (history.asker_ms[-1], history.predicted_ms[-1]) == (12.5, 3.0)
+    assert np.isnan(history.asker_ms[:-1]).all()
 
 
 def test_an_empty_store(store: str, way: str) -> None:

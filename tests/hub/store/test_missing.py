@@ -10,12 +10,12 @@ from tests.hub.rows import record
 from tests.hub.store.kept import keep
 
 
-def answer(number: int, epoch: int = 1, node: str = "a") -> Record:
-    return record(id=f"{node}-{epoch}-{number}", node=node, node_epoch=epoch, node_number=number)
+def answer(number: int, life: int = 1, node: str = "a") -> Record:
+    return record(id=f"{node}-{life}-{number}", node=node, node_life=life, node_number=number)
 
 
-def told(number: int, epoch: int = 1) -> events.AnswersTold:
-    return events.AnswersTold(node="a", epoch=epoch, number=number)
+def told(number: int, life: int = 1) -> events.AnswersTold:
+    return events.AnswersTold(node="a", life=life, number=number)
 
 
 def missing(store: str, chosen: Filter | None = None) -> int:
@@ -32,21 +32,21 @@ def test_nothing_is_missing(store: str) -> None:
 
 def test_gaps(store: str) -> None:
     """Each life of each node counts by itself."""
-    keep(store, answer(1), answer(4), answer(9, epoch=2), answer(11, epoch=2), answer(1, node="b"))
+    keep(store, answer(1), answer(4), answer(9, life=2), answer(11, life=2), answer(1, node="b"))
     assert missing(store) == 2 + 1
 
 
 def test_a_late_answer_has_no_row(store: str) -> None:
     """Its note fills the gap, and makes others visible."""
-    keep(store, answer(1), events.LateAnswer(node="a", epoch=1, number=2), answer(3))
+    keep(store, answer(1), events.LateAnswer(node="a", life=1, number=2), answer(3))
     assert missing(store) == 0
-    keep(store, events.LateAnswer(node="a", epoch=1, number=5))
+    keep(store, events.LateAnswer(node="a", life=1, number=5))
     assert missing(store) == 1
 
 
 def test_a_note_of_what_has_a_row_fills_nothing(store: str) -> None:
     """A node may tell an answer twice; the gap beside it stays."""
-    keep(store, answer(1), answer(3), events.LateAnswer(node="a", epoch=1, number=3))
+    keep(store, answer(1), answer(3), events.LateAnswer(node="a", life=1, number=3))
     assert missing(store) == 1
 
 

@@ -12,8 +12,8 @@ from tests.hub.store.test_missing import answer
 
 def test_the_latest_life_of_each_node(store: str) -> None:
     """Its highest number, and what is missing below; notes count as well."""
-    late = events.LateAnswer(node="a", epoch=2, number=6)
-    keep(store, answer(1), answer(3), answer(4, epoch=2), answer(8, epoch=2), late, answer(5, node="b"), record(id="x"))
+    late = events.LateAnswer(node="a", life=2, number=6)
+    keep(store, answer(1), answer(3), answer(4, life=2), answer(8, life=2), late, answer(5, node="b"), record(id="x"))
     assert heard_before(store) == {"a": Heard(2, 8, frozenset({5, 7})), "b": Heard(1, 5)}
 
 

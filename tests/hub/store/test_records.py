@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,9 +39,9 @@ DECISION = Decision(
 def test_records_come_back_whole(store: str) -> None:
     """What is kept is read back equal, in order, with its wall time; closing writes what is queued."""
     kept = [
-        record(id="1", decisions=(DECISION,), node_epoch=2**40, node_number=3, second="hedge", second_won=True),
+        record(id="1", decisions=(DECISION,), node_life=2**40, node_number=3, second="hedge", second_won=True),
         record(id="2", node=None, bundle=None, model=None, predicted_ms=None),
-        record(id="3", attempts=0, overhead_ms=1.5, answer_bytes=7, partial=True),
+        record(id="3", attempts=0, local=True, overhead_ms=1.5, answer_bytes=7, partial=True),
     ]
     records = keep(store, *kept)
     rows = rows_of(store)
@@ -170,6 +171,62 @@ def test_full_disk(tmp_path: Path) -> None:
     assert [row.id for row in rows_of(store)] == [*(str(number) for number in range(written)), "after"]
     with sqlite3.connect(store) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_what_was_lost_is_told_where_nothing_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that ends says what it could not keep, if the store takes that much."""
+    monkeypatch.setattr("hub.store.records._QUEUE_ROWS", 3)
+    store = str(tmp_path / "fleet.sqlite")
+    records = Records(store, "hub")
+    with sqlite3.connect(store, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(50):
+            records.store(record(id=str(number)), 1000.0)
+        lost = records.kept().lost
+        other.execute("ROLLBACK")
+    other.close()
+    records.close()
+    assert read_history(store, Filter())[1].lost == lost > 0
+
+
+@pytest.mark.postgresql
+def test_a_hub_ends_soon_with_much_to_write(postgresql: PostgreSQL) -> None:
+    """A database that is away is tried for some seconds in all, not for each batch."""
+    records = Records(postgresql.url, "hub")
+    postgresql.stop()
+    for number in range(20_000):
+        records.store(record(id=str(number)), 1000.0)
+    start = time.monotonic()
+    records.close()
+    assert time.monotonic() - start < 30  # 40 batches
+    assert (records.kept().written, records.kept().waiting) == (0, 0)
+
+
+def test_a_row_that_another_hub_has_just_written_is_not_lost(store: str) -> None:
+    """It is found at the second look, also where it comes alone."""
+    answer = record(id="1", node_life=1, node_number=1)
+    keep(store, answer)
+    looked: list[bool] = []
+
+    def known(*_: object) -> set[tuple[object, ...]]:
+        looked.append(True)
+        return set() if len(looked) == 1 else {("a", 1, 1)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hub.store.batch._known_numbers", known)
+        patch.setattr("hub.store.batch._known_rows", lambda *_: {})
+        records = keep(store, answer)
+    assert (records.kept().lost, records.kept().written, len(rows_of(store))) == (0, 0, 1)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("wrong", ["/nowhere", "postgresql://nobody@"])
+def test_a_database_that_refuses_us_is_no_database_that_is_away(postgresql: PostgreSQL, wrong: str) -> None:
+    """A wrong name is for whoever starts the hub to mend."""
+    url = postgresql.url.replace("/fleet", wrong) if wrong.startswith("/") else wrong + postgresql.url.split("@")[1]
+    with pytest.raises(StoreError, match=r"nowhere|nobody") as caught:
+        Records(url, "hub")
+    assert not isinstance(caught.value, StoreAway)
 
 
 def test_one_bad_record_does_not_take_others_along(store: str) -> None:

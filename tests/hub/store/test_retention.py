@@ -47,7 +47,7 @@ def test_what_stays(store: str, retention: Retention, kept: list[str]) -> None:
 def test_decisions_and_notes_leave_with_their_rows(tmp_path: Path) -> None:
     """Nothing stays that belongs to no row."""
     store = str(tmp_path / "fleet.sqlite")
-    notes = [events.LateAnswer(node="a", epoch=1, number=number) for number in (1, 2)]
+    notes = [events.LateAnswer(node="a", life=1, number=number) for number in (1, 2)]
     keep(store, notes[0], record(id="old", decisions=(DECISION,)), record(id="new"), notes[1])
     swept(store, Retention(rows=1), 1e9)
     database = Database(store, writing=False)

@@ -66,7 +66,7 @@ def test_only_the_last_questions_are_kept() -> None:
 def test_what_a_node_did_alone_counts_but_is_no_question_of_this_hub() -> None:
     """It comes in by the thousand when a node is back, long after."""
     kept = live()
-    kept.ended(record(attempts=0), 999_000.0)
+    kept.ended(record(attempts=0, local=True), 999_000.0)
     news = kept.since(0)
     assert news.questions == ()
     assert (news.hour.answered, news.slots[0].start_s) == (1, 999_000)

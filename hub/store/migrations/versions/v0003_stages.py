@@ -29,7 +29,9 @@ def upgrade() -> None:
     with op.batch_alter_table("questions") as questions:
         questions.drop_column("decisions")
         questions.drop_column("hedged")
-        questions.create_index("ix_questions_number", ["node", "node_epoch", "node_number"], unique=True)
+        questions.drop_index("ix_questions_id")
+        questions.create_index("ix_questions_asked", ["id", "device", "wall_time_s"])
+        questions.create_index("ix_questions_number", ["node", "node_life", "node_number"], unique=True)
     _create_tables_of_notes()
     op.execute("UPDATE edgefleet_schema SET version = 3")
 
@@ -47,7 +49,7 @@ def _new_columns() -> list[sa.Column[Any]]:
             sa.Column(n, sa.Boolean, nullable=False, server_default=sa.false())
             for n in ("second_won", "local", "partial")
         ),
-        sa.Column("node_epoch", sa.BigInteger),
+        sa.Column("node_life", sa.BigInteger),
         sa.Column("node_number", sa.BigInteger),
     ]
 
@@ -56,7 +58,7 @@ def _create_tables_of_notes() -> None:
     op.create_table(
         "late_answers",
         sa.Column("node", sa.String(64), primary_key=True),
-        sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("life", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("wall_time_s", sa.Float(53), nullable=False, index=True),
     )
@@ -64,7 +66,7 @@ def _create_tables_of_notes() -> None:
         "answers_told",
         sa.Column("seq", _serial, primary_key=True, autoincrement=True),
         sa.Column("node", sa.String(64), nullable=False),
-        sa.Column("epoch", sa.BigInteger, nullable=False),
+        sa.Column("life", sa.BigInteger, nullable=False),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("wall_time_s", sa.Float(53), nullable=False, index=True),
     )
