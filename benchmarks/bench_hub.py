@@ -54,7 +54,7 @@ GOALS: Final = (
     Goal("of a core, for 20,000 states a minute through Mosquitto", ("amid states", "hub_busy"), None, "at most", 1.0),
     Goal(
         "delay with records on disk against none, p50 (ms)",
-        *(("keeping", "p50_ms"), ("keeping nothing", "p50_ms"), "at most", 1.1),
+        *(("keeping", "p50_ms"), ("keeping nothing", "p50_ms"), "at most", 1.25),
     ),
     Goal("questions without an answer meanwhile", ("amid states", "unanswered"), None, "at most", 0.0),
 )
