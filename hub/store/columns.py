@@ -105,7 +105,9 @@ def _by_arrow(database: Database, queries: Sequence[sa.Select[Any]]) -> pa.Table
 
     try:
         with concurrent.futures.ThreadPoolExecutor(len(queries)) as readers:
-            return pa.concat_tables(readers.map(lambda query: _fetch(connect, dialect, query), queries))
+            parts = list(readers.map(lambda query: _fetch(connect, dialect, query), queries))
+        # A part without rows has no types either: the driver knows them from the rows.
+        return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
     except (Error, pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot read the record store {database.shown}: {first_line(error)}") from None
 

@@ -101,6 +101,22 @@ def test_what_is_known_late(tmp_path: Path, way: str) -> None:
     assert np.isnan(history.asker_ms[:-1]).all()
 
 
+def test_a_window_in_a_part_of_a_large_store(tmp_path: Path, way: str) -> None:
+    """Readers whose part has no question of the window, or all of them, are no trouble."""
+    store = str(tmp_path / "fleet.sqlite")
+    keep(store)
+    rows = 70_000  # more than one reader takes
+    database = Database(store, writing=True)
+    with database.engine.begin() as connection:
+        values = {name: getattr(RECORDS[0], name) for name in RECORDS[0].__struct_fields__ if name in questions.c}
+        connection.execute(questions.insert(), [{**values, "wall_time_s": float(number)} for number in range(rows)])
+    database.engine.dispose()
+    for chosen, found in ((Filter(since_s=rows - 10.0), 10), (Filter(until_s=10.0), 10), (Filter(since_s=1e6), 0)):
+        history, _ = read_history(store, chosen, details=True)
+        assert len(history) == found
+        assert set(history.node.names) == ({"a"} if found else set())
+
+
 def test_an_empty_store(store: str, way: str) -> None:
     """All columns are there, and empty."""
     keep(store)
