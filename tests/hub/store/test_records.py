@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ TERMS = Terms(
 DECISION = Decision(
     device="kitchen", id="q", attempt=1, chosen=TERMS, candidates=(TERMS,), rejected=(Rejected("b", "x"),)
 )
+
+
+@contextlib.contextmanager
+def held_up(store: str) -> Iterator[None]:
+    """Somebody else writes into this SQLite store, and takes long."""
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
 
 
 def test_records_come_back_whole(store: str) -> None:
@@ -80,14 +90,11 @@ def test_full_queue_loses_and_counts(
     monkeypatch.setattr("hub.store.records._QUEUE_ROWS", 5)
     store = str(tmp_path / "fleet.sqlite")
     records = Records(store, "hub")
-    with sqlite3.connect(store, isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with held_up(store):
         for number in range(100):
             records.store(record(id=str(number)), 1000.0)
         lost = records.kept().lost
-        other.execute("ROLLBACK")
     records.close()
-    other.close()
     history, missing = read_history(store, Filter())
     assert 100 - 5 - 5 <= lost == records.kept().lost == missing.lost <= 100 - 5
     assert len(history) == records.kept().written == 100 - lost
@@ -178,13 +185,10 @@ def test_what_was_lost_is_told_where_nothing_follows(tmp_path: Path, monkeypatch
     monkeypatch.setattr("hub.store.records._QUEUE_ROWS", 3)
     store = str(tmp_path / "fleet.sqlite")
     records = Records(store, "hub")
-    with sqlite3.connect(store, isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with held_up(store):
         for number in range(50):
             records.store(record(id=str(number)), 1000.0)
         lost = records.kept().lost
-        other.execute("ROLLBACK")
-    other.close()
     records.close()
     assert read_history(store, Filter())[1].lost == lost > 0
 
