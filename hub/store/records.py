@@ -134,6 +134,7 @@ class Records:
             except queue.Empty:
                 pass
             if time.monotonic() > self._close_by:
+                self._heard.clear()
                 self._lose(batch, "the hub has ended")
             else:
                 yield self._heard_in_time(batch)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from hub import events, wire
 from hub.decision import Decision, Rejected, Terms
 from hub.errors import StoreAway, StoreError
 from hub.report.filter import Filter
@@ -195,15 +196,17 @@ def test_what_was_lost_is_told_where_nothing_follows(tmp_path: Path, monkeypatch
 
 @pytest.mark.postgresql
 def test_a_hub_ends_soon_with_much_to_write(postgresql: PostgreSQL) -> None:
-    """A database that is away is tried for some seconds in all, not for each batch."""
+    """A database that is away is tried for some seconds in all, not for each batch; its thread ends, too."""
     records = Records(postgresql.url, "hub")
     postgresql.stop()
+    records.note(events.AskerHeard(device="kitchen", earlier=(wire.Earlier(id="1", total_ms=1.0),)), 1000.0)
     for number in range(20_000):
         records.store(record(id=str(number)), 1000.0)
     start = time.monotonic()
     records.close()
     assert time.monotonic() - start < 30  # 40 batches
     assert (records.kept().written, records.kept().waiting) == (0, 0)
+    assert not records._thread.is_alive()
 
 
 def test_a_row_that_another_hub_has_just_written_is_not_lost(store: str) -> None:
