@@ -30,17 +30,23 @@ _BUSY_MS: Final = 5_000
 _MAPPED_BYTES: Final = 2**31  # of an SQLite file, where the system can: fewer calls
 
 
-def read_columns(database: Database, condition: sa.ColumnElement[bool], *, details: bool) -> History:
-    """The questions for which `condition` holds, in the order of their ends; their details, if they are wanted.
+def read_columns(
+    database: Database, within: sa.ColumnElement[bool], condition: sa.ColumnElement[bool], *, details: bool
+) -> History:
+    """The questions of the time `within` for which `condition` holds, in the order of their ends.
+
+    Their details come along if they are wanted.
 
     Not for a process that has the same SQLite file open for writing: Arrow's driver brings an SQLite of its own, and
     two of them in one process lose each other's locks (https://sqlite.org/howtocorrupt.html, 2.2.1).
     Raises SQLAlchemyError or StoreError.
     """
-    with database.engine.connect() as connection:
-        first, last = connection.execute(sa.select(sa.func.min(questions.c.seq), sa.func.max(questions.c.seq))).one()
+    seq = questions.c.seq
+    edges = (sa.select(edge(seq)).where(within).scalar_subquery() for edge in (sa.func.min, sa.func.max))
+    with database.engine.connect() as connection:  # two looks into an index; asked at once SQLite would read it all
+        first, last = connection.execute(sa.select(*edges)).one()
     names = COLUMNS + DETAILS if details else COLUMNS
-    query = sa.select(*map(_column, names)).where(condition)
+    query = sa.select(*map(_column, names)).where(within, condition)
     table = _by_arrow(database, [query.where(part) for part in _parts(first or 0, last or 0)])
     if table is not None:
         columns = _of_arrow(names, table)

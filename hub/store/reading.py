@@ -35,7 +35,7 @@ def read_history(store: str, chosen: Filter, *, details: bool = False) -> tuple[
     with reading(store) as (database, connection):
         missing = missing_between(connection, chosen.since_s, chosen.until_s)
         connection.close()
-        return read_columns(database, _condition(chosen), details=details), missing
+        return read_columns(database, _within(chosen), _condition(chosen), details=details), missing
 
 
 def read_rows(store: str, numbers: Sequence[int]) -> list[Row]:
@@ -57,12 +57,17 @@ def read_question(store: str, question_id: str | None) -> Row | None:
     return next(iter(found.values()), None)
 
 
-def _condition(chosen: Filter) -> sa.ColumnElement[bool]:
+def _within(chosen: Filter) -> sa.ColumnElement[bool]:
     terms: list[sa.ColumnElement[bool]] = [sa.true()]
     if chosen.since_s is not None:
         terms.append(questions.c.wall_time_s >= chosen.since_s)
     if chosen.until_s is not None:
         terms.append(questions.c.wall_time_s < chosen.until_s)
+    return sa.and_(*terms)
+
+
+def _condition(chosen: Filter) -> sa.ColumnElement[bool]:
+    terms: list[sa.ColumnElement[bool]] = [sa.true()]
     for field, column in FIELDS.items():
         if wanted := getattr(chosen, field):
             terms.append(sa.func.coalesce(questions.c[column], "").in_(wanted))
