@@ -23,7 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from edge_agent import openai_form as form
-from edge_agent.core import Refusal, Told
+from edge_agent.events import Refusal, Told
 from edge_agent.openai_form import ApiError
 from hub import wire
 from hub.guesses import TooManyGuesses

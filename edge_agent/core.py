@@ -20,173 +20,12 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.runtime.generation import Generation
+from edge_agent import events
 from hub import wire
 
-Key = tuple[str, str]  # device and question id: what makes two pieces of work the same
 CHUNK_INTERVAL_S: Final = 0.020
 MOST_RETOLD: Final = 64  # answers that a hub has missed, in one go
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a question could not be answered: a failure code and one line."""
-
-    code: wire.Code
-    message: str
-
-
-Told = str | wire.Answer | Refusal  # to who asked here: a piece of text, or the outcome, which is the last
-
-
-# --- events ---------------------------------------------------------------------------------------------
-
-
-class WorkReceived(msgspec.Struct, frozen=True):
-    """A hub sent a question."""
-
-    work: wire.Work
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """A question was asked here, on the device itself. `id` is nobody else's; `bundle` is served here."""
-
-    id: str
-    question: wire.Question
-    bundle: str
-    budget_ms: float
-
-
-class Withdrawn(msgspec.Struct, frozen=True):
-    """Who asked here does not want to know any more."""
-
-    id: str
-
-
-class ControlReceived(msgspec.Struct, frozen=True):
-    """A hub pinged, cancelled or drained; `received_at` is when the message was read."""
-
-    control: wire.Control
-    received_at: float
-
-
-class TextProduced(msgspec.Struct, frozen=True):
-    """A running question has more text."""
-
-    key: Key
-    text: str
-
-
-class WorkFinished(msgspec.Struct, frozen=True):
-    """The worker is done with a running question."""
-
-    key: Key
-    result: Generation | Refusal
-
-
-class Leaving(msgspec.Struct, frozen=True):
-    """This node is about to go: what runs, and what was asked here, may end; the rest is handed back to the hubs."""
-
-
-class ServedChanged(msgspec.Struct, frozen=True):
-    """A bundle costs more or less than it did, or runs on something else."""
-
-    served: wire.ServedBundle
-
-
-class TimePassed(msgspec.Struct, frozen=True):
-    """The time named by `next_wake` has come."""
-
-
-Event = (
-    WorkReceived
-    | Asked
-    | Withdrawn
-    | ControlReceived
-    | TextProduced
-    | WorkFinished
-    | ServedChanged
-    | Leaving
-    | TimePassed
-)
-
-
-# --- effects --------------------------------------------------------------------------------------------
-
-
-class StartWork(msgspec.Struct, frozen=True):
-    """Give this to the worker, which has room for it."""
-
-    key: Key
-    bundle: str
-    question: wire.Question
-
-
-class StopWork(msgspec.Struct, frozen=True):
-    """A running question is not wanted any more; WorkFinished still comes."""
-
-    key: Key
-
-
-class PublishAnswer(msgspec.Struct, frozen=True):
-    """To the device: JSON, or the bare text where it asked in plain text."""
-
-    work: wire.Work
-    answer: wire.Answer
-    until: float  # when nobody waits for it any more
-    again: bool = False  # a repeat: it was computed before
-
-
-class PublishChunk(msgspec.Struct, frozen=True):
-    """To the device, QoS 0."""
-
-    work: wire.Work
-    chunk: wire.Chunk
-
-
-class PublishReport(msgspec.Struct, frozen=True):
-    """To the hubs: Done with QoS 1, Pong with QoS 0."""
-
-    report: wire.Report
-
-
-class TellText(msgspec.Struct, frozen=True):
-    """More text for who asked here."""
-
-    id: str
-    text: str
-
-
-class TellOutcome(msgspec.Struct, frozen=True):
-    """The end of what was asked here; nothing follows."""
-
-    id: str
-    outcome: wire.Answer | Refusal
-    cancelled: bool = False  # it was withdrawn: nobody listens
-
-
-class NoteRepeat(msgspec.Struct, frozen=True):
-    """What came as `before` is under way and ends as `work`, which came later: `before` has no end of its own."""
-
-    before: wire.Work
-    work: wire.Work
-
-
-class PublishState(msgspec.Struct, frozen=True):
-    """What this node is has changed."""
-
-
-Effect = (
-    StartWork
-    | StopWork
-    | PublishAnswer
-    | PublishChunk
-    | PublishReport
-    | PublishState
-    | TellText
-    | TellOutcome
-    | NoteRepeat
-)
-_LEFT: Final = Refusal("overloaded", "this node is shutting down")
+_LEFT: Final = events.Refusal("overloaded", "this node is shutting down")
 _HERE: Final = ""  # the device and hub of what was asked here: no name on the wire is empty
 
 
@@ -199,13 +38,13 @@ class _Job:
         self.received_at = now
         self.deadline_at = now + work.budget_ms / 1000
         self.started_at: float | None = None
-        self.unwanted: Refusal | None = None  # set when running and cancelled (code "") or late
+        self.unwanted: events.Refusal | None = None  # set when running and cancelled (code "") or late
         self.pending_text = ""
         self.chunks = 0
         self.last_chunk_at = -1.0
 
     @property
-    def key(self) -> Key:
+    def key(self) -> events.Key:
         assert self.work.question.id is not None
         return self.work.device, self.work.question.id
 
@@ -250,13 +89,13 @@ class NodeCore:
         self._served = served
         self._queue_limit = queue_limit
         self._remembered_limit = remembered_limit
-        self._queue: collections.OrderedDict[Key, _Job] = collections.OrderedDict()
+        self._queue: collections.OrderedDict[events.Key, _Job] = collections.OrderedDict()
         self._parallel = {bundle: (parallel or {}).get(bundle, 1) for bundle in served}
-        self._running: dict[Key, _Job] = {}
+        self._running: dict[events.Key, _Job] = {}
         self._started = 0  # questions so far
         # Of each device the number of its question that was started last; the latest at the end.
         self._turns: collections.OrderedDict[str, int] = collections.OrderedDict()
-        self._answered: collections.OrderedDict[Key, _Answered] = collections.OrderedDict()
+        self._answered: collections.OrderedDict[events.Key, _Answered] = collections.OrderedDict()
         self._life = life
         self._answers = 0  # told to hubs so far
         self._expected_tokens = 32.0
@@ -313,12 +152,12 @@ class NodeCore:
         jobs = [*self._queue.values(), *(job for job in self._running.values() if job.unwanted is None)]
         return min((job.deadline_at for job in jobs), default=None)
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    def handle(self, event: events.Event, now: float) -> list[events.Effect]:
         """What is to be done now that `event` has happened."""
-        effects: list[Effect] = []
-        if isinstance(event, WorkReceived):
+        effects: list[events.Effect] = []
+        if isinstance(event, events.WorkReceived):
             effects += self._take(event.work, now)
-        elif isinstance(event, Asked):
+        elif isinstance(event, events.Asked):
             question = msgspec.structs.replace(event.question, id=event.id)
             effects += self._take(
                 wire.Work(
@@ -327,18 +166,18 @@ class NodeCore:
                 ),
                 now,
             )  # fmt: skip
-        elif isinstance(event, Withdrawn):
+        elif isinstance(event, events.Withdrawn):
             effects += self._cancel((_HERE, event.id), 1, now)
-        elif isinstance(event, ControlReceived):
+        elif isinstance(event, events.ControlReceived):
             effects += self._control(event, now)
-        elif isinstance(event, TextProduced):
+        elif isinstance(event, events.TextProduced):
             effects += self._stream(event, now)
-        elif isinstance(event, WorkFinished):
+        elif isinstance(event, events.WorkFinished):
             effects += self._finish(event, now)
-        elif isinstance(event, ServedChanged):
+        elif isinstance(event, events.ServedChanged):
             self._served = {**self._served, event.served.bundle: event.served}
-            effects.append(PublishState())
-        elif isinstance(event, Leaving):
+            effects.append(events.PublishState())
+        elif isinstance(event, events.Leaving):
             effects += self._leave(now)
         effects += self._drop_late(now)
         effects += self._start_next(now)
@@ -346,7 +185,7 @@ class NodeCore:
 
     # --- inside -----------------------------------------------------------------------------------------
 
-    def _take(self, work: wire.Work, now: float) -> list[Effect]:
+    def _take(self, work: wire.Work, now: float) -> list[events.Effect]:
         job = _Job(work, now)
         known = self._find(job.key)
         same = known is not None and (known.work.question, known.work.bundle) == (work.question, work.bundle)
@@ -354,27 +193,27 @@ class NodeCore:
             # A repeat: the newest sender and attempt get the answer, the place in the queue is kept.
             before, known.work = known.work, work
             known.deadline_at = job.deadline_at
-            return [NoteRepeat(before, work)]
+            return [events.NoteRepeat(before, work)]
         if known is None and (ended := self._answered.get(job.key)) is not None and ended.question == work.question:
             return self._answer(work, ended, now, job.deadline_at, again=True)
         if work.bundle not in self._served:
-            return [self._failed(work, Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
+            return [self._failed(work, events.Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
         if self.leaving and not job.here:
             return [self._failed(work, _LEFT, now)]
         if len(self._queue) >= self._queue_limit:
-            return [self._failed(work, Refusal("overloaded", f"{len(self._queue)} questions wait here"), now)]
+            return [self._failed(work, events.Refusal("overloaded", f"{len(self._queue)} questions wait here"), now)]
         replaced = self._queue.pop(job.key, None)  # another question under the same id: nobody waits for the old one
         self._queue[job.key] = job
         return [] if replaced is None else [self._done(replaced.work, "cancelled", now)]
 
-    def _leave(self, now: float) -> list[Effect]:
+    def _leave(self, now: float) -> list[events.Effect]:
         self.draining = self.leaving = True
         handed_back = [job for job in self._queue.values() if not job.here]
         for job in handed_back:
             del self._queue[job.key]
-        return [PublishState(), *(self._failed(job.work, _LEFT, now) for job in handed_back)]
+        return [events.PublishState(), *(self._failed(job.work, _LEFT, now) for job in handed_back)]
 
-    def _control(self, event: ControlReceived, now: float) -> list[Effect]:
+    def _control(self, event: events.ControlReceived, now: float) -> list[events.Effect]:
         control = event.control
         if isinstance(control, wire.Ping):
             hold_ms = max((now - event.received_at) * 1000, 0.0)
@@ -386,7 +225,7 @@ class NodeCore:
                 answers=self._answers,
                 life=self._life,
             )
-            return [PublishReport(pong)]
+            return [events.PublishReport(pong)]
         if isinstance(control, wire.Kept):
             return []  # the records are the shell's
         if isinstance(control, wire.Retell):
@@ -395,31 +234,34 @@ class NodeCore:
             if self.draining == control.on or self.leaving:
                 return []
             self.draining = control.on
-            return [PublishState()]
+            return [events.PublishState()]
         return self._cancel((control.device, control.id), control.attempt, now)
 
-    def _tell_again(self, first: int, now: float) -> list[Effect]:
+    def _tell_again(self, first: int, now: float) -> list[events.Effect]:
         told = [each.done for each in self._answered.values() if each.done is not None]
         missed = sorted((done for done in told if _number(done) >= first), key=_number)[:MOST_RETOLD]
-        return [PublishReport(msgspec.structs.replace(done, again=True, backlog=self.backlog(now))) for done in missed]
+        return [
+            events.PublishReport(msgspec.structs.replace(done, again=True, backlog=self.backlog(now)))
+            for done in missed
+        ]
 
-    def _cancel(self, key: Key, attempt: int, now: float) -> list[Effect]:
+    def _cancel(self, key: events.Key, attempt: int, now: float) -> list[events.Effect]:
         queued = self._queue.get(key)
         if queued is not None and queued.work.attempt <= attempt:
             del self._queue[key]
             return [self._done(queued.work, "cancelled", now)]
         running = self._running.get(key)
         if running is not None and running.work.attempt <= attempt and not running.unwanted:
-            running.unwanted = Refusal("internal", "cancelled")
-            return [StopWork(key)]
+            running.unwanted = events.Refusal("internal", "cancelled")
+            return [events.StopWork(key)]
         return []
 
-    def _stream(self, event: TextProduced, now: float) -> list[Effect]:
+    def _stream(self, event: events.TextProduced, now: float) -> list[events.Effect]:
         job = self._running.get(event.key)
         if job is None or not job.work.question.stream or job.work.plain or job.unwanted:
             return []
         if job.here:
-            return [TellText(job.key[1], event.text)]
+            return [events.TellText(job.key[1], event.text)]
         job.pending_text += event.text
         if now - job.last_chunk_at < CHUNK_INTERVAL_S or not job.pending_text:
             return []
@@ -428,12 +270,12 @@ class NodeCore:
         )
         job.pending_text, job.last_chunk_at = "", now
         job.chunks += 1
-        return [PublishChunk(job.work, chunk)]
+        return [events.PublishChunk(job.work, chunk)]
 
-    def _finish(self, event: WorkFinished, now: float) -> list[Effect]:
+    def _finish(self, event: events.WorkFinished, now: float) -> list[events.Effect]:
         job = self._running.pop(event.key)
         result = event.result
-        if isinstance(result, Refusal):
+        if isinstance(result, events.Refusal):
             return [self._failed(job.work, result, now)]
         if result.finish == "cancelled":
             return [self._unanswered(job, now)]
@@ -464,33 +306,35 @@ class NodeCore:
         if result.tokens.completion:  # encoders write none
             self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
         if job.unwanted is None and now >= job.deadline_at:
-            job.unwanted = Refusal("deadline", "late when it was answered")
+            job.unwanted = events.Refusal("deadline", "late when it was answered")
         if job.unwanted is not None:  # the hub has said so to the device: no answer after a failure
             return [self._unanswered(job, now)]
         return self._answer(job.work, answered, now, job.deadline_at)
 
-    def _unanswered(self, job: _Job, now: float) -> Effect:
+    def _unanswered(self, job: _Job, now: float) -> events.Effect:
         late = job.unwanted is not None and job.unwanted.code == "deadline"
         message = job.unwanted.message if late and job.unwanted is not None else ""
         return self._done(job.work, "deadline" if late else "cancelled", now, message=message)
 
-    def _drop_late(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _drop_late(self, now: float) -> list[events.Effect]:
+        effects: list[events.Effect] = []
         for key, job in list(self._queue.items()):
             if now >= job.deadline_at:
                 del self._queue[key]
                 waited_ms = (now - job.received_at) * 1000
                 effects.append(
-                    self._failed(job.work, Refusal("deadline", f"late after {waited_ms:.0f} ms in the queue"), now)
+                    self._failed(
+                        job.work, events.Refusal("deadline", f"late after {waited_ms:.0f} ms in the queue"), now
+                    )
                 )
         for key, job in self._running.items():
             if job.unwanted is None and now >= job.deadline_at:
-                job.unwanted = Refusal("deadline", "late while it was being answered")
-                effects.append(StopWork(key))
+                job.unwanted = events.Refusal("deadline", "late while it was being answered")
+                effects.append(events.StopWork(key))
         return effects
 
-    def _start_next(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _start_next(self, now: float) -> list[events.Effect]:
+        effects: list[events.Effect] = []
         while (job := self._next_job()) is not None:
             del self._queue[job.key]
             self._started += 1
@@ -500,7 +344,7 @@ class NodeCore:
                 self._turns.popitem(last=False)
             job.started_at = now
             self._running[job.key] = job
-            effects.append(StartWork(job.key, job.work.bundle, job.work.question))
+            effects.append(events.StartWork(job.key, job.work.bundle, job.work.question))
         return effects
 
     def _next_job(self) -> _Job | None:
@@ -530,21 +374,21 @@ class NodeCore:
     def _is_first(self, job: _Job) -> bool:
         return job.here or job.work.device == self._device
 
-    def _find(self, key: Key) -> _Job | None:
+    def _find(self, key: events.Key) -> _Job | None:
         return self._queue.get(key) or self._running.get(key)
 
     def _answer(
         self, work: wire.Work, answered: _Answered, now: float, until: float, *, again: bool = False
-    ) -> list[Effect]:
+    ) -> list[events.Effect]:
         if work.device == _HERE:
-            return [TellOutcome(answered.answer.id, answered.answer)]
+            return [events.TellOutcome(answered.answer.id, answered.answer)]
         if answered.number is None:
             self._answers += 1
             answered.number = self._answers
         answer = msgspec.structs.replace(answered.answer, attempt=work.attempt)
-        return [PublishAnswer(work, answer, until, again), self._done(work, "answered", now, answered=answered)]
+        return [events.PublishAnswer(work, answer, until, again), self._done(work, "answered", now, answered=answered)]
 
-    def _failed(self, work: wire.Work, refusal: Refusal, now: float) -> Effect:
+    def _failed(self, work: wire.Work, refusal: events.Refusal, now: float) -> events.Effect:
         return self._done(work, refusal.code, now, message=refusal.message)
 
     def _done(
@@ -555,12 +399,12 @@ class NodeCore:
         *,
         message: str = "",
         answered: _Answered | None = None,
-    ) -> Effect:
+    ) -> events.Effect:
         assert work.question.id is not None
         if work.device == _HERE:
             code = "internal" if outcome == "cancelled" else outcome
-            refusal = Refusal(code, message or outcome)  # type: ignore[arg-type]
-            return TellOutcome(work.question.id, refusal, cancelled=outcome == "cancelled")
+            refusal = events.Refusal(code, message or outcome)  # type: ignore[arg-type]
+            return events.TellOutcome(work.question.id, refusal, cancelled=outcome == "cancelled")
         done = wire.Done(
             hub=work.hub,
             device=work.device,
@@ -578,7 +422,7 @@ class NodeCore:
         )
         if answered is not None:
             answered.done = done
-        return PublishReport(done)
+        return events.PublishReport(done)
 
     def _left_ms(self, job: _Job, now: float) -> float:
         """A guess for a running question."""

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edge_agent.core import Refusal
+from edge_agent.events import Refusal
 from hub import wire
 
 Role = Literal["system", "developer", "user", "assistant"]

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from edge_agent import core
+from edge_agent import core, events
 from edge_agent.local_first import GENERATION, LocalFirst, Need, Terms
 from hub import wire
 from hub.ask import Outcome
@@ -28,8 +28,8 @@ PATIENCE: Final = 2.0  # times the predicted delay, and then a second more, unti
 PATIENCE_MS: Final = 1000.0
 _OTHERS_MAY: Final = ("no_node", "overloaded", "internal", "unsupported", "deadline")  # what is no fault of a question
 
-Tell = Callable[[core.Told], None]
-LEAVING: Final = core.Refusal("overloaded", "this node is shutting down: ask again in a while")
+Tell = Callable[[events.Told], None]
+LEAVING: Final = events.Refusal("overloaded", "this node is shutting down: ask again in a while")
 
 
 class Fleet(Protocol):
@@ -64,7 +64,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     question: wire.Question
     bundle: str | None
     route: wire.Route
-    outcome: wire.Answer | core.Refusal
+    outcome: wire.Answer | events.Refusal
     total_ms: float
     cancelled: bool = False
 
@@ -95,7 +95,7 @@ class OwnQuestions:
         self,
         loop: Loop,
         node: core.NodeCore,
-        handle: Callable[[core.Event], None],
+        handle: Callable[[events.Event], None],
         ended: Callable[[Ended], None],
         choice: LocalFirst,
     ) -> None:
@@ -134,14 +134,14 @@ class OwnQuestions:
         """From now on; safe in a signal handler, too."""
         self.leaving = True
 
-    def told_text(self, effect: core.TellText) -> None:
+    def told_text(self, effect: events.TellText) -> None:
         """This node has more text of an answer."""
         own = self._under_way.get(effect.id)
         if own is not None:
             own.told += effect.text
             own.tell(effect.text)
 
-    def told_outcome(self, effect: core.TellOutcome) -> None:
+    def told_outcome(self, effect: events.TellOutcome) -> None:
         """This node has ended a question."""
         own = self._under_way.get(effect.id)
         if own is not None:
@@ -174,7 +174,7 @@ class OwnQuestions:
         elif self.fleet is not None and self.fleet_in_reach:
             self._ask_fleet(own, self.fleet, now)
         else:
-            self._end(own, core.Refusal("no_node", f"{_wanted(own)} is not served here, and no hub is in reach"))
+            self._end(own, events.Refusal("no_node", f"{_wanted(own)} is not served here, and no hub is in reach"))
 
     def _route(self, own: _Own, now: float) -> wire.Route:
         bundle = own.bundle
@@ -207,7 +207,7 @@ class OwnQuestions:
     def _ask_here(self, own: _Own, now: float) -> None:
         assert own.bundle is not None
         own.asked_here = True
-        self._handle(core.Asked(own.id, own.question, own.bundle, own.left_ms(now)))
+        self._handle(events.Asked(own.id, own.question, own.bundle, own.left_ms(now)))
 
     def _ask_fleet(self, own: _Own, fleet: Fleet, now: float) -> None:
         need = self._need(own.question, own.bundle)
@@ -227,7 +227,7 @@ class OwnQuestions:
         try:
             future = fleet.submit(question, on_text=on_text)
         except LinkError as error:
-            self._fleet_failed(own, core.Refusal("no_node", str(error)))
+            self._fleet_failed(own, events.Refusal("no_node", str(error)))
             return
         future.add_done_callback(lambda done: self._loop.call_soon(lambda: self._fleet_ended(own.id, done)))
         if own.bundle is not None:
@@ -259,25 +259,25 @@ class OwnQuestions:
         if own is None:
             return
         if (error := future.exception()) is not None:
-            self._fleet_failed(own, core.Refusal("no_node", str(error)))
+            self._fleet_failed(own, events.Refusal("no_node", str(error)))
             return
         reply = future.result().reply
         if isinstance(reply, wire.Failure):
-            self._fleet_failed(own, core.Refusal(reply.error.code, reply.error.message))
+            self._fleet_failed(own, events.Refusal(reply.error.code, reply.error.message))
         elif not own.told or (not own.asked_here and (reply.text or "").startswith(own.told)):
             self._answered_by_fleet(own, reply)
         elif not own.asked_here:
-            self._end(own, core.Refusal("internal", "its answer began anew elsewhere, and was another: ask again"))
+            self._end(own, events.Refusal("internal", "its answer began anew elsewhere, and was another: ask again"))
 
     def _answered_by_fleet(self, own: _Own, answer: wire.Answer) -> None:
         if own.asked_here:
-            self._loop.call_soon(lambda: self._handle(core.Withdrawn(own.id)))  # its end finds nobody any more
+            self._loop.call_soon(lambda: self._handle(events.Withdrawn(own.id)))  # its end finds nobody any more
             own.route = msgspec.structs.replace(own.route, where="fleet")
         if own.question.stream:
             self._tell_more(own, answer.text or "")
         self._end(own, answer)
 
-    def _fleet_failed(self, own: _Own, refusal: core.Refusal) -> None:
+    def _fleet_failed(self, own: _Own, refusal: events.Refusal) -> None:
         if own.asked_here:
             return  # this node's outcome counts
         retriable = refusal.code in _OTHERS_MAY and own.left_ms(time.monotonic()) > 0
@@ -292,11 +292,11 @@ class OwnQuestions:
         if own is None:
             return
         if own.asked_here:
-            self._handle(core.Withdrawn(own.id))
+            self._handle(events.Withdrawn(own.id))
         else:
-            self._end(own, core.Refusal("internal", "cancelled"), cancelled=True)
+            self._end(own, events.Refusal("internal", "cancelled"), cancelled=True)
 
-    def _end(self, own: _Own, outcome: wire.Answer | core.Refusal, *, cancelled: bool = False) -> None:
+    def _end(self, own: _Own, outcome: wire.Answer | events.Refusal, *, cancelled: bool = False) -> None:
         if self._under_way.pop(own.id, None) is None:
             return
         if isinstance(outcome, wire.Answer):

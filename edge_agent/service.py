@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from edge_agent import core
+from edge_agent import core, events
 from edge_agent.answer_spans import AnswerSpans
 from edge_agent.errors import AgentError
 from edge_agent.local_first import LocalFirst
@@ -136,7 +136,7 @@ class AgentService:
                 )
                 self._loop.run_once(max(wake_at - time.monotonic(), 0.0))
                 if time.monotonic() >= wake_at:
-                    self._handle(core.TimePassed())
+                    self._handle(events.TimePassed())
         finally:
             self._close()
         if self._dead:
@@ -176,7 +176,9 @@ class AgentService:
         """What this node tells Prometheus, as text."""
         return self._metrics.exposition()
 
-    def ask(self, question: wire.Question, bundle: str | None, tell: Callable[[core.Told], None]) -> Callable[[], None]:
+    def ask(
+        self, question: wire.Question, bundle: str | None, tell: Callable[[events.Told], None]
+    ) -> Callable[[], None]:
         """Ask a bundle of this node, or where that is None whoever in the fleet has `question.model`.
 
         `tell` gets text as it comes, if it is to be streamed, and then the outcome. It is called from the loop's
@@ -194,7 +196,7 @@ class AgentService:
     def _leave(self) -> None:
         if self._leave_by is None:
             self._leave_by = time.monotonic() + self._drain_s
-            self._handle(core.Leaving())
+            self._handle(events.Leaving())
         else:
             self._leave_by = time.monotonic()
 
@@ -252,7 +254,7 @@ class AgentService:
             if message.topic == self._work_topic:
                 work = wire.decode_work(message.payload)
                 self._spans.came(work, message.user_properties, time.monotonic())
-                self._handle(core.WorkReceived(work))
+                self._handle(events.WorkReceived(work))
             elif message.topic == self._control_topic:
                 self._controlled(wire.decode_control(message.payload))
             elif message.topic == self._presence.topic:
@@ -268,23 +270,23 @@ class AgentService:
             if self._store is not None:
                 self._store.confirmed(control.seq)
         else:
-            self._handle(core.ControlReceived(control, time.monotonic()))
+            self._handle(events.ControlReceived(control, time.monotonic()))
 
     def _hub_said(self, hub: str, payload: bytes) -> None:
         gone = wire.HubState(epoch=0, status="offline")
         self._own.choice.heard(hub, wire.decode_hub_state(payload) if payload else gone)
         self._note_hub()
 
-    def _handle(self, event: core.Event) -> None:
+    def _handle(self, event: events.Event) -> None:
         for effect in self._core.handle(event, time.monotonic()):
             self._do(effect)
 
-    def _do(self, effect: core.Effect) -> None:
-        if isinstance(effect, core.StartWork):
+    def _do(self, effect: events.Effect) -> None:
+        if isinstance(effect, events.StartWork):
             self._worker.start(effect)
-        elif isinstance(effect, core.StopWork):
+        elif isinstance(effect, events.StopWork):
             self._worker.stop(effect.key)
-        elif isinstance(effect, core.PublishAnswer):
+        elif isinstance(effect, events.PublishAnswer):
             self._publish_answer(effect)
             self._link.write()  # log and books can wait while it travels
             log.info("answered %s of %s, attempt %d", effect.answer.id, effect.work.device, effect.answer.attempt)
@@ -292,17 +294,17 @@ class AgentService:
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
                 self._tally.answered(effect.answer)
-        elif isinstance(effect, core.PublishChunk):
+        elif isinstance(effect, events.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
             )
-        elif isinstance(effect, core.NoteRepeat):
+        elif isinstance(effect, events.NoteRepeat):
             self._spans.repeated(effect.before, effect.work)
-        elif isinstance(effect, core.TellText):
+        elif isinstance(effect, events.TellText):
             self._own.told_text(effect)
-        elif isinstance(effect, core.TellOutcome):
+        elif isinstance(effect, events.TellOutcome):
             self._own.told_outcome(effect)
-        elif isinstance(effect, core.PublishReport):
+        elif isinstance(effect, events.PublishReport):
             if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
                 known = effect.report.bundle in self._bundles  # whatever else is asked for makes no labels
                 self._metrics.failed(effect.report.bundle if known else "unknown", "fleet", effect.report.outcome)
@@ -362,7 +364,7 @@ class AgentService:
     def _records_count(self) -> tuple[int, int]:
         return (0, 0) if self._store is None else (self._store.waiting, self._store.lost)
 
-    def _publish_answer(self, effect: core.PublishAnswer) -> None:
+    def _publish_answer(self, effect: events.PublishAnswer) -> None:
         work, answer = effect.work, effect.answer
         payload = wire.plain_text(answer).encode() if work.plain else wire.encode(answer)
         self._link.publish(work.reply_to, payload, qos=1, correlation=work.correlation, until=effect.until)

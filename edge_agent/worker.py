@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from edge_agent.conversation import Conversations
-from edge_agent.core import Event, Key, Refusal, ServedChanged, StartWork, TextProduced, WorkFinished
 from edge_agent.errors import ContextOverflow, RequestError
+from edge_agent.events import Event, Key, Refusal, ServedChanged, StartWork, TextProduced, WorkFinished
 from edge_agent.runtime.generation import Answerer, Generation
 from hub import wire
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent import core as agent
+from edge_agent import events as agent_events
 from edge_agent.runtime.generation import Generation
 from hub import events, wire
 from hub.core import Core, Limits
@@ -203,9 +204,9 @@ class Node:
         if topic is None:
             raise WireError("invalid", "foreign topic")
         if topic.kind == "work":
-            self._handle(agent.WorkReceived(wire.decode_work(message.payload)))
+            self._handle(agent_events.WorkReceived(wire.decode_work(message.payload)))
         elif topic.kind == "control":
-            self._handle(agent.ControlReceived(wire.decode_control(message.payload), self.now))
+            self._handle(agent_events.ControlReceived(wire.decode_control(message.payload), self.now))
         elif topic.kind == "hub_state":
             wire.decode_hub_state(message.payload)
         elif topic.kind == "answer":
@@ -213,14 +214,14 @@ class Node:
         else:
             raise WireError("invalid", "not for a node")
 
-    def _handle(self, event: agent.Event) -> None:
+    def _handle(self, event: agent_events.Event) -> None:
         for effect in self.core.handle(event, self.now):
-            if isinstance(effect, agent.StopWork):
+            if isinstance(effect, agent_events.StopWork):
                 cancelled = Generation(
                     text="", token_ids=(), finish="cancelled", tokens=wire.Tokens(), prefill_ms=0.0, decode_ms=0.0,
                     compute_ms=0.0,
                 )  # fmt: skip
-                self._handle(agent.WorkFinished(effect.key, cancelled))
+                self._handle(agent_events.WorkFinished(effect.key, cancelled))
 
 
 def _is_reply(effect: events.Effect) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import openai_form as form
-from edge_agent.core import Refusal
+from edge_agent.events import Refusal
 from hub import wire
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_agent import core, own_questions
+from edge_agent import core, events, own_questions
 from edge_agent.local_first import LocalFirst
 from edge_agent.own_questions import Ended, OwnQuestions
 from hub import wire
@@ -70,25 +70,25 @@ class Desk:
     def __init__(self, *offers: wire.Offer) -> None:
         self.loop, self.fleet = Loop(), Fleet()
         self.node = core.NodeCore("n", {"b": SERVED})
-        self.running: list[core.StartWork] = []
-        self.stopped: list[core.Key] = []
+        self.running: list[events.StartWork] = []
+        self.stopped: list[events.Key] = []
         self.ends: list[Ended] = []
-        self.told: list[core.Told] = []
+        self.told: list[events.Told] = []
         choice = LocalFirst("n", 50.0)
         choice.heard("hub", wire.HubState(epoch=1, status="ready", offers=offers))
         self.own = OwnQuestions(self.loop, self.node, self.handle, self.ends.append, choice)
         self.own.fleet = self.fleet
         self.own.broker_ms = lambda: 1.0
 
-    def handle(self, event: core.Event) -> None:
+    def handle(self, event: events.Event) -> None:
         for effect in self.node.handle(event, time.monotonic()):
-            if isinstance(effect, core.StartWork):
+            if isinstance(effect, events.StartWork):
                 self.running.append(effect)
-            elif isinstance(effect, core.StopWork):
+            elif isinstance(effect, events.StopWork):
                 self.stopped.append(effect.key)
-            elif isinstance(effect, core.TellText):
+            elif isinstance(effect, events.TellText):
                 self.own.told_text(effect)
-            elif isinstance(effect, core.TellOutcome):
+            elif isinstance(effect, events.TellOutcome):
                 self.own.told_outcome(effect)
 
     def ask(self, bundle: str | None = "b", **changes: Any) -> Callable[[], None]:
@@ -104,7 +104,7 @@ class Desk:
             text=text, token_ids=(1,), finish="stop", tokens=wire.Tokens(prompt=5, completion=1),
             prefill_ms=1.0, decode_ms=1.0, compute_ms=2.0,
         )  # fmt: skip
-        self.handle(core.WorkFinished(self.running.pop(0).key, generation))
+        self.handle(events.WorkFinished(self.running.pop(0).key, generation))
         self.loop.turn()
 
     def answer_there(self, text: str = "there") -> None:
@@ -174,7 +174,7 @@ def test_what_is_not_served_here_goes_to_the_fleet_or_fails_at_once() -> None:
     lonely = Desk()
     lonely.fleet.is_open = False
     lonely.ask(None, model="big")
-    assert lonely.outcome == core.Refusal("no_node", "'big' is not served here, and no hub is in reach")
+    assert lonely.outcome == events.Refusal("no_node", "'big' is not served here, and no hub is in reach")
 
 
 def test_a_failure_of_the_fleet_is_made_good_here() -> None:
@@ -192,7 +192,7 @@ def test_a_failure_of_the_fleet_is_made_good_here() -> None:
     lacking = Desk()
     lacking.ask(None, model="big")
     lacking.fail_there()
-    assert lacking.outcome == core.Refusal("overloaded", "no luck")
+    assert lacking.outcome == events.Refusal("overloaded", "no luck")
 
 
 def test_a_broker_that_refuses_is_no_end() -> None:
@@ -300,7 +300,7 @@ def test_who_withdraws_hears_of_it_once() -> None:
         desk.loop.turn()
         for job in desk.running:
             finished = msgspec.structs.replace(_cancelled(), finish="cancelled")
-            desk.handle(core.WorkFinished(job.key, finished))
+            desk.handle(events.WorkFinished(job.key, finished))
         assert desk.ends[0].cancelled
         assert len(desk.ends) == 1
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from edge_agent import core
+from edge_agent import events
 from edge_agent import worker as worker_module
 from edge_agent.errors import ContextOverflow
 from edge_agent.runtime.generation import Generation, OneByOne
@@ -46,23 +46,23 @@ class Scripted:
 
 def run(
     script: Callable[[Callable[[], bool], Callable[[str], None] | None], str], *, stop: bool = False
-) -> list[core.Event]:
+) -> list[events.Event]:
     """Everything the worker reports about one streamed question."""
-    events: list[core.Event] = []
+    heard: list[events.Event] = []
     finished = threading.Event()
 
-    def report(event: core.Event) -> None:
-        events.append(event)
-        if isinstance(event, core.WorkFinished):
+    def report(event: events.Event) -> None:
+        heard.append(event)
+        if isinstance(event, events.WorkFinished):
             finished.set()
 
     worker = Worker({"b": OneByOne(Scripted(script))}, report)
-    worker.start(core.StartWork(("d", "1"), "b", wire.Question(id="1", question="?", stream=True)))
+    worker.start(events.StartWork(("d", "1"), "b", wire.Question(id="1", question="?", stream=True)))
     if stop:
         worker.stop(("d", "1"))
     assert finished.wait(10)
     worker.close()
-    return events
+    return heard
 
 
 def test_text_then_end() -> None:
@@ -75,8 +75,8 @@ def test_text_then_end() -> None:
         return "ab"
 
     first, second, last = run(script)
-    assert (first, second) == (core.TextProduced(("d", "1"), "a"), core.TextProduced(("d", "1"), "b"))
-    assert isinstance(last, core.WorkFinished)
+    assert (first, second) == (events.TextProduced(("d", "1"), "a"), events.TextProduced(("d", "1"), "b"))
+    assert isinstance(last, events.WorkFinished)
     assert isinstance(last.result, Generation)
 
 
@@ -90,7 +90,7 @@ def test_stop_reaches_the_answerer() -> None:
         return ""
 
     (last,) = run(script, stop=True)
-    assert isinstance(last, core.WorkFinished)
+    assert isinstance(last, events.WorkFinished)
     assert isinstance(last.result, Generation)
     assert last.result.finish == "cancelled"
 
@@ -105,8 +105,8 @@ def test_errors_become_refusals(error: Exception, code: str) -> None:
         raise error
 
     (last,) = run(script)
-    assert isinstance(last, core.WorkFinished)
-    assert isinstance(last.result, core.Refusal)
+    assert isinstance(last, events.WorkFinished)
+    assert isinstance(last.result, events.Refusal)
     assert last.result.code == code
 
 
@@ -121,24 +121,24 @@ class Deadly(Scripted):
 
 def test_a_thread_that_dies_is_replaced_once() -> None:
     """Its question fails as internal and the next one is answered; after the second death the node is told."""
-    finished: dict[str, core.WorkFinished] = {}
+    finished: dict[str, events.WorkFinished] = {}
     ended = threading.Condition()
     died = threading.Event()
 
-    def report(event: core.Event) -> None:
-        if isinstance(event, core.WorkFinished):
+    def report(event: events.Event) -> None:
+        if isinstance(event, events.WorkFinished):
             with ended:
                 finished[event.key[1]] = event
                 ended.notify_all()
 
     worker = Worker({"b": OneByOne(Deadly(lambda should_stop, on_text: "well"))}, report, died.set)
     for name, text in (("1", "die"), ("2", "live"), ("3", "die")):
-        worker.start(core.StartWork(("d", name), "b", wire.Question(id=name, question=text)))
+        worker.start(events.StartWork(("d", name), "b", wire.Question(id=name, question=text)))
         with ended:
             assert ended.wait_for(lambda name=name: name in finished, 10)
     assert died.wait(10)
     results = [finished[name].result for name in "123"]
-    assert [isinstance(result, core.Refusal) for result in results] == [True, False, True]
+    assert [isinstance(result, events.Refusal) for result in results] == [True, False, True]
     assert "died of SystemExit" in results[0].message
     worker.close()
 
@@ -162,15 +162,15 @@ def test_a_bundle_that_has_become_slower_is_reported(
     monkeypatch.setattr(worker_module, "LOOK_S", 0.0)
     moody = Moody(lambda should_stop, on_text: "well")
     moody.tend()
-    events: list[core.Event] = []
-    worker = Worker({"b": OneByOne(moody)}, events.append)
+    heard: list[events.Event] = []
+    worker = Worker({"b": OneByOne(moody)}, heard.append)
     for slower in (1.2, 200.0, 0.9, 3.0):
         moody.slower = slower
         threading.Event().wait(0.1)
-    eventually(lambda: len(events) == 1)
+    eventually(lambda: len(heard) == 1)
     worker.close()
-    (event,) = events
-    assert isinstance(event, core.ServedChanged)
+    (event,) = heard
+    assert isinstance(event, events.ServedChanged)
     assert event.served.fixed_ms == 30.0
 
 
@@ -185,21 +185,21 @@ class DeadlyStart(OneByOne):
 
 def test_a_thread_that_dies_of_a_new_question_reports_that_one_too() -> None:
     """Nobody waits for an answer that nothing computes."""
-    finished: dict[str, core.WorkFinished] = {}
+    finished: dict[str, events.WorkFinished] = {}
     ended = threading.Condition()
 
-    def report(event: core.Event) -> None:
-        if isinstance(event, core.WorkFinished):
+    def report(event: events.Event) -> None:
+        if isinstance(event, events.WorkFinished):
             with ended:
                 finished[event.key[1]] = event
                 ended.notify_all()
 
     worker = Worker({"b": DeadlyStart(Scripted(lambda should_stop, on_text: "well"))}, report)
     for name, text in (("1", "die"), ("2", "live")):
-        worker.start(core.StartWork(("d", name), "b", wire.Question(id=name, question=text)))
+        worker.start(events.StartWork(("d", name), "b", wire.Question(id=name, question=text)))
         with ended:
             assert ended.wait_for(lambda name=name: name in finished, 10)
-    assert isinstance(finished["1"].result, core.Refusal)
+    assert isinstance(finished["1"].result, events.Refusal)
     assert isinstance(finished["2"].result, Generation)
     worker.close()
 
@@ -215,11 +215,11 @@ class Narrow(OneByOne):
 
 def test_a_session_that_outgrows_the_model_begins_anew() -> None:
     """Its question is answered without what was said before; without history to drop it is refused."""
-    finished: list[core.WorkFinished] = []
+    finished: list[events.WorkFinished] = []
     ended = threading.Semaphore(0)
 
-    def report(event: core.Event) -> None:
-        if isinstance(event, core.WorkFinished):
+    def report(event: events.Event) -> None:
+        if isinstance(event, events.WorkFinished):
             finished.append(event)
             ended.release()
 
@@ -232,7 +232,7 @@ def test_a_session_that_outgrows_the_model_begins_anew() -> None:
             wire.Question(messages=two, session="t"),
         )
     ):
-        worker.start(core.StartWork(("d", str(number)), "b", question))
+        worker.start(events.StartWork(("d", str(number)), "b", question))
         assert ended.acquire(timeout=10)
     assert [isinstance(event.result, Generation) for event in finished] == [True, True, False]
     worker.close()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_agent import core
+from edge_agent import events as agent_events
 from edge_agent.runtime.generation import Generation, OneByOne
 from edge_agent.service import AgentService, Own
 from hub import events, wire
@@ -63,10 +63,10 @@ class Rows:
 
 def ask(node: AgentService, text: str = "who?", bundle: str | None = "b", **changes: Any) -> Any:
     """The outcome of a question of this device."""
-    told: list[core.Told] = []
+    told: list[agent_events.Told] = []
     done = threading.Event()
 
-    def tell(one: core.Told) -> None:
+    def tell(one: agent_events.Told) -> None:
         told.append(one)
         if not isinstance(one, str):
             done.set()
