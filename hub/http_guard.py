@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
@@ -189,8 +190,9 @@ async def read_body(request: Request, *, most_bytes: int, limit_s: float, kind: 
     if given != kind:
         raise BodyRefused(415, f"Content-Type is {given or 'missing'}: send {kind}")
     try:
-        return await asyncio.wait_for(_read(request, most_bytes), limit_s)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(limit_s):
+            return await _read(request, most_bytes)
+    except TimeoutError:
         raise BodyRefused(408, f"the body did not come within {limit_s:.0f} s") from None
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import anyio
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -83,8 +84,9 @@ class _Health:
         """Well is a hub whose loop turns."""
         turned = asyncio.wrap_future(self._hub.call(lambda core, now: None))
         try:
-            await asyncio.wait_for(turned, TURNS_WITHIN_S)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(TURNS_WITHIN_S):
+                await turned
+        except TimeoutError:
             log.warning("the hub's loop has not turned for %.0f s", TURNS_WITHIN_S)
             return JSONResponse({"status": "stuck"}, 503)
         return JSONResponse({"status": "ok"})

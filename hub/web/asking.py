@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final
 
+import anyio
 import msgspec
 from msgspec import Meta
 
@@ -129,10 +130,11 @@ class Asking:
             was_decided = was_decided or line["kind"] == "decision"
             yield line
         if not was_decided and isinstance(line, Outcome) and isinstance(line.reply, wire.Answer):
-            with contextlib.suppress(asyncio.TimeoutError):  # another hub may have routed it
-                later = await asyncio.wait_for(lines.get(), _DECISION_WITHIN_S)
-                if isinstance(later, dict):
-                    yield later
+            later: Line | Outcome | None = None
+            with anyio.move_on_after(_DECISION_WITHIN_S):  # another hub may have routed it
+                later = await lines.get()
+            if isinstance(later, dict):
+                yield later
         yield line if isinstance(line, dict) else _outcome(line)
 
 

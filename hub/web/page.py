@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs
 
+import anyio
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -199,8 +200,9 @@ class Page:
             return _refusal(400, f'{error}: send {{"on": true}} or {{"on": false}}')
         found = asyncio.wrap_future(self._hub.call(lambda core, now: core.fleet.get(name)))
         try:
-            node = await asyncio.wait_for(found, TURNS_WITHIN_S)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(TURNS_WITHIN_S):
+                node = await found
+        except TimeoutError:
             return _refusal(
                 503, f"this hub has said nothing for {TURNS_WITHIN_S:.0f} s: look at its log, and try again"
             )

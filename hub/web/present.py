@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import anyio
+
 from hub.fleet import Node
 from hub.recent import Recent
 from hub.running_hub import RunningHub
@@ -54,7 +56,8 @@ class Present:
 
     async def advance(self) -> View:
         """Go on to the present, and tell what has changed."""
-        looked = await asyncio.wait_for(asyncio.wrap_future(self._hub.call(look)), LOOKS_WITHIN_S)
+        with anyio.fail_after(LOOKS_WITHIN_S):
+            looked = await asyncio.wrap_future(self._hub.call(look))
         nodes = await self._nodes(looked)
         news = self._live.since(self._number)
         await self._take(news)

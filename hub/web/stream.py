@@ -14,6 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol
 
+import anyio
 import msgspec
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -159,27 +160,24 @@ class Watching:
     async def _watch(self, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        gone = asyncio.ensure_future(_gone(receive))
-        sending = asyncio.ensure_future(self._send(send))
-        try:
-            await asyncio.wait((gone, sending), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sending
+        async with anyio.create_task_group() as group:  # not asyncio's own tasks: 3.11's wait_for can lose a cancel
+            group.start_soon(_until_gone, receive, group.cancel_scope)
+            await self._send(send)
+            group.cancel_scope.cancel()
 
     async def _send(self, send: Send) -> None:
         async with contextlib.aclosing(self._stream.events()) as events:
             try:
                 async for event in events:
                     part = {"type": "http.response.body", "body": event, "more_body": True}
-                    await asyncio.wait_for(send(part), TAKES_WITHIN_S)
+                    with anyio.fail_after(TAKES_WITHIN_S):
+                        await send(part)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 log.info("a watcher reads nothing and is let go")
 
 
-async def _gone(receive: Receive) -> None:
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    scope.cancel()

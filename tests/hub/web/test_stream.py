@@ -220,6 +220,28 @@ def test_a_client_that_goes_away_ends_its_response() -> None:
     played(scene)
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_a_client_that_goes_away_while_it_is_sent_something_ends_its_response(turns: int) -> None:
+    """A server wakes who sends and who receives together when a connection is lost; none of both may be forgotten."""
+
+    async def scene() -> None:
+        stage, client = Stage(), Client()
+        response = asyncio.ensure_future(Watching(stage.stream)({"type": "http"}, client.receive, client.send))
+        await client.got(2)
+        client.reads.clear()
+        await stage.second()
+        client.reads.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.gone.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert response.done()
+        assert stage.stream._places == 0
+
+    played(scene)
+
+
 def test_a_client_that_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its response ends, though it is still there."""
     monkeypatch.setattr(stream, "TAKES_WITHIN_S", 0.01)
