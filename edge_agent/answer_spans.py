@@ -6,7 +6,7 @@ from what is remembered of each question meanwhile. Knows nothing of how an answ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -26,9 +26,9 @@ class _Came(msgspec.Struct, frozen=True):
 
 
 class AnswerSpans:
-    """The spans of node `name`, which serves `served` by bundle id."""
+    """The spans of node `name`; `served` finds what it serves by bundle id."""
 
-    def __init__(self, name: str, served: Mapping[str, wire.ServedBundle]) -> None:
+    def __init__(self, name: str, served: Callable[[str], wire.ServedBundle | None]) -> None:
         self._name = name
         self._served = served
         self._open: Recent[tuple[str, str, int], _Came] = Recent(MOST_OPEN)
@@ -92,7 +92,7 @@ class AnswerSpans:
         attributes: Mapping[str, tracing.Value],
         error: str | None,
     ) -> None:
-        served = self._served.get(bundle)
+        served = self._served(bundle)
         operation = "chat" if served is None else _OPERATIONS.get(served.task, served.task)
         model = question.model or (bundle if served is None else served.model)
         begun = {**_of_request(question, operation, model), **asked, "edge.node": self._name}

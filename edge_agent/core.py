@@ -15,15 +15,17 @@ A question's life here:
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
 
 from edge_agent import events
+from edge_agent.loaded import Loaded
 from hub import wire
 
 CHUNK_INTERVAL_S: Final = 0.020
+OVERDUE: Final = 2.0  # times what an answer should take: the bundle's fault, not that of a tight deadline
 MOST_RETOLD: Final = 64  # answers that a hub has missed, in one go
 _LEFT: Final = events.Refusal("overloaded", "this node is shutting down")
 _HERE: Final = ""  # the device and hub of what was asked here: no name on the wire is empty
@@ -86,11 +88,10 @@ class NodeCore:
         self.draining = False
         self.leaving = False
         self._device = device
-        self._served = served
         self._queue_limit = queue_limit
         self._remembered_limit = remembered_limit
         self._queue: collections.OrderedDict[events.Key, _Job] = collections.OrderedDict()
-        self._parallel = {bundle: (parallel or {}).get(bundle, 1) for bundle in served}
+        self._bundles = Loaded(served, parallel)
         self._running: dict[events.Key, _Job] = {}
         self._started = 0  # questions so far
         # Of each device the number of its question that was started last; the latest at the end.
@@ -116,13 +117,23 @@ class NodeCore:
 
     @property
     def served(self) -> Mapping[str, wire.ServedBundle]:
-        """The bundles by id, with what an answer costs now."""
-        return self._served
+        """The bundles that are offered, by id, with what an answer costs now."""
+        return self._bundles.offered
+
+    @property
+    def known(self) -> Mapping[str, wire.ServedBundle]:
+        """Those, and those that are or were loaded besides."""
+        return self._bundles.known
+
+    @property
+    def loaded(self) -> Collection[str]:
+        """The ids of those that are loaded, offered or not."""
+        return self._bundles.parallel.keys()
 
     def wait_here_ms(self, bundle: str, now: float) -> float:
         """How long a question of this device, which goes first, would wait for its turn."""
         running = [job for job in list(self._running.values()) if job.work.bundle == bundle]
-        slots = self._parallel[bundle]
+        slots = self._bundles.parallel.get(bundle, 1)
         if len(running) < slots:
             return 0.0
         left = [self._left_ms(job, now) for job in running]
@@ -141,9 +152,9 @@ class NodeCore:
         return wire.NodeState(
             epoch=epoch,
             status="draining" if self.draining else "ready",
-            bundles=tuple(self._served.values()),
+            bundles=tuple(self._bundles.offered.values()),
             backlog=self.backlog(now),
-            parallel=max(self._parallel.values(), default=1),
+            parallel=max(self._bundles.parallel.values(), default=1),
             machine=machine,
         )
 
@@ -175,12 +186,22 @@ class NodeCore:
         elif isinstance(event, events.WorkFinished):
             effects += self._finish(event, now)
         elif isinstance(event, events.ServedChanged):
-            self._served = {**self._served, event.served.bundle: event.served}
+            self._bundles.costs(event.served)
             effects.append(events.PublishState())
+        elif isinstance(event, events.BundleOffered):
+            self._bundles.offer(event.served, event.parallel, instead_of=event.instead_of)
+            effects.append(events.PublishState())
+        elif isinstance(event, events.BundleWithdrawn):
+            self._bundles.withdraw(event.bundle)
+            effects.append(events.PublishState())
+        elif isinstance(event, events.BundleDone):
+            self._bundles.let_go(event.bundle)
         elif isinstance(event, events.Leaving):
             effects += self._leave(now)
         effects += self._drop_late(now)
         effects += self._start_next(now)
+        if self._bundles.going:
+            effects += [events.CloseBundle(bundle) for bundle in self._bundles.closed(self._busy())]
         return effects
 
     # --- inside -----------------------------------------------------------------------------------------
@@ -196,7 +217,7 @@ class NodeCore:
             return [events.NoteRepeat(before, work)]
         if known is None and (ended := self._answered.get(job.key)) is not None and ended.question == work.question:
             return self._answer(work, ended, now, job.deadline_at, again=True)
-        if work.bundle not in self._served:
+        if not self._bundles.takes(work.bundle):
             return [self._failed(work, events.Refusal("unsupported", f"bundle {work.bundle} is not served here"), now)]
         if self.leaving and not job.here:
             return [self._failed(work, _LEFT, now)]
@@ -331,6 +352,9 @@ class NodeCore:
             if job.unwanted is None and now >= job.deadline_at:
                 job.unwanted = events.Refusal("deadline", "late while it was being answered")
                 effects.append(events.StopWork(key))
+                assert job.started_at is not None
+                if (now - job.started_at) * 1000 > OVERDUE * self._cost_ms(job.work):
+                    effects.append(events.NoteOverdue(job.work.bundle))
         return effects
 
     def _start_next(self, now: float) -> list[events.Effect]:
@@ -356,8 +380,8 @@ class NodeCore:
             return None
         running = collections.Counter(job.work.bundle for job in self._running.values())
         sessions = {(job.work.device, job.work.question.session) for job in self._running.values()}
-        full = {bundle for bundle, parallel in self._parallel.items() if running[bundle] >= parallel}
-        if len(full) == len(self._parallel):
+        full = {bundle for bundle, parallel in self._bundles.parallel.items() if running[bundle] >= parallel}
+        if len(full) == len(self._bundles.parallel):
             return None
         best: _Job | None = None
         for key, job in self._queue.items():
@@ -373,6 +397,9 @@ class NodeCore:
 
     def _is_first(self, job: _Job) -> bool:
         return job.here or job.work.device == self._device
+
+    def _busy(self) -> set[str]:
+        return {job.work.bundle for jobs in (self._queue, self._running) for job in jobs.values()}
 
     def _find(self, key: events.Key) -> _Job | None:
         return self._queue.get(key) or self._running.get(key)
@@ -431,7 +458,7 @@ class NodeCore:
 
     def _cost_ms(self, work: wire.Work) -> float:
         """A guess from the bundle's own measurement."""
-        served = self._served[work.bundle]
+        served = self._bundles.known[work.bundle]
         prompt_tokens, answer_tokens = self.expected_tokens(work.question, served.task)
         return (
             served.fixed_ms + served.prefill_ms_per_token * prompt_tokens + served.decode_ms_per_token * answer_tokens

@@ -78,6 +78,28 @@ class ServedChanged(msgspec.Struct, frozen=True):
     served: wire.ServedBundle
 
 
+class BundleOffered(msgspec.Struct, frozen=True):
+    """A bundle, which is loaded, is offered from now on, in the place of another or beside all; it answers `parallel`
+    questions at once.
+    """
+
+    served: wire.ServedBundle
+    parallel: int
+    instead_of: str | None = None
+
+
+class BundleWithdrawn(msgspec.Struct, frozen=True):
+    """A bundle is not offered any more; what is sent for it is answered all the same."""
+
+    bundle: str
+
+
+class BundleDone(msgspec.Struct, frozen=True):
+    """A bundle is needed no more: it is closed once what waits for it is answered."""
+
+    bundle: str
+
+
 class TimePassed(msgspec.Struct, frozen=True):
     """The time named by `next_wake` has come."""
 
@@ -90,6 +112,9 @@ Event = (
     | TextProduced
     | WorkFinished
     | ServedChanged
+    | BundleOffered
+    | BundleWithdrawn
+    | BundleDone
     | Leaving
     | TimePassed
 )
@@ -156,6 +181,18 @@ class NoteRepeat(msgspec.Struct, frozen=True):
     work: wire.Work
 
 
+class NoteOverdue(msgspec.Struct, frozen=True):
+    """An answer is late because this bundle has been at it for much longer than it should need."""
+
+    bundle: str
+
+
+class CloseBundle(msgspec.Struct, frozen=True):
+    """Nothing is asked of this bundle any more: the worker may close it."""
+
+    bundle: str
+
+
 class PublishState(msgspec.Struct, frozen=True):
     """What this node is has changed."""
 
@@ -170,4 +207,6 @@ Effect = (
     | TellText
     | TellOutcome
     | NoteRepeat
+    | NoteOverdue
+    | CloseBundle
 )

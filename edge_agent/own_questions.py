@@ -189,7 +189,7 @@ class OwnQuestions:
         return route
 
     def _terms_here(self, bundle: str, now: float) -> Terms:
-        served = self._node.served[bundle]
+        served = self._node.known[bundle]
         return Terms(
             wait_ms=self._node.wait_here_ms(bundle, now),
             fixed_ms=served.fixed_ms,
@@ -198,7 +198,7 @@ class OwnQuestions:
         )
 
     def _need(self, question: wire.Question, bundle: str | None) -> Need:
-        served = None if bundle is None else self._node.served[bundle]
+        served = None if bundle is None else self._node.known[bundle]
         task = question.task or (served.task if served is not None else GENERATION)
         model = question.model or (served.model if served is not None else "")
         prompt_tokens, answer_tokens = self._node.expected_tokens(question, task)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -49,6 +49,18 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     records: Path | None = None
 
 
+class Deployments(Protocol):
+    """Whoever brings bundles to this node. Called in the loop's thread; returns at once."""
+
+    def desired(self, desired: wire.Desired | None) -> None:
+        """What this node is to serve, as it comes from a hub; None where that was taken back."""
+        ...
+
+    def question_ended(self, bundle: str, *, failed: bool, predicted_ms: float, actual_ms: float) -> None:
+        """A question was answered, or failed by the bundle's fault; how long computing it took (0 where it failed)."""
+        ...
+
+
 class AgentService:
     """Serves `answerers` (by bundle id) as node `name`, on the machine that asks as `device` (default: `name`).
 
@@ -72,6 +84,10 @@ class AgentService:
         self.dropped = 0  # messages that were not what they should be
         self._device = name if device is None else device
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
+        self._priced = dict(served)  # what an answer was said to cost when the bundle was offered first
+        self._deployments: Deployments | None = None
+        self._deployment: wire.Deployment | None = None
+        self._closers: dict[str, Callable[[], None]] = {}
         self._core = core.NodeCore(
             name,
             served,
@@ -80,7 +96,6 @@ class AgentService:
             parallel=parallel,
             queue_limit=queue_limit,
         )
-        self._bundles = frozenset(served)
         self._loop = Loop()
         margin_ms = MARGIN_MS if own is None else own.margin_ms
         self._own = OwnQuestions(self._loop, self._core, self._handle, self._own_ended, LocalFirst(name, margin_ms))
@@ -90,7 +105,7 @@ class AgentService:
         self._sense, self._tally = MachineSense(), Tally()
         self._machine = self._sense.read()
         self._metrics = Metrics(self._state, self._records_count)
-        self._spans = AnswerSpans(name, served)
+        self._spans = AnswerSpans(name, lambda bundle: self._core.known.get(bundle))
         self._drain_s = drain_s
         self._leave_by: float | None = None  # set when this node is to leave
         self._dead = False
@@ -107,6 +122,7 @@ class AgentService:
         self._work_topic = str(wire.Topic("work", name))
         self._control_topic = str(wire.Topic("control", name))
         self._report_topic = str(wire.Topic("report", name))
+        self._desired_topic = str(wire.Topic("desired", name))
         topics = [self._presence.topic, self._work_topic, self._control_topic]
         if own is not None:  # what hubs offer, once a second, is for who asks here
             topics.append(wire.Topic.all_of("hub_state"))
@@ -186,6 +202,50 @@ class AgentService:
         """
         return self._own.ask(question, bundle, tell)
 
+    # --- bundles that come and go, from any thread ------------------------------------------------------
+
+    def deploy_with(self, deployments: Deployments) -> None:
+        """Let hubs say what this node is to serve; before `run`."""
+        self._deployments = deployments
+        self._link.subscribe(self._desired_topic, qos=1)
+
+    def offer(self, answerer: Answerer, *, instead_of: str | None = None) -> None:
+        """Offer what this answers from now on, in the place of another bundle, which stays loaded, or beside all.
+
+        An answerer whose bundle is loaded already is not looked at.
+        """
+        served = answerer.served
+
+        def offered() -> None:
+            if served.bundle not in self._core.loaded:
+                self._worker.add(served.bundle, answerer)
+                self._priced[served.bundle] = served
+            self._handle(events.BundleOffered(served, answerer.parallel, instead_of))
+
+        self._loop.call_soon(offered)
+
+    def withdraw(self, bundle: str) -> None:
+        """Offer it no more; it stays loaded."""
+        self._loop.call_soon(lambda: self._handle(events.BundleWithdrawn(bundle)))
+
+    def let_go(self, bundle: str, close: Callable[[], None]) -> None:
+        """Call `close`, in the worker's thread, once all that waits for this bundle is answered."""
+
+        def going() -> None:
+            self._closers[bundle] = close
+            self._handle(events.BundleDone(bundle))
+
+        self._loop.call_soon(going)
+
+    def deployed(self, deployment: wire.Deployment) -> None:
+        """Say in this node's state how far a deployment has come."""
+
+        def said() -> None:
+            self._deployment = deployment
+            self._presence.changed()
+
+        self._loop.call_soon(said)
+
     def _worker_died(self) -> None:
         self._dead = True
         self._loop.call_soon(self._leave)
@@ -219,7 +279,10 @@ class AgentService:
 
     def _state(self, epoch: int | None = None) -> wire.NodeState:
         machine = self._tally.added_to(self._machine)
-        return self._core.state(epoch or self._presence.epoch, time.monotonic(), machine)
+        state = self._core.state(epoch or self._presence.epoch, time.monotonic(), machine)
+        if self._deployments is None:
+            return state
+        return msgspec.structs.replace(state, deploys=True, deployment=self._deployment)
 
     def _tell_machine(self) -> None:
         """How the machine is goes into the state every few seconds; brokers see a message of 1 kB from it."""
@@ -257,6 +320,8 @@ class AgentService:
                 self._handle(events.WorkReceived(work))
             elif message.topic == self._control_topic:
                 self._controlled(wire.decode_control(message.payload))
+            elif message.topic == self._desired_topic:
+                self._desired(message.payload)
             elif message.topic == self._presence.topic:
                 self._presence.received(message.payload)
             elif (topic := wire.Topic.parse(message.topic)) is not None and topic.kind == "hub_state":
@@ -271,6 +336,10 @@ class AgentService:
                 self._store.confirmed(control.seq)
         else:
             self._handle(events.ControlReceived(control, time.monotonic()))
+
+    def _desired(self, payload: bytes) -> None:
+        if self._deployments is not None:
+            self._deployments.desired(wire.decode_desired(payload) if payload else None)
 
     def _hub_said(self, hub: str, payload: bytes) -> None:
         gone = wire.HubState(epoch=0, status="offline")
@@ -294,6 +363,7 @@ class AgentService:
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
                 self._tally.answered(effect.answer)
+                self._judge(effect.answer.bundle, effect.answer)
         elif isinstance(effect, events.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
@@ -306,13 +376,32 @@ class AgentService:
             self._own.told_outcome(effect)
         elif isinstance(effect, events.PublishReport):
             if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
-                known = effect.report.bundle in self._bundles  # whatever else is asked for makes no labels
+                known = effect.report.bundle in self._core.known  # whatever else is asked for makes no labels
                 self._metrics.failed(effect.report.bundle if known else "unknown", "fleet", effect.report.outcome)
                 self._spans.failed(effect.report, time.monotonic())
+                if effect.report.outcome == "internal":
+                    self._judge(effect.report.bundle, None)
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
+        elif isinstance(effect, events.NoteOverdue):
+            self._judge(effect.bundle, None)
+        elif isinstance(effect, events.CloseBundle):
+            self._worker.remove(effect.bundle, self._closers.pop(effect.bundle))
         else:
             self._presence.changed()
+
+    def _judge(self, bundle: str, answer: wire.Answer | None) -> None:
+        """Tell who deploys bundles how a question for one ended; None where it failed by the bundle's fault."""
+        if self._deployments is None or bundle not in self._priced:
+            return
+        priced = self._priced[bundle]
+        predicted_ms = actual_ms = 0.0
+        if answer is not None:
+            tokens = answer.tokens
+            predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
+            predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)
+            actual_ms = answer.timing_ms.compute
+        self._deployments.question_ended(bundle, failed=answer is None, predicted_ms=predicted_ms, actual_ms=actual_ms)
 
     def _own_ended(self, ended: Ended) -> None:
         """A question of this device has its end: it is counted, and kept for a hub unless one has seen it."""
@@ -329,14 +418,17 @@ class AgentService:
         if answer is not None:
             self._metrics.answered(answer, "here")
             self._tally.answered(answer)
+            self._judge(ended.bundle, answer)
         else:
             self._metrics.failed(ended.bundle, "here", outcome)
+            if outcome == "internal":
+                self._judge(ended.bundle, None)
         if self._store is not None and not ended.cancelled:
             self._store.keep(self._own_record(ended, outcome, answer))
 
     def _own_record(self, ended: Ended, outcome: str, answer: wire.Answer | None) -> wire.OwnRecord:
         assert ended.bundle is not None
-        served = self._core.served[ended.bundle]
+        served = self._core.known[ended.bundle]
         return wire.OwnRecord(
             device=self._device,
             id=ended.id,

@@ -28,6 +28,19 @@ LOOK_S: Final = 1.0  # between two looks at what they say of it
 NEWS: Final = 1.25  # times as slow, or as fast, as was last said
 
 
+class _Added(msgspec.Struct, frozen=True):
+    bundle: str
+    answerer: Answerer
+
+
+class _Removed(msgspec.Struct, frozen=True):
+    bundle: str
+    then: Callable[[], None]
+
+
+_Job = StartWork | _Added | _Removed
+
+
 class Worker:
     """Runs answerers, by bundle id, in one thread; `report` is called from it with each event.
 
@@ -40,14 +53,14 @@ class Worker:
         report: Callable[[Event], None],
         died: Callable[[], None] = lambda: None,
     ) -> None:
-        self._answerers = answerers
+        self._answerers = dict(answerers)
         self._report = report
         self._died = died
         self._deaths = 0
         self._said = {bundle: answerer.served for bundle, answerer in answerers.items()}
         self._looked_at = 0.0
         self._conversations = Conversations()
-        self._jobs: queue.SimpleQueue[StartWork | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stops: dict[Key, threading.Event] = {}
         self._begun: dict[str, dict[Hashable, StartWork]] = {bundle: {} for bundle in answerers}
         self._thread = self._started()
@@ -61,6 +74,14 @@ class Worker:
         """Stop after the current token."""
         if (stop := self._stops.get(key)) is not None:  # the inference thread takes it away when it is done
             stop.set()
+
+    def add(self, bundle: str, answerer: Answerer) -> None:
+        """Take one more bundle, for all work that is started after this."""
+        self._jobs.put(_Added(bundle, answerer))
+
+    def remove(self, bundle: str, then: Callable[[], None]) -> None:
+        """Let a bundle go for which nothing is started any more, and call `then` in the thread."""
+        self._jobs.put(_Removed(bundle, then))
 
     def close(self, limit_s: float = 5.0) -> None:
         """Stop whatever runs and end the thread."""
@@ -96,13 +117,13 @@ class Worker:
                 job = self._jobs.get() if busy else self._next_or_tend()
                 if job is None:
                     return
-                self._begin(job)
+                self._take(job)
                 busy = [bundle for bundle, begun in self._begun.items() if begun]
             for bundle in busy:
                 self._advance(bundle)
             self._look()
 
-    def _next_or_tend(self) -> StartWork | None:
+    def _next_or_tend(self) -> _Job | None:
         """What comes next; while nothing comes, the answerers are tended."""
         while True:
             try:
@@ -126,6 +147,18 @@ class Worker:
             if _is_news(self._said[bundle], served):
                 self._said[bundle] = served
                 self._report(ServedChanged(served))
+
+    def _take(self, job: _Job) -> None:
+        if isinstance(job, StartWork):
+            self._begin(job)
+        elif isinstance(job, _Added):
+            self._answerers[job.bundle] = job.answerer
+            self._said[job.bundle] = job.answerer.served
+            self._begun[job.bundle] = {}
+        else:
+            for known in (self._answerers, self._said, self._begun):
+                known.pop(job.bundle, None)
+            job.then()
 
     def _begin(self, job: StartWork) -> None:
         on_text = (lambda text: self._report(TextProduced(job.key, text))) if job.question.stream else None

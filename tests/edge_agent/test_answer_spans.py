@@ -42,7 +42,7 @@ def answered_of(spans: AnswerSpans, given: wire.Work, reply: wire.Answer) -> Non
 
 @pytest.fixture
 def spans() -> AnswerSpans:
-    return AnswerSpans("n", {"b": SERVED, "e": EMBEDDER})
+    return AnswerSpans("n", {"b": SERVED, "e": EMBEDDER}.get)
 
 
 def test_an_answer_by_the_conventions(spans: AnswerSpans) -> None:

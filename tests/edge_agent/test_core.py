@@ -449,7 +449,7 @@ def test_what_is_asked_here_ends_once(running: bool) -> None:
     ask_here(agent, "late")
     effects = agent.handle(events.TimePassed(), 1.0)
     if running:
-        assert effects == [events.StopWork(("", "late"))]
+        assert effects == [events.StopWork(("", "late")), events.NoteOverdue("b")]
         effects = agent.handle(events.WorkFinished(("", "late"), generation(finish="cancelled")), 1.1)
     (told,) = [effect for effect in effects if isinstance(effect, events.TellOutcome)]
     assert isinstance(told.outcome, events.Refusal)
@@ -522,3 +522,57 @@ class NodeMachine(RuleBasedStateMachine):
 
 NodeMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_any_interleaving_ends_each_work_with_a_done = NodeMachine.TestCase
+
+
+OTHER = msgspec.structs.replace(SERVED, bundle="new")
+
+
+def test_a_bundle_takes_the_place_of_another_between_two_questions() -> None:
+    """What runs, waits, or comes from a hub that knows no better, is answered with the old one, which closes then."""
+    agent = node(parallel=1)
+    agent.handle(events.WorkReceived(work("1")), 0.0)
+    agent.handle(events.WorkReceived(work("2")), 0.0)
+    effects = agent.handle(events.BundleOffered(OTHER, 1, instead_of="b"), 0.1)
+    assert effects == [events.PublishState()]
+    assert [served.bundle for served in agent.state(1, 0.1).bundles] == ["new"]
+    fresh = work("3", bundle="new", device="hall")
+    assert agent.handle(events.WorkReceived(fresh), 0.1) == [events.StartWork(("hall", "3"), "new", fresh.question)]
+    agent.handle(events.WorkReceived(work("4")), 0.2)
+    assert agent.handle(events.BundleDone("b"), 0.2) == []
+    assert dones(agent.handle(events.WorkReceived(work("5")), 0.2)) == [("5", "unsupported", 1)]
+    closed: list[str] = []
+    for question_id in ("1", "2", "4"):
+        effects = agent.handle(events.WorkFinished(("kitchen", question_id), generation()), 0.3)
+        assert answers(effects)[0].bundle == "b"
+        closed += [effect.bundle for effect in effects if isinstance(effect, events.CloseBundle)]
+    assert closed == ["b"]
+    assert agent.state(1, 0.3).backlog.questions == 1
+
+
+def test_a_repeat_of_what_a_bundle_answered_that_is_gone_gets_the_same_answer() -> None:
+    """It was computed; nobody computes it again."""
+    agent = node()
+    agent.handle(events.WorkReceived(work()), 0.0)
+    first = answers(agent.handle(events.WorkFinished(KEY, generation()), 0.1))[0]
+    agent.handle(events.BundleOffered(OTHER, 1, instead_of="b"), 0.2)
+    assert agent.handle(events.BundleDone("b"), 0.2) == [events.CloseBundle("b")]
+    again = answers(agent.handle(events.WorkReceived(work(attempt=2)), 0.3))[0]
+    assert msgspec.structs.replace(again, attempt=1) == first
+
+
+def test_a_node_may_have_no_bundle_yet() -> None:
+    """It offers nothing, refuses by name, and answers once it has one."""
+    agent = core.NodeCore("n", {})
+    assert agent.state(1, 0.0).bundles == ()
+    assert dones(agent.handle(events.WorkReceived(work()), 0.0)) == [("1", "unsupported", 1)]
+    agent.handle(events.BundleOffered(SERVED, 1), 0.1)
+    assert agent.handle(events.WorkReceived(work()), 0.2) == [events.StartWork(KEY, "b", work().question)]
+
+
+def test_a_bundle_that_is_much_slower_than_it_should_be_is_noted() -> None:
+    """A deadline that was too tight for it is not its fault."""
+    tight, hung = node(), node()
+    tight.handle(events.WorkReceived(work(budget_ms=100.0)), 0.0)
+    assert tight.handle(events.TimePassed(), 0.1) == [events.StopWork(KEY)]
+    hung.handle(events.WorkReceived(work(budget_ms=2000.0)), 0.0)
+    assert hung.handle(events.TimePassed(), 2.0) == [events.StopWork(KEY), events.NoteOverdue("b")]

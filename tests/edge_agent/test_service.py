@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.runtime.generation import Generation, OneByOne
@@ -263,3 +264,79 @@ def test_records_wait_for_no_hub_that_is_gone(
     watcher.hub_says("amy", "offline")
     eventually(lambda: sent()[-1] == ("zoe", 1))
     assert sent()[:-1].count(("amy", 1)) <= 1 + (time.monotonic() - started) // RETRY_S
+
+
+class Deployments:
+    """Hears what a deployer would."""
+
+    def __init__(self) -> None:
+        self.heard: list[wire.Desired | None] = []
+        self.ended: list[tuple[str, bool]] = []
+
+    def desired(self, desired: wire.Desired | None) -> None:
+        self.heard.append(desired)
+
+    def question_ended(self, bundle: str, *, failed: bool, predicted_ms: float, actual_ms: float) -> None:
+        self.ended.append((bundle, failed))
+
+
+class Better(Echo):
+    served = msgspec.structs.replace(SERVED, bundle="better", fixed_ms=7)
+
+
+def test_a_bundle_is_replaced_while_the_node_answers(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """What runs is answered by the old one, which closes then; what hubs desire, and how questions end, is told."""
+    watcher, deployments, echo = Watcher(broker_url), Deployments(), Echo()
+    running(watcher)
+    eventually(lambda: watcher.link.is_open)
+    agent = AgentService(broker_url, "n", {"b": OneByOne(echo)})
+    agent.deploy_with(deployments)
+    running(agent)
+    eventually(lambda: watcher.states)
+    assert watcher.states[-1].deploys
+    desired = wire.Desired(epoch=1, rollout="r", bundle="better", version=2, replaces="m", manifest="0" * 64)
+    watcher.say("desired", wire.encode(desired))
+    watcher.say("desired", b"{")
+    watcher.say("desired", b"")
+    eventually(lambda: deployments.heard == [desired, None])
+    echo.gate.clear()
+    watcher.say("work", work("1"))
+    eventually(lambda: echo.computed == 1)
+    closed = threading.Event()
+    agent.offer(OneByOne(Better()), instead_of="b")
+    agent.let_go("b", closed.set)
+    agent.deployed(wire.Deployment(epoch=1, rollout="r", bundle="better", version=2, phase="trial"))
+    eventually(
+        lambda: [one.bundle for one in watcher.states[-1].bundles] == ["better"] and watcher.states[-1].deployment
+    )
+    assert not closed.is_set()
+    watcher.say("work", work("2", bundle="better", device="hall", reply_to="edge/v1/answer/hall"))
+    echo.gate.set()
+    eventually(lambda: len(watcher.answers) == 2 and closed.is_set())
+    assert sorted(watcher.dones()) == [("1", "answered"), ("2", "answered")]
+    assert sorted(deployments.ended) == [("b", False), ("better", False)]
+    assert agent.dropped == 1
+
+
+def test_a_bundle_that_fails_is_told_to_whoever_deployed_it(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """Questions that nobody could answer do not count against it."""
+
+    class Broken(Echo):
+        def answer(self, *_: Any, **__: Any) -> Generation:
+            raise ZeroDivisionError
+
+    watcher, deployments = Watcher(broker_url), Deployments()
+    running(watcher)
+    eventually(lambda: watcher.link.is_open)
+    agent = AgentService(broker_url, "n", {"b": OneByOne(Broken())})
+    agent.deploy_with(deployments)
+    running(agent)
+    eventually(lambda: watcher.states)
+    watcher.say("work", work("1"))
+    watcher.say("work", work("2", bundle="none"))
+    eventually(lambda: len(watcher.dones()) == 2)
+    assert deployments.ended == [("b", True)]

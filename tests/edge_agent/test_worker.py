@@ -236,3 +236,23 @@ def test_a_session_that_outgrows_the_model_begins_anew() -> None:
         assert ended.acquire(timeout=10)
     assert [isinstance(event.result, Generation) for event in finished] == [True, True, False]
     worker.close()
+
+
+def test_bundles_come_and_go() -> None:
+    """What is started after one was added is answered with it; who let one go is told when nothing uses it."""
+    heard: list[events.Event] = []
+    finished, gone = threading.Event(), threading.Event()
+
+    def report(event: events.Event) -> None:
+        heard.append(event)
+        if isinstance(event, events.WorkFinished):
+            finished.set()
+
+    worker = Worker({}, report)
+    worker.add("b", OneByOne(Scripted(lambda should_stop, on_text: "here")))
+    worker.start(events.StartWork(("d", "1"), "b", wire.Question(id="1", question="?")))
+    assert finished.wait(5)
+    worker.remove("b", gone.set)
+    assert gone.wait(5)
+    worker.close()
+    assert [event.result.text for event in heard if isinstance(event, events.WorkFinished)] == ["here"]  # type: ignore[union-attr]
