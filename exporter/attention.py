@@ -108,6 +108,9 @@ class Emitter(ABC):
         """(batch, heads, sequence, head_dim) each, to (batch, sequence, heads, head_dim)."""
 
 
+_EVERY_LENGTH: Final = 2**31 - 1
+
+
 class _Emitter(Emitter):
     """Writes one GroupQueryAttention per layer."""
 
@@ -118,8 +121,16 @@ class _Emitter(Emitter):
         total: torch.Tensor,
         tables: Sequence[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """`past` alternates keys and values by layer; `total` is a scalar int32."""
-        self._past, self._seqlens_k, self._total, self._tables = past, seqlens_k, total, tables
+        """`past` alternates keys and values by layer; `total` is a scalar int32.
+
+        The attention reads `total` on the host. What CUDA computes for it ONNX Runtime 1.31 copies there without
+        waiting for the copy (seen on an H100: lengths of 0, other tokens). A last operator that only the CPU provider
+        has, and that changes nothing, makes it wait.
+        """
+        import torch
+
+        self._past, self._seqlens_k, self._tables = past, seqlens_k, tables
+        self._total = torch.bitwise_and(total, _EVERY_LENGTH)
         self._biases: dict[int, torch.Tensor] = {}
         self.present = []
 

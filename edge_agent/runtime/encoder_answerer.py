@@ -36,6 +36,7 @@ class EncoderAnswerer:
         manifest = self._engine.manifest
         return wire.ServedBundle(
             bundle=manifest.bundle_id,
+            version=manifest.version,
             model=manifest.model.name,
             task=manifest.task,
             context=self._engine.info.max_tokens * MOST_WINDOWS,  # longer texts are cut, or read in windows

@@ -102,6 +102,7 @@ class Engine:
         manifest, cost = self.manifest, self._batch.cost.now
         return wire.ServedBundle(
             bundle=manifest.bundle_id,
+            version=manifest.version,
             model=manifest.model.name,
             task=manifest.task,
             context=self.decoder.context,

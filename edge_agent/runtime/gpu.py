@@ -1,8 +1,8 @@
 """The NVIDIA GPU of this machine through CUDA's driver, libcuda: what it is, and memory on it.
 
 Some fifteen functions by ctypes: they are in every driver that can run an engine at all, under the same names since
-CUDA 4, so nothing has to be installed for CUDA 12 on one device and 13 on the other. `cuInit` and what follows have
-never run on hardware: no GPU was at hand; tests run this file on a stand-in for the driver.
+CUDA 4, so nothing has to be installed for CUDA 12 on one device and 13 on the other. Tests run this file on a stand-in
+for the driver; it has run on an H100 (driver 580, CUDA 13.0).
 https://docs.nvidia.com/cuda/cuda-driver-api
 """
 

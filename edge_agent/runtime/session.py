@@ -39,8 +39,9 @@ def open_session(model_path: Path, *, threads: int | None = None, provider: str 
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # what fails is raised; it need not be printed as well
+    providers = list(dict.fromkeys((provider, CPU_PROVIDER)))  # for what the first has no kernel of
     try:
-        session = onnxruntime.InferenceSession(str(model_path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(str(model_path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises some ten unrelated classes here, bare RuntimeError included
         raise BundleError(f"{model_path}: ONNX Runtime does not take this graph: {_one_line(error)}") from None
     used = session.get_providers()
