@@ -54,7 +54,7 @@ def test_layers_share_lengths_and_tables_but_not_caches(tiny_llama: Exported) ->
 
 
 def test_the_total_length_comes_from_an_operator_that_is_run_on_the_host(tiny_llama: Exported) -> None:
-    """Attention on CUDA reads it there: what CUDA computes for it may not have come yet (seen with ONNX Runtime 1.31)."""
+    """Attention on CUDA reads it there: what CUDA computes for it may not have come yet (ONNX Runtime 1.31)."""
     for node in nodes(tiny_llama):
         total = node.inputs[6]
         assert total is not None
