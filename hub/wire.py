@@ -29,6 +29,8 @@ ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text fa
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME_PATTERN: Final = re.compile(f"{_NAME}\\Z")
 
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=f"^{_NAME}\\Z", max_length=64)]
 QuestionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]  # one line in a log
 MAX_REPLY_CHARS: Final = 65_535 // 4  # MQTT counts a topic's bytes, and a character has up to four
@@ -36,7 +38,8 @@ StopText = Annotated[str, Meta(min_length=1, max_length=256)]  # an answer ends 
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
-TopicKind = Literal["ask", "answer", "node_state", "work", "control", "report", "hub_state"]
+TopicKind = Literal["ask", "answer", "node_state", "work", "control", "desired", "report", "hub_state"]
+Phase = Literal["waiting", "fetching", "checking", "warming", "trial", "serving", "refused", "undone"]
 Code = Literal["invalid", "too_large", "unsupported", "no_node", "overloaded", "deadline", "internal"]
 CODES: Final[tuple[str, ...]] = (
     "invalid",
@@ -54,6 +57,7 @@ _SHAPES: Final[dict[TopicKind, tuple[str, str]]] = {
     "node_state": ("node/", "/state"),
     "work": ("node/", "/work"),
     "control": ("node/", "/control"),
+    "desired": ("node/", "/desired"),
     "report": ("node/", "/report"),
     "hub_state": ("hub/", "/state"),
 }
@@ -316,6 +320,7 @@ class ServedBundle(Message, frozen=True):
     prefill_ms_per_token: Milliseconds
     decode_ms_per_token: Milliseconds
     runtime: str = "cpu"
+    version: Count = 0
     why: Annotated[str, Meta(max_length=MAX_WHY_CHARS)] = ""
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
 
@@ -339,8 +344,35 @@ class Machine(Message, frozen=True):
     throttled: bool | None = None
 
 
+class Deployment(Message, frozen=True):
+    """How far a node has come with the Desired of this `epoch`.
+
+    `waiting` for quiet hours to end or for its turn, `fetching` files, `checking` them, `warming` the new bundle beside
+    the old, on `trial` with real questions, `serving` it for good; or it was `refused` before anybody was answered with
+    it, or the node went back (`undone`), and `why`. `progress` is that of the phase, `fetched_bytes` came over the
+    network, `answered` and `failed` are questions of the trial, `slower` by what share answers take longer than
+    predicted.
+    """
+
+    epoch: Count
+    rollout: Name
+    bundle: str
+    version: Count
+    phase: Phase
+    progress: Share = 0.0
+    why: Annotated[str, Meta(max_length=MAX_WHY_CHARS)] = ""
+    fetched_bytes: Count = 0
+    answered: Count = 0
+    failed: Count = 0
+    slower: float | None = None
+
+
 class NodeState(Message, frozen=True):
-    """Retained: what a node is and has. As a will it says `offline` with the epoch it belongs to."""
+    """Retained: what a node is and has. As a will it says `offline` with the epoch it belongs to.
+
+    `deployment` is None on a node that was never given a bundle; `deploys` says whether it takes any. `profile` is the
+    device profile of what it serves.
+    """
 
     epoch: Count
     status: Literal["ready", "draining", "offline"]
@@ -348,6 +380,9 @@ class NodeState(Message, frozen=True):
     backlog: Backlog = Backlog()
     parallel: Annotated[int, Meta(ge=1, le=4096)] = 1
     machine: Machine | None = None
+    deployment: Deployment | None = None
+    deploys: bool = False
+    profile: str = ""
 
 
 class Pong(Message, frozen=True, tag_field="type", tag="pong"):
@@ -478,6 +513,38 @@ class Retell(Message, frozen=True, tag_field="type", tag="retell"):
     first: Count
 
 
+class Trial(Message, frozen=True):
+    """When a new bundle goes back: more than this share of its questions fails, or takes longer by more than this share
+    than predicted, within so many seconds after the switch.
+    """
+
+    max_failure: Share = 0.02
+    max_slower: Annotated[float, Meta(ge=0, le=100)] = 0.2
+    seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+
+
+class Desired(Message, frozen=True):
+    """Retained: the bundle that a node is to serve, or with `undo` the one that it had before this rollout.
+
+    `epoch` goes up with each Desired of a node. `manifest` and `signature` are the SHA-256 of `manifest.json` and
+    `model.sig`; both, and each file that the manifest names, are at `{source}/blobs/{sha256}`, at any of `sources`.
+    The bundle takes the place of the one that serves `replaces`, a model's name, and stands beside the others where
+    there is none.
+    """
+
+    epoch: Count
+    rollout: Name
+    bundle: Annotated[str, Meta(min_length=1, max_length=256)]
+    version: Count
+    replaces: Annotated[str, Meta(min_length=1, max_length=256)]
+    manifest: Sha256
+    signature: Sha256 | None = None
+    size_bytes: Count = 0
+    sources: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=8)] = ()
+    trial: Trial = Trial()
+    undo: bool = False
+
+
 Control = Ping | Cancel | Drain | Kept | Retell
 
 
@@ -525,6 +592,7 @@ _node_state_decoder = msgspec.json.Decoder(NodeState)
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _work_decoder = msgspec.json.Decoder(Work)
 _control_decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
+_desired_decoder = msgspec.json.Decoder(Desired)
 _hub_state_decoder = msgspec.json.Decoder(HubState)
 _hub_presence_decoder = msgspec.json.Decoder(HubPresence)
 
@@ -586,6 +654,11 @@ def decode_work(payload: bytes) -> Work:
 def decode_control(payload: bytes) -> Control:
     """Raises WireError."""
     return decode(_control_decoder, payload)
+
+
+def decode_desired(payload: bytes) -> Desired:
+    """Raises WireError."""
+    return decode(_desired_decoder, payload)
 
 
 def decode_hub_state(payload: bytes) -> HubState:

@@ -188,3 +188,27 @@ def test_golden_bytes(message: wire.Message, payload: bytes) -> None:
     """The bytes on the wire are a contract with every client that is out there."""
     assert wire.encode(message) == payload
     assert msgspec.json.Decoder(type(message)).decode(payload) == message
+
+
+def test_what_a_node_is_to_serve_crosses_whole() -> None:
+    """And a hash, a share or a length of time that is none is refused."""
+    desired = wire.Desired(
+        epoch=3,
+        rollout="smollm2-v2",
+        bundle="smollm2-desktop-cpu-0123456789ab",
+        version=2,
+        replaces="SmolLM2-135M-Instruct",
+        manifest="0" * 64,
+        size_bytes=10,
+        sources=("https://hub:8443",),
+    )
+    assert wire.encode(desired) == (
+        b'{"epoch":3,"rollout":"smollm2-v2","bundle":"smollm2-desktop-cpu-0123456789ab","version":2,'
+        b'"replaces":"SmolLM2-135M-Instruct","manifest":"' + b"0" * 64 + b'","size_bytes":10,'
+        b'"sources":["https://hub:8443"]}'
+    )
+    assert wire.decode_desired(wire.encode(desired)) == desired
+    for name, value in (("manifest", "0" * 63), ("signature", "G" * 64), ("trial", {"max_failure": 2}), ("epoch", -1)):
+        wrong = msgspec.to_builtins(desired) | {name: value}
+        with pytest.raises(WireError):
+            wire.decode_desired(msgspec.json.encode(wrong))
