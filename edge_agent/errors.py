@@ -4,6 +4,8 @@ AgentError                root; its text is one line: what happened, the value, 
 ├── BundleError           a bundle that will not be opened: hash, schema, path, link, missing or extra file
 ├── RuntimeUnavailable    the runtime that was asked for cannot run this bundle on this machine
 ├── InputError            a file or option of a command that cannot be used
+├── DeployError           a bundle that cannot be put here, whatever is tried again
+│   └── FetchBroken       files that did not come over the network: they may later
 └── RequestError          a question that this engine cannot answer; carries the failure code
     └── ContextOverflow   prompt plus answer do not fit; carries the numbers
 """
@@ -25,6 +27,14 @@ class RuntimeUnavailable(AgentError):
 
 class InputError(AgentError):
     """A file or option of a command that cannot be used."""
+
+
+class DeployError(AgentError):
+    """A bundle that cannot be put here; trying again would not help."""
+
+
+class FetchBroken(DeployError):
+    """Files that did not come over the network; they may later."""
 
 
 class RequestError(AgentError):

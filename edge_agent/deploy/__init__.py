@@ -1,0 +1,1 @@
+"""How does a node change the bundle that it serves, and change it back? Fetches, keeps, tries and judges bundles."""

@@ -1,0 +1,379 @@
+"""Where deployed bundles lie on disk, so that power may go at any instant: `--deployments DIR`.
+
+    lock                                  held by the one agent that uses the directory
+    record.json                           what must not be forgotten (`record.py`)
+    bundles/<id>-v<version>-<8 hex>/      whole bundles
+    incoming/<sha256>                     whole files for the next bundle
+    incoming/<sha256>.part                what has come of one
+
+A name without a dot in front, other than a `.part`, stands for something whole: its bytes were synced before it got the
+name. So a change is: write beside, sync, rename, sync the directory; and to remove a bundle is to rename it first. What
+is found half done at the start is removed, but `.part` files are gone on with.
+
+Files that another bundle here has are copied, by shared blocks where the file system can (Btrfs, XFS), and hashed
+again. They are no hard links: one inode for two bundles would let one bad write ruin the new bundle and the one that
+the node must be able to go back to. Only what was fetched gets its place by a link, and loses its first name then.
+
+Knows nothing of networks, nor whether a bundle may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge_agent.bundle import CHUNK_BYTES, MANIFEST_NAME, MAX_MANIFEST_BYTES
+from edge_agent.deploy.content import Content, read_content
+from edge_agent.deploy.disk import Disk
+from edge_agent.deploy.record import Placed, Record, Slot, folder_name
+from edge_agent.errors import DeployError, InputError
+
+log = logging.getLogger(__name__)
+
+MARGIN_BYTES: Final = 256 * 1024 * 1024  # of the disk, left to others
+_PART: Final = ".part"
+_NEW: Final = ".new"
+_READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_decoder = msgspec.json.Decoder(Record)
+
+
+class Shelf:
+    """The directory `root`, for one process; `fixed` are bundles that it was started with, whose files may be taken.
+
+    Raises InputError where the directory cannot be used, or another process has it.
+    """
+
+    def __init__(
+        self, root: Path, *, fixed: Sequence[Path] = (), disk: Disk | None = None, margin_bytes: int = MARGIN_BYTES
+    ) -> None:
+        self.root = root
+        self.bundles = root / "bundles"
+        self.incoming = root / "incoming"
+        self.disk = Disk() if disk is None else disk
+        self._fixed = tuple(fixed)
+        self._margin_bytes = margin_bytes
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(root / "lock")
+        except OSError as error:
+            raise InputError(f"deployments cannot be kept in {root}: {error}: choose another --deployments") from None
+        try:
+            for folder in (self.bundles, self.incoming):
+                if not folder.is_dir():
+                    self.disk.mkdir(folder)
+            self.disk.sync_directory(root)
+            self._remove_leftovers()
+            self.record = self._loaded()
+        except OSError as error:
+            self.close()
+            raise InputError(f"deployments cannot be kept in {root}: {error}: choose another --deployments") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def save(self, record: Record) -> None:
+        """Make this the record, whole or not at all. Raises OSError."""
+        self._write(self.root / "record.json", msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        self.record = record
+
+    def folder(self, name: str) -> Path:
+        """Where the bundle of that folder name is, or would be."""
+        return self.bundles / name
+
+    # --- files for the next bundle ----------------------------------------------------------------------
+
+    def part(self, sha256: str) -> Path:
+        """Where what comes of a file is written."""
+        return self.incoming / (sha256 + _PART)
+
+    def has(self, sha256: str) -> bool:
+        """Whether the whole file is in `incoming`."""
+        return (self.incoming / sha256).exists()
+
+    def whole(self, sha256: str) -> None:
+        """The part is the whole file, and synced: give it its name."""
+        self.disk.rename(self.part(sha256), self.incoming / sha256)
+        self.disk.sync_directory(self.incoming)
+
+    def read(self, sha256: str) -> bytes:
+        """A small file of `incoming`."""
+        return (self.incoming / sha256).read_bytes()
+
+    def manifest_of(self, folder: str) -> bytes | None:
+        """The manifest of a whole bundle; None where there is none."""
+        try:
+            return (self.folder(folder) / MANIFEST_NAME).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def still_needed(self, wanted: Mapping[str, int], rest: Callable[[float], None] = lambda _: None) -> dict[str, int]:
+        """Which of these files, with their sizes, are not here yet, after copying what other bundles have of them.
+
+        `rest(0)` is called between files, and may raise. Raises DeployError where the disk has too little room, with
+        the figures.
+        """
+        missing = {sha256: size for sha256, size in wanted.items() if not self.has(sha256)}
+        self._check_room(sum(max(size - _size(self.part(one)), 0) for one, size in missing.items()))
+        have = self._on_disk(missing)
+        needed = {}
+        for sha256, size in missing.items():
+            rest(0)
+            if not any(self._copied(one, sha256) for one in have[sha256]):
+                needed[sha256] = size
+        return needed
+
+    def forget_incoming(self, keep: Mapping[str, int] | None = None) -> None:
+        """Remove what was fetched and is not one of `keep`."""
+        gone = [path for path in _entries(self.incoming) if path.name.removesuffix(_PART) not in (keep or {})]
+        for path in gone:
+            self.disk.unlink(path)
+        if gone:
+            self.disk.sync_directory(self.incoming)
+
+    def assemble(self, folder: str, files: Mapping[str, str]) -> Path:
+        """The bundle `folder` of these files (SHA-256 by path), all of which are in `incoming`; done if it is there."""
+        target, new = self.folder(folder), self.bundles / _NEW
+        if not target.exists():
+            self._remove(new)
+            self.disk.mkdir(new)
+            folders = sorted({parent for path in files for parent in Path(path).parents if parent != Path(".")})
+            for one in folders:  # parents sort before what is in them
+                self.disk.mkdir(new / one)
+            for path, sha256 in files.items():
+                self._place(self.incoming / sha256, new / path)
+            for one in [*reversed(folders), Path(".")]:
+                self.disk.sync_directory(new / one)
+            self.disk.rename(new, target)
+            self.disk.sync_directory(self.bundles)
+        self.forget_incoming()
+        return target
+
+    def tidy(self, keep: frozenset[str]) -> None:
+        """Remove all bundles but those in these folders, and all of `incoming`."""
+        for path in _entries(self.bundles):
+            if path.name not in keep:
+                gone = path if path.name.startswith(".") else self.bundles / f".old-{path.name}"
+                if gone != path:
+                    self._remove(gone)
+                    self.disk.rename(path, gone)
+                    self.disk.sync_directory(self.bundles)  # before anything inside goes: else a part would look whole
+                self._remove(gone)
+        self.forget_incoming()
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _write(self, path: Path, payload: bytes) -> None:
+        new = path.with_name(path.name + _NEW)
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(new)
+        handle = self.disk.create(new)
+        try:
+            self.disk.write(handle, payload)
+            self.disk.sync(handle)
+        finally:
+            self.disk.close(handle)
+        self.disk.rename(new, path)
+        self.disk.sync_directory(path.parent)
+
+    def _check_room(self, needed_bytes: int) -> None:
+        free_bytes = shutil.disk_usage(self.root).free
+        if free_bytes < needed_bytes + self._margin_bytes:
+            raise DeployError(
+                f"{needed_bytes} bytes and {self._margin_bytes} to spare are needed on the disk of {self.root}, "
+                f"{free_bytes} are free: make room"
+            )
+
+    def _on_disk(self, wanted: Mapping[str, int]) -> dict[str, list[Path]]:
+        """Files of bundles that are said to be these, by hash."""
+        found: dict[str, list[Path]] = {sha256: [] for sha256 in wanted}
+        for root in (*_entries(self.bundles), *self._fixed):
+            if (content := _content(root)) is not None:
+                for file in content.files:
+                    if wanted.get(file.sha256) == file.bytes:
+                        found[file.sha256].append(root / file.path)
+        return found
+
+    def _copied(self, source: Path, sha256: str) -> bool:
+        """Copy a file into `incoming`; False where it is not what it should be, or cannot be read."""
+        part = self.part(sha256)
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(part)
+        try:
+            reader = os.open(source, _READ)
+        except OSError:
+            return False
+        handle = -1
+        try:
+            if not stat.S_ISREG(os.fstat(reader).st_mode):
+                return False
+            handle = self.disk.create(part)
+            shares = self.disk.clone(handle, reader)
+            digest = hashlib.sha256()
+            while chunk := os.read(reader, CHUNK_BYTES):
+                digest.update(chunk)
+                if not shares:
+                    self.disk.write(handle, chunk)
+            self.disk.sync(handle)
+        finally:
+            os.close(reader)
+            if handle >= 0:
+                self.disk.close(handle)
+        if digest.hexdigest() != sha256:
+            log.warning("%s is not what its bundle says of it: it is fetched instead", source)
+            self.disk.unlink(part)
+            return False
+        self.whole(sha256)
+        return True
+
+    def _place(self, source: Path, target: Path) -> None:
+        """One more name for what was fetched; where the file system has no links, a copy."""
+        try:
+            self.disk.link(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            handle = self.disk.create(target)
+            try:
+                with source.open("rb") as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        self.disk.write(handle, chunk)
+                self.disk.sync(handle)
+            finally:
+                self.disk.close(handle)
+
+    def _remove(self, path: Path) -> None:
+        """A directory that is no bundle any more, with all in it; links are removed, not followed."""
+        if not os.path.lexists(path):
+            return
+        if path.is_symlink() or not path.is_dir():
+            self.disk.unlink(path)
+            return
+        for one in _entries(path):
+            self._remove(one)
+        self.disk.rmdir(path)
+
+    def _remove_leftovers(self) -> None:
+        for path in _entries(self.bundles):
+            if path.name.startswith("."):
+                log.info("removing %s, which was left half done", path)
+                self._remove(path)
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(self.root / ("record.json" + _NEW))
+
+    # --- the record -------------------------------------------------------------------------------------
+
+    def _loaded(self) -> Record:
+        path = self.root / "record.json"
+        try:
+            record = _decoder.decode(path.read_bytes())
+        except FileNotFoundError:
+            if not _entries(self.bundles):
+                return Record()
+            log.warning("%s is not there, although bundles are: beginning from these", path)
+            return self._rebuilt()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            aside = path.with_name("record.json.unreadable")
+            log.warning("%s cannot be read (%s): moved to %s, beginning from the bundles here", path, error, aside.name)
+            self.disk.rename(path, aside)
+            self.disk.sync_directory(self.root)
+            return self._rebuilt()
+        return self._with_what_is_here(record)
+
+    def _with_what_is_here(self, record: Record) -> Record:
+        """A folder that somebody removed serves nobody; the one before it does."""
+        slots = {}
+        for replaces, slot in record.slots.items():
+            here = [self._here(one) for one in (slot.trial, slot.current, slot.previous)]
+            trial, current, previous = here
+            if current is None and slot.current is not None:
+                current, previous = previous, None
+            slots[replaces] = Slot(trial=trial, current=current, previous=previous)
+        if record.phase == "trial" and record.desired is not None:
+            slot = slots.get(record.desired.replaces, Slot())
+            if slot.trial is None:
+                why = "the folder of the bundle on trial is gone"
+                record = msgspec.structs.replace(record, phase="undone", why=why)
+        return msgspec.structs.replace(record, slots=slots)
+
+    def _here(self, placed: Placed | None) -> Placed | None:
+        if placed is None or self.folder(placed.folder).is_dir():
+            return placed
+        log.warning("%s is gone from %s", placed.folder, self.bundles)
+        return None
+
+    def _rebuilt(self) -> Record:
+        """Of each model the lowest version here serves, a fixed one before any: it was confirmed once.
+
+        What is newer was perhaps on trial; the hub's retained Desired brings it again, to be checked and tried anew.
+        The epoch is lost, and with it the memory of Desired that were replaced.
+        """
+        fixed = {content.model.name for content in map(_content, self._fixed) if content is not None}
+        lowest: dict[str, Placed] = {}
+        for path in _entries(self.bundles):
+            content = _content(path)
+            if content is None or content.model.name in fixed:
+                continue
+            name = content.model.name
+            manifest = hashlib.sha256((path / MANIFEST_NAME).read_bytes()).hexdigest()
+            if path.name != folder_name(content.bundle_id, content.version, manifest):
+                log.warning("%s is no folder of this agent's: left alone", path)
+            elif name not in lowest or content.version < lowest[name].version:
+                lowest[name] = Placed(
+                    bundle=content.bundle_id,
+                    version=content.version,
+                    manifest=manifest,
+                    model=name,
+                    folder=path.name,
+                    rollout="unknown",
+                    is_first=True,
+                )
+        slots = {model: Slot(current=placed) for model, placed in lowest.items()}
+        return Record(slots=slots, highest={model: placed.version for model, placed in lowest.items()})
+
+
+def _locked(path: Path) -> int:
+    import fcntl
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(f"{path.parent} is used by another agent: give each its own --deployments") from None
+    return handle
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _content(root: Path) -> Content | None:
+    """What the manifest of a bundle here says; None where it says nothing that can be used."""
+    try:
+        with (root / MANIFEST_NAME).open("rb") as file:
+            return read_content(file.read(MAX_MANIFEST_BYTES + 1))
+    except (OSError, DeployError):
+        return None
