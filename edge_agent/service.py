@@ -52,11 +52,11 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
 class Deployments(Protocol):
     """Whoever brings bundles to this node. Called in the loop's thread; returns at once."""
 
-    def desired(self, desired: wire.Desired | None) -> None:
-        """What this node is to serve, as it comes from a hub; None where that was taken back."""
+    def desired(self, desired: wire.Desired) -> None:
+        """What this node is to serve, as it comes from a hub."""
         ...
 
-    def question_ended(self, bundle: str, *, failed: bool, predicted_ms: float, actual_ms: float) -> None:
+    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float) -> None:
         """A question was answered, or failed by the bundle's fault; how long computing it took (0 where it failed)."""
         ...
 
@@ -237,6 +237,10 @@ class AgentService:
 
         self._loop.call_soon(going)
 
+    def between_questions(self, bundle: str, call: Callable[[bool], None]) -> None:
+        """Call this in the worker's thread, between two runs, with whether nothing of that bundle is under way."""
+        self._loop.call_soon(lambda: self._worker.between_questions(bundle, call))
+
     def deployed(self, deployment: wire.Deployment) -> None:
         """Say in this node's state how far a deployment has come."""
 
@@ -338,8 +342,8 @@ class AgentService:
             self._handle(events.ControlReceived(control, time.monotonic()))
 
     def _desired(self, payload: bytes) -> None:
-        if self._deployments is not None:
-            self._deployments.desired(wire.decode_desired(payload) if payload else None)
+        if self._deployments is not None and payload:  # none is a Desired that was taken back
+            self._deployments.desired(wire.decode_desired(payload))
 
     def _hub_said(self, hub: str, payload: bytes) -> None:
         gone = wire.HubState(epoch=0, status="offline")
@@ -401,7 +405,7 @@ class AgentService:
             predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
             predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)
             actual_ms = answer.timing_ms.compute
-        self._deployments.question_ended(bundle, failed=answer is None, predicted_ms=predicted_ms, actual_ms=actual_ms)
+        self._deployments.question_ended(bundle, answer is None, predicted_ms, actual_ms)
 
     def _own_ended(self, ended: Ended) -> None:
         """A question of this device has its end: it is counted, and kept for a hub unless one has seen it."""

@@ -38,7 +38,12 @@ class _Removed(msgspec.Struct, frozen=True):
     then: Callable[[], None]
 
 
-_Job = StartWork | _Added | _Removed
+class _Called(msgspec.Struct, frozen=True):
+    bundle: str
+    call: Callable[[bool], None]
+
+
+_Job = StartWork | _Added | _Removed | _Called
 
 
 class Worker:
@@ -82,6 +87,10 @@ class Worker:
     def remove(self, bundle: str, then: Callable[[], None]) -> None:
         """Let a bundle go for which nothing is started any more, and call `then` in the thread."""
         self._jobs.put(_Removed(bundle, then))
+
+    def between_questions(self, bundle: str, call: Callable[[bool], None]) -> None:
+        """Call this in the thread, between two runs, with whether nothing of that bundle is under way."""
+        self._jobs.put(_Called(bundle, call))
 
     def close(self, limit_s: float = 5.0) -> None:
         """Stop whatever runs and end the thread."""
@@ -155,6 +164,8 @@ class Worker:
             self._answerers[job.bundle] = job.answerer
             self._said[job.bundle] = job.answerer.served
             self._begun[job.bundle] = {}
+        elif isinstance(job, _Called):
+            job.call(not self._begun.get(job.bundle))
         else:
             for known in (self._answerers, self._said, self._begun):
                 known.pop(job.bundle, None)

@@ -154,9 +154,13 @@ def _graph_of(bundle: Bundle, entry: EngineEntry) -> Graph:
 def _encoder(bundle: Bundle, opening: Opening, runtime: Literal["cpu", "cuda"]) -> Ready:
     engine = encoder_engine(bundle, threads=opening.threads, runtime=runtime)
     answerer = EncoderAnswerer(engine)
-    _held_against_samples(bundle, runtime, lambda: compare_outputs(engine), answerer.close)
+
+    def compare() -> SamplesScore:
+        return compare_outputs(engine)
+
+    _held_against_samples(bundle, runtime, compare, answerer.close)
     answerer.warm_up()
-    return Ready(OneByOne(answerer), runtime, answerer.close)
+    return Ready(OneByOne(answerer), runtime, answerer.close, lambda: _without_samples(compare))
 
 
 def _checked(engine: Engine, runtime: Runtime) -> Ready:
@@ -166,9 +170,21 @@ def _checked(engine: Engine, runtime: Runtime) -> Ready:
     """
     enough_s = ENOUGH_S if runtime == "cpu" else math.inf
     bundle = engine.bundle
-    if not _held_against_samples(bundle, runtime, lambda: compare_tokens(engine, enough_s=enough_s), engine.close):
+
+    def compare() -> SamplesScore:
+        return compare_tokens(engine, enough_s=enough_s)
+
+    if not _held_against_samples(bundle, runtime, compare, engine.close):
         engine.warm_up()
-    return Ready(engine, runtime, engine.close)
+    return Ready(engine, runtime, engine.close, lambda: _without_samples(compare))
+
+
+def _without_samples(compare: Callable[[], SamplesScore]) -> SamplesScore | None:
+    """The score, or None for a bundle that cannot be compared."""
+    try:
+        return compare()
+    except InputError:
+        return None
 
 
 def _held_against_samples(

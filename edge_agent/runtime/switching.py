@@ -16,6 +16,7 @@ from device_profiles.profile import Runtime
 from edge_agent.errors import AgentError, RequestError
 from edge_agent.runtime.choice import Choice
 from edge_agent.runtime.generation import Answerer, Generation
+from edge_agent.samples import SamplesScore
 from hub import wire
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,18 @@ log = logging.getLogger(__name__)
 class Ready:
     """An answerer that has passed its checks, what runs it, and how it is released."""
 
-    def __init__(self, answerer: Answerer, runtime: Runtime, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        answerer: Answerer,
+        runtime: Runtime,
+        close: Callable[[], None],
+        compare: Callable[[], SamplesScore | None] = lambda: None,
+    ) -> None:
+        """`compare` gives the bundle's samples again; None where it has none."""
         self.answerer = answerer
         self.runtime = runtime
         self.close = close
+        self.compare = compare
 
 
 class Preparation:
@@ -117,6 +126,10 @@ class Switching:
     def abandon(self) -> None:
         """Forget all that was begun."""
         self._now.answerer.abandon()
+
+    def compare(self) -> SamplesScore | None:
+        """Give the bundle's samples again, while nothing is under way; None where it has none. Raises AgentError."""
+        return self._now.compare()
 
     def tend(self) -> None:
         """Go over to what has become ready, or take note of why it never will be."""
