@@ -68,7 +68,9 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 110})
-@click.option("--model", type=FILE_OR_NAME, required=True, help="Hugging Face directory (safetensors), GGUF file, or hub id.")
+@click.option(
+    "--model", type=FILE_OR_NAME, required=True, help="Hugging Face directory (safetensors), GGUF file, or hub id."
+)
 @click.option("--profile", required=True, help="Kind of device the bundle is for; see --list-profiles.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to create.")
 @click.option("--jetpack", metavar="VERSION", help="JetPack of a Jetson, where it is not the profile's own.")

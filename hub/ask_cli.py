@@ -25,7 +25,9 @@ def _this_device() -> str:
     epilog='Example: edge-ask "What is the capital of France?" --broker mqtt://127.0.0.1:1883 --device kitchen'
 )
 @click.argument("question")
-@click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]")
+@click.option(
+    "--broker", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]"
+)
 @identity_options()
 @click.option("--device", default=_this_device, show_default="this machine's name", help="Who asks.")
 @click.option(

@@ -98,7 +98,6 @@ class EmbeddedBroker:
         if self._folder is not None:
             self._folder.cleanup()
 
-
     def _say_where(self) -> None:
         if Address(self.host, self.port).on_loopback:
             log.info("the embedded broker listens on %s:%d, for this machine alone", self.host, self.port)

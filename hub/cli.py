@@ -150,7 +150,9 @@ def serve(
     if (broker is None) == (embedded is None):
         raise click.UsageError("give either --broker URL or --embedded-broker [HOST:]PORT")
     if embedded is not None and identity.is_given:
-        raise click.UsageError("the embedded broker knows no certificates: --ca, --cert, --key and --session-key do nothing")
+        raise click.UsageError(
+            "the embedded broker knows no certificates: --ca, --cert, --key and --session-key do nothing"
+        )
     if not is_name(name):
         raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
     if token_file is not None and listen is None:

@@ -23,7 +23,7 @@ OPTION: Final = "config"
 _MOST_BYTES: Final = 1_000_000
 
 
-class Located(click.ParamType):
+class Located(click.types.StringParamType):
     """A text that may be a path: a name or a URL otherwise."""
 
     name = "text"

@@ -93,9 +93,7 @@ class _Drain:
             return  # not from a node of ours
 
 
-def drain(
-    broker: str | BrokerUrl, node: str, *, on: bool, wait_s: float, tell: Callable[[str], None]
-) -> str:
+def drain(broker: str | BrokerUrl, node: str, *, on: bool, wait_s: float, tell: Callable[[str], None]) -> str:
     """Let `node` take nothing new, and wait up to `wait_s` until it has ended what it has; or, with `on` false, take
     it back. Returns what has happened, in a line; `tell` gets lines meanwhile.
 

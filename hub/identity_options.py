@@ -57,5 +57,5 @@ def identity_options(*, session_key: bool = False) -> Callable[[Callable[..., An
     return decorate
 
 
-def _file(name: str, help_text: str) -> Callable[[Any], Any]:
+def _file(name: str, help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(name, type=click.Path(path_type=Path), help=help_text)

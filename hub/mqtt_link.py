@@ -5,6 +5,7 @@ It knows nothing of what the messages mean, nor whose turn it is: a `hub.loop.Lo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -329,7 +330,7 @@ class Link:
         self._tickets.lost()
         if self._leaving:
             return
-        is_news = was_open or self._fatal is None and why not in self._said
+        is_news = was_open or (self._fatal is None and why not in self._said)
         (log.warning if is_news else log.debug)("%s: %s", self.client_id, why)
         self._said.add(why)
         self._attempts.wait(time.monotonic(), random.uniform(0.5, 1.0))  # noqa: S311 (spread, no secret)
@@ -416,6 +417,16 @@ class _Client(paho.Client):
             return super()._sock_recv(bufsize)
         except ssl.SSLError as error:  # in TLS 1.3 a client hears only then that its certificate was refused
             self.broken = error
+            raise
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except BlockingIOError:
+            raise
+        except OSError:  # closed by the other side, who may have said why
+            with contextlib.suppress(OSError):
+                self._sock_recv(1)
             raise
 
 

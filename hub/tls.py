@@ -110,7 +110,9 @@ def _trust(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise IdentityError(f"{path} cannot be used: it holds no certificate or list in PEM ({_reason(error)})") from None
+        raise IdentityError(
+            f"{path} cannot be used: it holds no certificate or list in PEM ({_reason(error)})"
+        ) from None
 
 
 def _readable(path: Path) -> None:

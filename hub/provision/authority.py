@@ -61,7 +61,7 @@ class Authority:
 
     @classmethod
     def load(cls, cert: bytes, key: bytes, passphrase: bytes | None) -> Authority:
-        """From PEM. Raises ProvisionError where the passphrase is wrong, or key and certificate do not belong together."""
+        """From PEM. Raises ProvisionError where the passphrase is wrong, or key and certificate are no pair."""
         try:
             loaded = serialization.load_pem_private_key(key, passphrase)
             certificate = x509.load_pem_x509_certificate(cert)
@@ -71,7 +71,9 @@ class Authority:
         except ValueError:
             raise ProvisionError("the key of the authority cannot be read: is the passphrase right?") from None
         if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != certificate.public_key():
-            raise ProvisionError("the authority's key and certificate do not belong together: restore both from a backup")
+            raise ProvisionError(
+                "the authority's key and certificate do not belong together: restore both from a backup"
+            )
         return cls(certificate, loaded)
 
     @property

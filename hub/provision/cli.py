@@ -20,7 +20,7 @@ from hub.provision.subject import ROLES, Role, Subject
 if TYPE_CHECKING:
     from hub.provision.fleet import Fleet
 
-PASSPHRASE: Final = "EDGE_FLEET_PASSPHRASE"
+PASSPHRASE: Final = "EDGE_FLEET_PASSPHRASE"  # noqa: S105 (where it is, not what)
 MOST_CONNECTIONS: Final = 10_000
 
 _fleet = click.option(
@@ -35,9 +35,7 @@ _passphrase = click.option(
 _days = click.option(
     "--days", type=click.IntRange(1, 7300), default=730, show_default=True, help="How long its certificate lasts."
 )
-_host = click.option(
-    "--host", "hosts", multiple=True, help="Name or address under which it is reached; repeatable."
-)
+_host = click.option("--host", "hosts", multiple=True, help="Name or address under which it is reached; repeatable.")
 _broker = click.option("--broker", metavar="URL", help="Where it connects; default: the broker that was provisioned.")
 _keep_old = click.option("--keep-old", is_flag=True, help="Do not revoke the certificate that it had before.")
 
@@ -74,7 +72,10 @@ def _reloading(command: Callable[..., Any]) -> Callable[..., Any]:
         "--pid-file", type=click.Path(path_type=Path), help="The same, with the number in a file."
     )(reloading)
     return click.option(
-        "--reload", type=click.IntRange(min=1), metavar="PID", help="Then let the Mosquitto of this process number reload."
+        "--reload",
+        type=click.IntRange(min=1),
+        metavar="PID",
+        help="Then let the Mosquitto of this process number reload.",
     )(decorated)
 
 
@@ -98,7 +99,9 @@ def init(folder: Path, passphrase_file: Path | None) -> None:
         )  # fmt: skip
         given = text.encode() or None
     run(folder, given, _now())
-    click.echo(f"{folder}: made the authority{'' if given else ', without a passphrase'}; keep this directory to yourself")
+    click.echo(
+        f"{folder}: made the authority{'' if given else ', without a passphrase'}; keep this directory to yourself"
+    )
 
 
 @provision.command(epilog="Example: edge-hub provision device kitchen")
@@ -110,7 +113,9 @@ def init(folder: Path, passphrase_file: Path | None) -> None:
 @_passphrase
 @_errors
 @_reloading
-def device(name: str, days: int, broker: str | None, keep_old: bool, folder: Path, passphrase_file: Path | None) -> None:
+def device(
+    name: str, days: int, broker: str | None, keep_old: bool, folder: Path, passphrase_file: Path | None
+) -> None:
     """A directory to copy to device NAME: it may ask, and read its own answers."""
     _issue(Subject("device", name), folder, passphrase_file, days=days, broker=broker, keep_old=keep_old)
 
@@ -207,7 +212,9 @@ def broker(
     from hub.provision.register import BrokerPlace
 
     fleet = _opened(folder, passphrase_file)
-    default = BrokerPlace((socket.gethostname(), "localhost"), 8883, str(fleet.broker_folder.resolve()), MOST_CONNECTIONS)
+    default = BrokerPlace(
+        (socket.gethostname(), "localhost"), 8883, str(fleet.broker_folder.resolve()), MOST_CONNECTIONS
+    )
     before = fleet.register.broker or default
     place = BrokerPlace(
         hosts or before.hosts, port or before.port, lies_at or before.folder, max_connections or before.max_connections

@@ -29,7 +29,7 @@ from hub.wire import is_name
 _CA_KEY: Final = "ca.key.pem"
 _CA: Final = "ca.pem"
 _CRL: Final = "crl.pem"
-_SECRET: Final = "session.key"
+_SECRET: Final = "session.key"  # noqa: S105 (the name of its file)
 _REGISTER: Final = "register.json"
 BROKER_NAME: Final = "broker"
 DEFAULT_BROKER: Final = "mqtts://localhost:8883"
@@ -65,7 +65,9 @@ class Fleet:
     def __init__(self, folder: Path, passphrase: bytes | None) -> None:
         self.folder = folder
         if not (folder / _CA_KEY).exists():
-            raise ProvisionError(f"there is no authority in {folder}: `edge-hub provision init --fleet {folder}` makes one")
+            raise ProvisionError(
+                f"there is no authority in {folder}: `edge-hub provision init --fleet {folder}` makes one"
+            )
         self._authority = Authority.load(self._read(_CA), self._read(_CA_KEY), passphrase)
 
     @property
@@ -97,7 +99,9 @@ class Fleet:
                 changed = register.revoked(changed, subject, now, "superseded", but=entry.serial)
             self._keep(changed)
             folder = self.folder / "issued" / subject.identity
-            files = folder_of(subject, issued, self._authority.cert, broker or self._broker_url(), self._secret(subject))
+            files = folder_of(
+                subject, issued, self._authority.cert, broker or self._broker_url(), self._secret(subject)
+            )
             make_folder(folder, files, replace=True)
             self._tell(changed, now)
         return folder
@@ -118,7 +122,9 @@ class Fleet:
         with locked(self.folder):
             issued = self._authority.issue(subject, place.hosts, now, days)
             entry = Entry(subject, f"{issued.serial:x}", issued.not_after, place.hosts)
-            changed = register.revoked(register.added(self.register, entry), subject, now, "superseded", but=entry.serial)
+            changed = register.revoked(
+                register.added(self.register, entry), subject, now, "superseded", but=entry.serial
+            )
             changed = msgspec.structs.replace(changed, broker=place)
             self._keep(changed)
             folder = self.broker_folder

@@ -11,7 +11,6 @@ from msgspec import Meta
 from hub.errors import ProvisionError
 from hub.provision.subject import Role, Subject
 
-
 Reason = Literal["key_compromise", "superseded", "cessation_of_operation"]  # RFC 5280, 5.3.1
 REASONS: Final[tuple[Reason, ...]] = ("key_compromise", "superseded", "cessation_of_operation")
 
@@ -49,7 +48,9 @@ def added(register: Register, entry: Entry) -> Register:
     return _changed(register, (*register.entries, entry))
 
 
-def revoked(register: Register, subject: Subject, now: dt.datetime, reason: Reason, *, but: str | None = None) -> Register:
+def revoked(
+    register: Register, subject: Subject, now: dt.datetime, reason: Reason, *, but: str | None = None
+) -> Register:
     """Without the certificates of an identity, but for the one with the serial `but`."""
     entries = tuple(
         msgspec.structs.replace(each, revoked_at=now, reason=reason)
@@ -106,4 +107,3 @@ def decode(data: bytes) -> Register:
 
 def _changed(register: Register, entries: tuple[Entry, ...]) -> Register:
     return msgspec.structs.replace(register, entries=entries, changes=register.changes + 1)
-

@@ -63,7 +63,9 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
 
 
-def live_page(hub: Hub, broker: str | BrokerUrl, live: Live, tokens: Sequence[str], wall_clock: Callable[[], float]) -> Page:
+def live_page(
+    hub: Hub, broker: str | BrokerUrl, live: Live, tokens: Sequence[str], wall_clock: Callable[[], float]
+) -> Page:
     """The page of `hub`, which is at `broker` and is heard by `live`."""
     stream = Stream(Present(hub, live, wall_clock))
     return Page(hub, stream, Asking(broker, hub.name, live), Login(tokens), wall_clock)
