@@ -110,7 +110,9 @@ def test_a_question_is_answered_with_nothing_but_the_directories(fleet: SecuredF
 def test_an_operator_uses_the_hubs_directory(fleet: SecuredFleet) -> None:
     """`edge-hub nodes` and `drain` take the same file, options of `serve` in it or not."""
     config = ("--config", fleet.config("hub-hub"))
-    shown = subprocess.run([str(BIN / "edge-hub"), "nodes", *config, "--json"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [str(BIN / "edge-hub"), "nodes", *config, "--json"], capture_output=True, text=True, check=True
+    )
     assert [node["node"] for node in json.loads(shown.stdout)] == ["n1"]
     for undo, words in (((), "is drained"), (("--undo",), "is ready")):
         command = [str(BIN / "edge-hub"), "drain", "n1", *config, *undo]

@@ -335,9 +335,7 @@ def test_a_broker_that_stands_still_stops_nobody(loop: Loop, by_tls: SecuredFlee
 
 
 @pytest.mark.broker
-def test_what_may_not_be_published_is_said(
-    loop: Loop, by_tls: SecuredFleet, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_may_not_be_published_is_said(loop: Loop, by_tls: SecuredFleet, caplog: pytest.LogCaptureFixture) -> None:
     """The broker's refusal stands in the log once, however often it comes."""
     link = Link(by_tls.at("device-kitchen"), "forger", Handlers(received=print, accepted=(accepted := []).append))
     loop.add(link)
