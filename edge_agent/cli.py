@@ -14,7 +14,9 @@ import msgspec
 from click.core import ParameterSource
 
 from edge_agent.errors import AgentError
+from hub.config_file import config_option
 from hub.errors import HubError
+from hub.identity_options import Identity, identity_options
 
 if TYPE_CHECKING:
     from edge_agent.runtime.choice import Asked
@@ -73,8 +75,9 @@ def _this_machine() -> str:
 @click.option("--node", default=_this_machine, show_default="this machine's name", help="Each node needs its own name.")
 @click.option(
     "--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL", envvar="EDGE_BROKER",
-    show_envvar=True, help="mqtt://[USER:PASSWORD@]HOST[:PORT]; in the environment nobody sees its password.",
+    show_envvar=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]; in the environment nobody sees its password.",
 )  # fmt: skip
+@identity_options(session_key=True)
 @click.option(
     "--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096."
 )
@@ -120,10 +123,12 @@ def _this_machine() -> str:
     show_default="in the state directory",
     help="SQLite file in which what was answered over --listen waits for a hub.",
 )
+@config_option
 def serve(
     bundles: tuple[Path, ...],
     node: str,
     broker: str,
+    identity: Identity,
     context: int | None,
     threads: int | None,
     parallel: int,
@@ -169,7 +174,7 @@ def serve(
             address=Address.parse(listen), keys=keys, margin_ms=remote_margin_ms,
             records=default_records(node) if records is None else records,
         )  # fmt: skip
-    run(bundles, node=node, device=device, broker=broker, opening=opening, listening=listening)
+    run(bundles, node=node, device=device, broker=identity.at(broker), opening=opening, listening=listening)
 
 
 @main.command()

@@ -18,6 +18,7 @@ from edge_agent.runtime.generation import Answerer
 from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.service import AgentService, Own
 from hub import tracing
+from hub.broker_url import BrokerUrl
 from hub.http_server import Address, HttpServer, refuse_open
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def serve(
     *,
     node: str,
     device: str,
-    broker: str,
+    broker: BrokerUrl,
     opening: Opening,
     listening: Listening | None = None,
 ) -> None:

@@ -70,7 +70,7 @@ class AgentService:
 
     def __init__(
         self,
-        broker: str,
+        broker: str | BrokerUrl,
         name: str,
         answerers: Mapping[str, Answerer],
         *,
@@ -80,6 +80,7 @@ class AgentService:
         drain_s: float = DRAIN_S,
     ) -> None:
         served = {bundle: answerer.served for bundle, answerer in answerers.items()}
+        url = BrokerUrl.of(broker)
         self.name = name
         self.dropped = 0  # messages that were not what they should be
         self._device = name if device is None else device
@@ -101,7 +102,7 @@ class AgentService:
         self._own = OwnQuestions(self._loop, self._core, self._handle, self._own_ended, LocalFirst(name, margin_ms))
         self._store = None if own is None or own.records is None else Store(own.records, self._send_records)
         self._records_hub: str | None = None  # who gets them
-        self._asker = None if own is None else Asker(broker, self._device)
+        self._asker = None if own is None else Asker(url, self._device, patient=True)
         self._sense, self._tally = MachineSense(), Tally()
         self._machine = self._sense.read()
         self._metrics = Metrics(self._state, self._records_count)
@@ -112,7 +113,6 @@ class AgentService:
         self._worker = Worker(
             answerers, lambda event: self._loop.call_soon(lambda: self._handle(event)), self._worker_died
         )
-        url = BrokerUrl.parse(broker)
         self._presence = Presence(
             self._loop,
             url,
@@ -128,7 +128,7 @@ class AgentService:
             topics.append(wire.Topic.all_of("hub_state"))
         self._link = Link(
             url,
-            f"node-{name}",
+            url.owned(f"node-{name}"),
             Handlers(received=self._received, opened=self._opened, closed=self._closed),
             subscriptions=[(topic, 1) for topic in topics],
             will=self._next_will,

@@ -20,6 +20,7 @@ import click
 
 from exporter.recipes import INT4_METHODS
 from exporter.task import TASKS
+from hub.config_file import FILE_OR_NAME, config_option
 
 EXAMPLE = """\b
 Example:
@@ -67,7 +68,9 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 110})
-@click.option("--model", required=True, help="Hugging Face directory (safetensors), GGUF file, or hub id.")
+@click.option(
+    "--model", type=FILE_OR_NAME, required=True, help="Hugging Face directory (safetensors), GGUF file, or hub id."
+)
 @click.option("--profile", required=True, help="Kind of device the bundle is for; see --list-profiles.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to create.")
 @click.option("--jetpack", metavar="VERSION", help="JetPack of a Jetson, where it is not the profile's own.")
@@ -108,6 +111,7 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
     "--dry-run", is_flag=True, help="Check everything that can be checked before the work, and say what would be done."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
+@config_option
 @click.option("--list-profiles", is_flag=True, is_eager=True, expose_value=False, callback=_list_profiles,
               help="Show all device profiles and exit.")  # fmt: skip
 def main(as_json: bool, block: str | None, **asked: Any) -> None:

@@ -127,11 +127,13 @@ class _Pending:
 class Asker:
     """Asks for one device, from any thread. One background thread drives the connection.
 
-    Raises LinkError at once for a malformed URL; a broker that is away is waited for, question by question,
-    until the deadline.
+    Raises LinkError at once for a malformed URL, IdentityError for files of TLS that cannot be used; a broker that is
+    away is waited for, question by question, until the deadline. By TLS: `Asker(BrokerUrl.parse("mqtts://HOST",
+    Tls(ca, cert, key)), "kitchen")`; where one side does not trust the other, `ask` raises LinkError, but a `patient`
+    asker goes on trying.
     """
 
-    def __init__(self, broker: str, device: str) -> None:
+    def __init__(self, broker: str | BrokerUrl, device: str, *, patient: bool = False) -> None:
         if not wire.is_name(device):
             raise LinkError(f"{device!r} cannot name a device: use 1 to 64 letters, digits, '.', '_' or '-'")
         self.device = device
@@ -146,10 +148,11 @@ class Asker:
         self._fatal: LinkError | None = None
         self._loop = Loop()
         self._link = Link(
-            BrokerUrl.parse(broker),
+            BrokerUrl.of(broker),
             f"ask-{device}-{uuid.uuid4().hex[:12]}",
             Handlers(received=self._received, opened=self._opened),
             subscriptions=[(str(wire.Topic("answer", device)), 1)],
+            gives_up=not patient,
         )
         self._loop.add(self._link)
         self._thread = threading.Thread(target=self._run, name=f"asker-{device}", daemon=True)

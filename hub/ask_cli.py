@@ -11,7 +11,9 @@ import msgspec
 
 from hub import tracing, wire
 from hub.ask import Asker, Outcome
+from hub.config_file import config_option
 from hub.errors import HubError
+from hub.identity_options import Identity, identity_options
 
 
 def _this_device() -> str:
@@ -23,7 +25,10 @@ def _this_device() -> str:
     epilog='Example: edge-ask "What is the capital of France?" --broker mqtt://127.0.0.1:1883 --device kitchen'
 )
 @click.argument("question")
-@click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt://[USER:PASSWORD@]HOST[:PORT]")
+@click.option(
+    "--broker", default="mqtt://127.0.0.1:1883", show_default=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]"
+)
+@identity_options()
 @click.option("--device", default=_this_device, show_default="this machine's name", help="Who asks.")
 @click.option(
     "--deadline-ms", type=click.FloatRange(1, 86_400_000), default=wire.DEFAULT_DEADLINE_MS, show_default=True
@@ -36,10 +41,12 @@ def _this_device() -> str:
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
 @click.option("--stream", is_flag=True, help="Print the answer while it grows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@config_option
 @click.version_option(package_name="edgefleet")
 def main(
     question: str,
     broker: str,
+    identity: Identity,
     device: str,
     deadline_ms: float,
     max_tokens: int | None,
@@ -66,7 +73,7 @@ def main(
             temperature=temperature,
             stream=stream,
         )
-        with tracing.exporting("edge-ask", device), Asker(broker, device) as asker:
+        with tracing.exporting("edge-ask", device), Asker(identity.at(broker), device) as asker:
             outcome = asker.ask(asked, on_text=show)
     except (HubError, ValueError) as error:
         raise click.ClickException(str(error)) from None

@@ -32,11 +32,6 @@ class Attempts:
         self._retry_s = FIRST_RETRY_S
         self._reach: Reach | None = None
 
-    @property
-    def is_first(self) -> bool:
-        """No attempt has failed since the last success."""
-        return self._retry_s == FIRST_RETRY_S
-
     def may_connect(self, now: float) -> bool | None:
         """Once one is due: whether the broker can be reached, as far as that has to be known; None until it is."""
         if not self._was_slow:

@@ -6,6 +6,7 @@ a trusted network. Production fleets use Mosquitto or a cluster (`--broker URL`)
 
 from __future__ import annotations
 
+import logging
 import socket
 import tempfile
 from pathlib import Path
@@ -13,6 +14,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from hub.errors import BrokerError
+from hub.http_server import Address
+
+log = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES: Final = 16 * 1024 * 1024  # larger than any question, so that the hub can say `too_large` itself
 
@@ -83,6 +87,7 @@ class EmbeddedBroker:
         except (OSError, RuntimeError, ValueError) as error:
             self._folder.cleanup()
             raise BrokerError(f"the embedded broker did not start on {self.host}:{self.port}: {error}") from None
+        self._say_where()
         return self
 
     def __exit__(
@@ -92,6 +97,17 @@ class EmbeddedBroker:
             self._broker.stop()
         if self._folder is not None:
             self._folder.cleanup()
+
+    def _say_where(self) -> None:
+        if Address(self.host, self.port).on_loopback:
+            log.info("the embedded broker listens on %s:%d, for this machine alone", self.host, self.port)
+        else:
+            log.warning(
+                "the embedded broker listens on %s:%d and knows no users: whoever reaches it can read, ask and answer "
+                "everything; `edge-hub provision broker` is for other people's networks",
+                self.host,
+                self.port,
+            )
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

@@ -8,7 +8,10 @@ from typing import Literal, NoReturn
 
 import click
 
+from hub.config_file import FILE_OR_URL, config_option
 from hub.errors import HubError, StoreError
+from hub.identity_options import Identity, identity_options
+from hub.provision.cli import provision
 from hub.report_cli import report
 from hub.shares import Rate
 from hub.simulate_cli import simulate
@@ -33,6 +36,7 @@ def main() -> None:
 
 main.add_command(simulate)
 main.add_command(report)
+main.add_command(provision)
 
 
 @main.command(epilog="Example: edge-hub explain --store fleet.sqlite")
@@ -63,12 +67,18 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 
 
 @main.command(epilog="Example: edge-hub serve --embedded-broker 1883 --store fleet.sqlite")
-@click.option("--broker", metavar="URL", help="mqtt://[USER:PASSWORD@]HOST[:PORT], an MQTT 5 broker.")
+@click.option("--broker", metavar="URL", help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT], an MQTT 5 broker.")
+@identity_options(session_key=True)
 @click.option(
     "--embedded-broker", "embedded", metavar="[HOST:]PORT", help="Start a broker here; without HOST on loopback only."
 )
 @click.option("--name", default="hub", show_default=True, help="This hub's name; each hub of a broker needs its own.")
-@click.option("--store", metavar="URL", help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.")
+@click.option(
+    "--store",
+    type=FILE_OR_URL,
+    metavar="URL",
+    help="Keep records: a file, or an SQLAlchemy URL. Without it nothing is kept.",
+)
 @click.option(
     "--retain-days",
     type=click.FloatRange(min=0, min_open=True),
@@ -114,8 +124,10 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Tokens that HTTP requests must bring, one a line; needed where others can reach --listen.",
 )
+@config_option
 def serve(
     broker: str | None,
+    identity: Identity,
     embedded: str | None,
     name: str,
     store: str | None,
@@ -137,6 +149,10 @@ def serve(
 
     if (broker is None) == (embedded is None):
         raise click.UsageError("give either --broker URL or --embedded-broker [HOST:]PORT")
+    if embedded is not None and identity.is_given:
+        raise click.UsageError(
+            "the embedded broker knows no certificates: --ca, --cert, --key and --session-key do nothing"
+        )
     if not is_name(name):
         raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
     if token_file is not None and listen is None:
@@ -148,7 +164,7 @@ def serve(
             listening = Listening(Address.parse(listen), tokens)
         run(
             name,
-            broker=broker or "",
+            broker=None if broker is None else identity.at(broker),
             embedded=embedded,
             store=store,
             retention=Retention(days=retain_days, rows=retain_rows),
@@ -164,8 +180,10 @@ def serve(
 
 @main.command(epilog="Example: edge-hub nodes --broker mqtt://127.0.0.1:1883")
 @click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
+@identity_options()
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def nodes(broker: str, as_json: bool) -> None:
+def nodes(broker: str, identity: Identity, as_json: bool) -> None:
     """Show the fleet as the broker's retained messages tell it; needs no running hub."""
     import msgspec
     from rich.console import Console
@@ -173,7 +191,7 @@ def nodes(broker: str, as_json: bool) -> None:
     from hub.nodes import fetch_fleet, nodes_document, nodes_table
 
     try:
-        fleet = fetch_fleet(broker)
+        fleet = fetch_fleet(identity.at(broker))
     except HubError as error:
         _end(error)
     if as_json:
@@ -185,12 +203,14 @@ def nodes(broker: str, as_json: bool) -> None:
 @main.command(epilog="Example: edge-hub drain orin-1 --broker mqtt://127.0.0.1:1883")
 @click.argument("node")
 @click.option("--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL")
+@identity_options()
+@config_option
 @click.option("--undo", is_flag=True, help="Let it take questions again.")
 @click.option(
     "--wait", "wait_s", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS",
     help="How long to wait for it to end what it has.",
 )  # fmt: skip
-def drain(node: str, broker: str, undo: bool, wait_s: float) -> None:
+def drain(node: str, broker: str, identity: Identity, undo: bool, wait_s: float) -> None:
     """Let NODE end what it has and take nothing new; it stays connected. Needs no running hub."""
     from hub.drain import drain as run
     from hub.wire import is_name
@@ -198,7 +218,8 @@ def drain(node: str, broker: str, undo: bool, wait_s: float) -> None:
     if not is_name(node):
         raise click.UsageError(f"{node!r} cannot name a node: use 1 to 64 letters, digits, '.', '_' or '-'")
     try:
-        click.echo(run(broker, node, on=not undo, wait_s=wait_s, tell=lambda line: click.echo(line, err=True)))
+        at = identity.at(broker)
+        click.echo(run(at, node, on=not undo, wait_s=wait_s, tell=lambda line: click.echo(line, err=True)))
     except HubError as error:
         _end(error)
 

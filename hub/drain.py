@@ -26,9 +26,9 @@ ASK_EVERY_S: Final = 0.25  # how much is left
 class _Drain:
     """One node, asked by a nameless client. The node answers its pings as it answers a hub's, with its backlog."""
 
-    def __init__(self, broker: str, node: str) -> None:
+    def __init__(self, broker: str | BrokerUrl, node: str) -> None:
         self.node = node
-        self.url = BrokerUrl.parse(broker)
+        self.url = BrokerUrl.of(broker)
         self.state: wire.NodeState | None = None
         self.left: int | None = None  # questions at the node, as of its last pong
         self.is_open = False
@@ -41,6 +41,7 @@ class _Drain:
             self._me,
             Handlers(received=self._received, opened=self._opened),
             subscriptions=[(str(wire.Topic("node_state", node)), 1), (str(wire.Topic("report", node)), 0)],
+            gives_up=True,
         )
         self._loop.add(self._link)
 
@@ -92,7 +93,7 @@ class _Drain:
             return  # not from a node of ours
 
 
-def drain(broker: str, node: str, *, on: bool, wait_s: float, tell: Callable[[str], None]) -> str:
+def drain(broker: str | BrokerUrl, node: str, *, on: bool, wait_s: float, tell: Callable[[str], None]) -> str:
     """Let `node` take nothing new, and wait up to `wait_s` until it has ended what it has; or, with `on` false, take
     it back. Returns what has happened, in a line; `tell` gets lines meanwhile.
 

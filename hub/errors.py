@@ -3,6 +3,8 @@
 HubError                  root; its text is one line: what happened, the value, what to do
 ├── WireError             a payload that is not the message it should be; carries the failure code to send back
 ├── LinkError             the broker cannot be reached, refused us, or took us over
+├── IdentityError         a certificate, key or secret that says who we are cannot be used
+├── ProvisionError        a fleet's authority, or what it issued, cannot be made, found or changed
 ├── BrokerError           the embedded broker did not start
 ├── ListenError           an address to listen on, or the keys that it needs, cannot be used
 ├── NodeError             a node is not there, or does not do what it was told
@@ -29,6 +31,14 @@ class WireError(HubError):
 
 class LinkError(HubError):
     """The broker cannot be reached, refused the connection, or gave our name to somebody else."""
+
+
+class IdentityError(HubError):
+    """A certificate, key or secret that says who we, or others, are cannot be used."""
+
+
+class ProvisionError(HubError):
+    """The authority of a fleet, or what it issued, cannot be made, found or changed as it was asked for."""
 
 
 class BrokerError(HubError):

@@ -27,7 +27,7 @@ LOOK_EVERY_S: Final = 0.2
 
 
 def session_of(hub: str) -> str:
-    """The name under which a hub takes asks."""
+    """The name under which a hub takes asks; where hubs share a secret, `BrokerUrl.owned` makes it theirs."""
     return f"hub-{hub}-asks"
 
 
@@ -54,7 +54,7 @@ class Heritage:
             return
         link = self._links[hub] = Link(
             self._url,
-            session_of(hub),
+            self._url.owned(session_of(hub)),
             Handlers(
                 received=lambda message: self._asked(hub, message),
                 opened=lambda: self._opened(hub, link),
@@ -65,7 +65,7 @@ class Heritage:
             by_hand=True,
             look_first=True,
             heritable=True,
-            dropped=[wire.Topic.shared("ask", wire.ASK_GROUP), wire.Topic.all_of("ask")],
+            dropped=[wire.Topic.shared("ask", self._url.owned(wire.ASK_GROUP)), wire.Topic.all_of("ask")],
         )
         self._loop.add(link)
 

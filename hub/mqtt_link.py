@@ -5,10 +5,12 @@ It knows nothing of what the messages mean, nor whose turn it is: a `hub.loop.Lo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
 import select
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -22,11 +24,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from hub import tcp
 from hub.attempts import Attempts
 from hub.broker_url import BrokerUrl
-from hub.errors import LinkError
+from hub.dial import Dial
+from hub.errors import IdentityError, LinkError
 from hub.handlers import Handlers, Will, received_from
 from hub.properties import PublishProperties
 from hub.receipts import Receipts, next_receipt
 from hub.tickets import Tickets
+from hub.tls import refusal
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +50,12 @@ class Link:
     will, so that a raised epoch goes into it. QoS 1 publishes outlive a reconnect.
     A `by_hand` link acknowledges in order of receipt, whatever the order of `acknowledge` calls. With `look_first` no
     attempt to connect ever holds up the loop: a thread looks whether the broker can be reached, which takes a round
-    trip more. The session of a `heritable` link may be taken by another client: then the connection is lost like any
-    other.
+    trip more. By TLS none ever does. The session of a `heritable` link may be taken by another client: then the
+    connection is lost like any other.
+
+    A link that `gives_up` raises LinkError where TLS shows that one side does not trust the other. Others say so once
+    and go on trying: certificates are renewed, and the clock of a machine without a battery may be wrong as it starts.
+    Raises IdentityError where the files of TLS cannot be used.
     """
 
     def __init__(
@@ -64,7 +72,10 @@ class Link:
         dropped: Iterable[str] = (),
         heritable: bool = False,
         retained: Iterable[str] = (),
+        gives_up: bool = False,
     ) -> None:
+        if url.tls is not None:
+            url.tls.client_context()  # what is wrong with its files is said now
         self.url = url
         self.client_id = client_id
         self.is_open = False
@@ -83,8 +94,12 @@ class Link:
         self._fatal: str | None = None
         self._is_reading = False
         self._leaving = False
+        self._gives_up = gives_up
+        self._said: set[str] = set()  # reasons for being closed that the log has, since it was open last
+        self._is_answered = False  # the broker has answered on this connection
+        self._dial: Dial | None = None
         self._attempts = Attempts(url.host, url.port, look_first=look_first)
-        self._client = paho.Client(
+        self._client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id,
             protocol=paho.MQTTv5,
@@ -161,6 +176,7 @@ class Link:
     def leave(self, *, for_good: bool = False) -> None:
         """Say goodbye to the broker, so that it does not publish the will, and `for_good` keeps no session either."""
         self._leaving = True
+        self._abandon()
         if self._client.socket() is not None:
             properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
             if for_good:
@@ -181,11 +197,15 @@ class Link:
 
     @property
     def due_at(self) -> float | None:
-        """When it is to be tended for the sake of connecting; None while that is not its wish."""
+        """When it is to be tended: to connect, or to read what is here already; None while neither is its wish."""
+        if tcp.has_pending(self._client.socket()):
+            return -math.inf
         return None if self.paused else self._attempts.due_at
 
     def fileno_and_mask(self) -> tuple[int, int] | None:
         """The socket to wait on, and for what; None while there is none."""
+        if self._dial is not None:
+            return self._dial.fileno(), select.POLLIN
         sock = self._client.socket()
         if sock is None:
             return None
@@ -193,6 +213,10 @@ class Link:
 
     def read(self) -> None:
         """Take what has come. Raises LinkError when going on is pointless."""
+        if self._dial is not None:
+            self._take_dialled(self._dial)
+            self._raise_if_fatal()
+            return
         self._is_reading = True
         try:
             for _ in range(_READS_A_TURN):
@@ -224,19 +248,59 @@ class Link:
     def tend(self, now: float) -> None:
         """Keepalive, and connecting again when it is time. Raises LinkError when going on is pointless."""
         self._client.loop_misc()
+        if tcp.has_pending(self._client.socket()):
+            self.read()
         due_at = self.due_at
-        if due_at is not None and now >= due_at and not self._leaving:
-            may_connect = self._attempts.may_connect(now)
-            if may_connect:
-                self._connect()
-            elif may_connect is not None:
-                self._lost(f"cannot connect to {self.url}: it does not answer")
+        if due_at is not None and due_at > -math.inf and now >= due_at and not self._leaving:
+            self._try_to_connect(now)
         self._raise_if_fatal()
 
     # --- inside -----------------------------------------------------------------------------------------
 
+    def _try_to_connect(self, now: float) -> None:
+        if self.url.tls is not None:
+            self._attempts.begun()
+            self._dial = Dial(self.url.host, self.url.port, self.url.tls)
+            return
+        may_connect = self._attempts.may_connect(now)
+        if may_connect:
+            self._connect()
+        elif may_connect is not None:
+            self._lost(f"cannot connect to {self.url}: it does not answer")
+
+    def _take_dialled(self, dial: Dial) -> None:
+        if self.paused:
+            self._abandon()
+            self._attempts.wait(time.monotonic(), 0.0)  # as soon as it is paused no more
+            return
+        self._dial = None
+        try:
+            self._client.dialled = dial.take()
+        except (OSError, IdentityError) as error:
+            if not self._distrusted(error):
+                self._lost(f"cannot connect to {self.url}: {error}")
+            return
+        self._connect()
+
+    def _distrusted(self, error: Exception) -> bool:
+        """Whether the connection ended for want of trust."""
+        why = refusal(error)
+        if why is None:
+            return False
+        why = f"cannot connect to {self.url}: {why}"
+        if self._gives_up:
+            self._fatal = why
+        self._lost(why)
+        return True
+
+    def _abandon(self) -> None:
+        if self._dial is not None:
+            self._dial.abandon()
+            self._dial = None
+
     def _connect(self) -> None:
         self._attempts.begun()
+        self._is_answered = False
         # paho lets this be set only before the first connection, though it reads it at each one.
         self._client._connect_timeout = self._attempts.limit_s
         self._drop_outdated(time.monotonic())
@@ -266,7 +330,9 @@ class Link:
         self._tickets.lost()
         if self._leaving:
             return
-        (log.warning if was_open or self._attempts.is_first else log.debug)("%s: %s", self.client_id, why)
+        is_news = was_open or (self._fatal is None and why not in self._said)
+        (log.warning if is_news else log.debug)("%s: %s", self.client_id, why)
+        self._said.add(why)
         self._attempts.wait(time.monotonic(), random.uniform(0.5, 1.0))  # noqa: S311 (spread, no secret)
         if was_open:
             self._handlers.closed(why)
@@ -281,6 +347,7 @@ class Link:
             self._handlers.refused(self._fatal)
 
     def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._is_answered = True
         if reason.is_failure:
             if reason.value in _FATAL_CONNACK:
                 self._fatal = f"{self.url} refused {self.client_id!r}: {reason}"
@@ -301,6 +368,7 @@ class Link:
 
     def _opened(self) -> None:
         self.is_open = True
+        self._said.clear()
         self._attempts.succeeded()
         self._handlers.opened()
 
@@ -316,6 +384,9 @@ class Link:
         self._handlers.received(received)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
+        if reason.is_failure and (why := f"{self.url} refuses what this client publishes: {reason}") not in self._said:
+            self._said.add(why)
+            log.warning("%s: %s: it may publish only what is its own", self.client_id, why)
         ticket = self._tickets.accepted(mid, time.monotonic())
         if ticket is not None:
             self._handlers.accepted(ticket)
@@ -324,7 +395,39 @@ class Link:
         taken_over = flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER
         if taken_over and not self._heritable:
             self._fatal = f"another client took over the name {self.client_id!r} at {self.url}: give each its own"
-        self._lost(f"connection to {self.url} lost: {reason}")
+        broken, self._client.broken = self._client.broken, None
+        if broken is not None and not self._is_answered and self._distrusted(broken):
+            return
+        hint = "" if self._is_answered or self.url.tls is not None else "; if it speaks TLS there, use mqtts://"
+        self._lost(f"connection to {self.url} lost: {reason}{hint}")
+
+
+class _Client(paho.Client):
+    """paho's, over a connection by TLS that was `dialled` before, where there is one; `broken` is why TLS ended it."""
+
+    dialled: ssl.SSLSocket | None = None
+    broken: ssl.SSLError | None = None
+
+    def _create_socket(self) -> Any:
+        dialled, self.dialled = self.dialled, None
+        return super()._create_socket() if dialled is None else dialled
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        try:
+            return super()._sock_recv(bufsize)
+        except ssl.SSLError as error:  # in TLS 1.3 a client hears only then that its certificate was refused
+            self.broken = error
+            raise
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except BlockingIOError:
+            raise
+        except OSError:  # closed by the other side, who may have said why
+            with contextlib.suppress(OSError):
+                self._sock_recv(1)
+            raise
 
 
 def _options(qos: int, *, no_retained: bool) -> SubscribeOptions:

@@ -27,7 +27,7 @@ class Fleet(msgspec.Struct, frozen=True):
     hubs: dict[str, wire.HubPresence]
 
 
-def fetch_fleet(broker: str, limit_s: float = 5.0) -> Fleet:
+def fetch_fleet(broker: str | BrokerUrl, limit_s: float = 5.0) -> Fleet:
     """Who has a state at the broker. Raises LinkError when it does not answer in `limit_s`."""
     fleet = Fleet({}, {})
     heard_at: list[float] = []
@@ -45,12 +45,13 @@ def fetch_fleet(broker: str, limit_s: float = 5.0) -> Fleet:
                 fleet.hubs[topic.name] = wire.decode_hub_presence(message.payload)
 
     loop = Loop()
-    url = BrokerUrl.parse(broker)
+    url = BrokerUrl.of(broker)
     link = Link(
         url,
         f"nodes-{uuid.uuid4().hex[:12]}",
         Handlers(received=received, opened=lambda: heard_at.append(time.monotonic())),
         subscriptions=[(wire.Topic.all_of("node_state"), 0), (wire.Topic.all_of("hub_state"), 0)],
+        gives_up=True,
     )
     loop.add(link)
     end = time.monotonic() + limit_s

@@ -15,6 +15,7 @@ import msgspec
 from hub import tracing
 from hub.accounts import Heard
 from hub.broker import EmbeddedBroker, parse_listen
+from hub.broker_url import BrokerUrl
 from hub.errors import ListenError, StoreAway
 from hub.http_server import Address, HttpServer, refuse_open
 from hub.objective import Objective
@@ -45,7 +46,7 @@ class Listening(msgspec.Struct, frozen=True):
 def serve(
     name: str,
     *,
-    broker: str,
+    broker: BrokerUrl | None,
     embedded: str | None,
     store: str | None,
     retention: Retention,
@@ -55,7 +56,7 @@ def serve(
     alone: bool = False,
     listening: Listening | None = None,
 ) -> None:
-    """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here, and `broker` is not used.
+    """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here; else there is a `broker`.
 
     A hub that is `alone` shares its asks with no other.
 
@@ -69,7 +70,8 @@ def serve(
     with contextlib.ExitStack() as stack:
         stack.enter_context(tracing.exporting("edge-hub", name))
         if embedded is not None:
-            broker = stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url
+            broker = BrokerUrl.parse(stack.enter_context(EmbeddedBroker(*parse_listen(embedded))).url)
+        assert broker is not None
         records = None
         if store is not None:
             records = Records(store, name, retention)
@@ -116,7 +118,7 @@ def _tell_of_now(metrics: Metrics, service: HubService, records: Records | None)
 
 
 @contextlib.contextmanager
-def _http(service: HubService, broker: str, metrics: Metrics, live: Live, listening: Listening) -> Iterator[None]:
+def _http(service: HubService, broker: BrokerUrl, metrics: Metrics, live: Live, listening: Listening) -> Iterator[None]:
     """The HTTP server, in a thread of its own, for as long as the hub runs."""
     try:
         from hub.web.app import application

@@ -55,7 +55,7 @@ class HubService:
 
     def __init__(
         self,
-        broker: str,
+        broker: str | BrokerUrl,
         name: str,
         records: RecordSink | None,
         objective: Objective = "fleet",
@@ -66,7 +66,7 @@ class HubService:
         listeners: Sequence[Listener] = (),
         heard: Mapping[str, Heard] | None = None,
     ) -> None:
-        url = BrokerUrl.parse(broker)
+        url = BrokerUrl.of(broker)
         self._url = url
         self._alone = alone
         self.name = name
@@ -96,7 +96,7 @@ class HubService:
         )
         self._link = Link(
             url,
-            f"hub-{name}",
+            url.owned(f"hub-{name}"),
             Handlers(
                 received=self._received,
                 opened=self._opened,
@@ -111,10 +111,10 @@ class HubService:
             will=self._next_will,
             retained=[wire.Topic.all_of("hub_state"), wire.Topic.all_of("node_state")],
         )
-        all_asks, shares = wire.Topic.all_of("ask"), wire.Topic.shared("ask", wire.ASK_GROUP)
+        all_asks, shares = wire.Topic.all_of("ask"), wire.Topic.shared("ask", url.owned(wire.ASK_GROUP))
         self._asks = Link(
             url,
-            session_of(name),
+            url.owned(session_of(name)),
             Handlers(received=self._received_ask, opened=self._asks_opened),
             subscriptions=[(all_asks if alone else shares, 1)],
             dropped=[] if alone else [all_asks],  # of a hub of version 0.1, or one that was alone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 from typing import Any, Final
 
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
@@ -33,6 +34,13 @@ def cork(sock: Any, *, on: bool) -> None:
 
 def has_more(sock: Any) -> bool:
     """Whether something can be read at once."""
+    if has_pending(sock):
+        return True
     poller = select.poll()
     poller.register(sock, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def has_pending(sock: Any) -> bool:
+    """Whether TLS holds something that has come and was not read: nobody who waits on the socket is told of it."""
+    return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0

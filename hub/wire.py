@@ -68,6 +68,11 @@ def is_name(text: str) -> bool:
     return _NAME_PATTERN.match(text) is not None
 
 
+def page_device(hub: str) -> str:
+    """The device as which the live page of `hub` asks."""
+    return f"page-{hub}"[:64]
+
+
 class Topic(msgspec.Struct, frozen=True):
     """One topic of ours: what it carries, and whose it is.
 

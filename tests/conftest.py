@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from hub.broker import EmbeddedBroker
 from tests import postgresql
+from tests.secured import SecuredFleet
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as edge-export does, before anything loads PyTorch
 
@@ -133,7 +134,7 @@ def eventually(condition: Callable[[], object], limit_s: float = 10.0) -> None:
         waiter.wait(0.01)
 
 
-@pytest.fixture(name="eventually")
+@pytest.fixture(name="eventually", scope="session")
 def _eventually() -> Callable[..., None]:
     return eventually
 
@@ -218,6 +219,14 @@ def mosquitto(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Mosquitt
     broker.start()
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[SecuredFleet]:
+    """A fleet whose Mosquitto lets nobody in but by certificate; the tests of a file share it."""
+    fleet = SecuredFleet(tmp_path_factory.mktemp("secured"), free_port(), eventually)
+    yield fleet
+    fleet.stop()
 
 
 @pytest.fixture(params=["embedded", pytest.param("mosquitto", marks=pytest.mark.broker)])

@@ -20,6 +20,7 @@ from msgspec import Meta
 from hub import wire
 from hub.ask import Asker, Outcome
 from hub.ask_cli import outcome_document
+from hub.broker_url import BrokerUrl
 from hub.decision import Decision
 from hub.errors import LinkError
 from hub.web.live import Live
@@ -51,8 +52,8 @@ class TooMany(Exception):
 class Asking:
     """Asks for the page of `hub`, from the event loop of the HTTP thread. `close` from any thread."""
 
-    def __init__(self, broker: str, hub: str, live: Live) -> None:
-        self.device = f"page-{hub}"[:64]
+    def __init__(self, broker: str | BrokerUrl, hub: str, live: Live) -> None:
+        self.device = wire.page_device(hub)
         self._broker = broker
         self._live = live
         self._asker: Asker | None = None

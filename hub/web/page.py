@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from hub.broker_url import BrokerUrl
 from hub.errors import LinkError
 from hub.fleet import Standing
 from hub.guesses import TooManyGuesses
@@ -62,7 +63,9 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
 
 
-def live_page(hub: Hub, broker: str, live: Live, tokens: Sequence[str], wall_clock: Callable[[], float]) -> Page:
+def live_page(
+    hub: Hub, broker: str | BrokerUrl, live: Live, tokens: Sequence[str], wall_clock: Callable[[], float]
+) -> Page:
     """The page of `hub`, which is at `broker` and is heard by `live`."""
     stream = Stream(Present(hub, live, wall_clock))
     return Page(hub, stream, Asking(broker, hub.name, live), Login(tokens), wall_clock)

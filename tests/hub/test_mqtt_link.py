@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -10,12 +12,16 @@ from typing import Any
 
 import pytest
 
+from hub import tcp
 from hub.attempts import SLOW_CONNECT_S
 from hub.broker_url import BrokerUrl
+from hub.errors import IdentityError, LinkError
 from hub.handlers import Handlers, Received, Will
 from hub.loop import Loop
 from hub.mqtt_link import WITH_THE_CONNECTION, Link
+from hub.tls import Tls
 from tests.hub.turns import drive
+from tests.secured import SecuredFleet
 
 
 @pytest.fixture
@@ -237,3 +243,110 @@ def test_large_payload(loop: Loop, broker_url: str) -> None:
     link.publish("t/one", b"x" * 10_000_000, qos=1)
     drive(loop, lambda: got)
     assert len(got[0].payload) == 10_000_000
+
+
+# --- by TLS ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_tls(secured: SecuredFleet) -> SecuredFleet:
+    """A broker that lets in who has a certificate."""
+    secured.issue("device", "kitchen")
+    secured.issue("hub", "hub", hosts=("localhost",))
+    secured.start()
+    return secured
+
+
+@pytest.mark.broker
+def test_much_comes_by_tls(loop: Loop, by_tls: SecuredFleet) -> None:
+    """Large messages and many, whole and in order."""
+    got: list[Received] = []
+    hub = Link(by_tls.at("hub-hub"), "hub", Handlers(received=got.append), subscriptions=[("edge/v1/ask/+", 1)])
+    kitchen = Link(by_tls.at("device-kitchen"), "kitchen", Handlers(received=print))
+    for link in (hub, kitchen):
+        loop.add(link)
+    drive(loop, lambda: hub.is_open and kitchen.is_open)
+    sent = [b"%d" % number * size for number, size in enumerate([1, 300_000, 1, 1, 700_000, *[2] * 200])]
+    for payload in sent:
+        kitchen.publish("edge/v1/ask/kitchen", payload, qos=1)
+    drive(loop, lambda: len(got) == len(sent))
+    assert [message.payload for message in got] == sent
+
+
+@pytest.mark.broker
+def test_what_tls_holds_is_read_without_waiting_for_more(
+    loop: Loop, by_tls: SecuredFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop does not wait while a link has something decrypted, and has the link read it."""
+    link = Link(by_tls.at("device-kitchen"), "holds", Handlers(received=print))
+    loop.add(link)
+    drive(loop, lambda: link.is_open)
+    assert loop._time_to_next(time.monotonic()) > 0
+    reads: list[int] = []
+    monkeypatch.setattr(tcp, "has_pending", lambda sock: sock is not None and not reads)
+    monkeypatch.setattr(link, "read", lambda: reads.append(1))
+    assert loop._time_to_next(time.monotonic()) == 0
+    loop.run_once(5.0)
+    assert reads == [1]
+
+
+@pytest.mark.broker
+def test_distrust_ends_who_gives_up_and_is_said_once_by_others(
+    loop: Loop, by_tls: SecuredFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command ends with the reason; a node or hub goes on trying, and its log has the reason one time."""
+    elsewhere = by_tls.at("device-kitchen", f"mqtts://127.0.0.1:{by_tls.port}")
+    nobody = BrokerUrl.parse(by_tls.url, Tls(by_tls.fleet.folder / "ca.pem"))
+    for url, words in ((elsewhere, "not valid for '127.0.0.1'"), (nobody, "certificate required")):
+        hasty = Loop()
+        hasty.add(Link(url, "hasty", Handlers(received=print), gives_up=True))
+        with pytest.raises(LinkError, match=words):
+            drive(hasty, lambda: False)
+        hasty.close()
+        caplog.clear()
+        patient = Link(url, "patient", Handlers(received=print))
+        tries: list[float] = []
+        begun = patient._attempts.begun
+        patient._attempts.begun = lambda tries=tries, begun=begun: (tries.append(1.0), begun())  # type: ignore[method-assign,misc]
+        loop.add(patient)
+        drive(loop, lambda tries=tries: len(tries) > 4)
+        loop.remove(patient)
+        assert [record.message for record in caplog.records if words in record.message and record.levelno >= 30]
+        assert sum(words in record.message and record.levelno >= 30 for record in caplog.records) == 1
+
+
+@pytest.mark.broker
+def test_a_broker_that_stands_still_stops_nobody(loop: Loop, by_tls: SecuredFleet, eventually: Any) -> None:
+    """It takes connections and does not shake hands: the loop turns all the same, and the link opens when it goes on."""
+    os.kill(by_tls.pid, signal.SIGSTOP)
+    try:
+        link = Link(by_tls.at("device-kitchen"), "waits", Handlers(received=print))
+        loop.add(link)
+        turns, longest_s = 0, 0.0
+        for _ in range(20):
+            started = time.monotonic()
+            loop.run_once(0.01)
+            longest_s, turns = max(longest_s, time.monotonic() - started), turns + 1
+        assert not link.is_open
+        assert longest_s < 2.0  # a handshake that is waited for takes five
+    finally:
+        os.kill(by_tls.pid, signal.SIGCONT)
+    drive(loop, lambda: link.is_open)
+
+
+@pytest.mark.broker
+def test_what_may_not_be_published_is_said(loop: Loop, by_tls: SecuredFleet, caplog: pytest.LogCaptureFixture) -> None:
+    """The broker's refusal stands in the log once, however often it comes."""
+    link = Link(by_tls.at("device-kitchen"), "forger", Handlers(received=print, accepted=(accepted := []).append))
+    loop.add(link)
+    drive(loop, lambda: link.is_open)
+    for _ in range(3):
+        link.publish("edge/v1/ask/hall", b"as somebody else", qos=1)
+    drive(loop, lambda: len(accepted) == 3)
+    assert sum("Not authorized" in record.message for record in caplog.records) == 1
+
+
+def test_files_of_tls_that_are_not_there_are_told_at_once(tmp_path: Any) -> None:
+    """Not with the first attempt to connect, somewhere in a log."""
+    with pytest.raises(IdentityError, match="cannot be read"):
+        Link(BrokerUrl.parse("mqtts://h", Tls(tmp_path / "none")), "one", Handlers(received=print))

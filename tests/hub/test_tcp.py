@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from hub import tcp
+from tests.hub.test_tls import Files
 
 
 @pytest.fixture
@@ -44,3 +49,24 @@ def test_a_cork_holds_back_until_it_is_out(
     eventually(lambda: tcp.has_more(far))
     assert far.recv(100) == b"together"
     assert not tcp.has_more(far)
+
+
+def test_what_tls_holds_back_is_seen(tmp_path: Path) -> None:
+    """Of a record that was read in part nobody who waits on the socket hears any more; the rest is there all the same."""
+    files = Files(tmp_path / "files")
+    server, client = files.issue("hub", "h", "localhost").server_context(), files.issue("node", "n").client_context()
+    near, far = socket.socketpair()
+    told: list[ssl.SSLSocket] = []
+    thread = threading.Thread(target=lambda: told.append(server.wrap_socket(far, server_side=True)))
+    thread.start()
+    with client.wrap_socket(near, server_hostname="localhost") as mine:
+        thread.join(10)
+        told[0].sendall(b"ab")
+        assert mine.recv(1) == b"a"
+        assert select.select([mine], [], [], 0)[0] == []
+        assert tcp.has_pending(mine)
+        assert tcp.has_more(mine)
+        assert mine.recv(1) == b"b"
+        assert not tcp.has_pending(mine)
+        told[0].close()
+    assert not tcp.has_pending(None)

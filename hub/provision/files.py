@@ -1,0 +1,82 @@
+"""How does a file or a directory come to be whole or not at all, with nobody else able to read its secrets?
+
+Knows nothing of what they hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hub.errors import ProvisionError
+
+SECRET = 0o600
+PUBLIC = 0o644
+
+
+def write_whole(path: Path, data: bytes, mode: int) -> None:
+    """Put `data` at `path`: a reader sees all of the old or all of the new."""
+    with _told(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def make_folder(path: Path, files: Mapping[str, tuple[bytes, int]], *, replace: bool = False) -> None:
+    """A directory that only its owner can enter, with all of `files` (name: bytes and mode), or no directory at all.
+
+    One that is there is refused, or with `replace` takes its leave once the new one is complete.
+    """
+    with _told(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))  # 0700
+        old = staged.with_name(staged.name + "-old")
+        try:
+            for name, (data, mode) in files.items():
+                write_whole(staged / name, data, mode)
+            if replace and path.exists():
+                path.rename(old)
+            staged.rename(path)  # fails where there is a directory that is not empty
+            _sync(path.parent)
+        finally:
+            for each in (staged, old):
+                shutil.rmtree(each, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One at a time."""
+    with _told(folder), (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors of the file system in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ProvisionError(f"{path}: {error.strerror or error}") from None
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
