@@ -183,7 +183,7 @@ def _verify_envelope(said: _SignatureFile, key: TrustedKey) -> None:
         def __init__(self, pem: bytes) -> None:
             self._public_key = load_pem_public_key(pem)
 
-    document: dict[str, Any] = msgspec.to_builtins(said)
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(said))
     document["verificationMaterial"]["tlogEntries"] = []
     try:
         Held(key.pem).verify(sign_sigstore_pb.Signature(Bundle.from_dict(document)))
