@@ -23,7 +23,7 @@ from edge_agent.onnx_file import BITS
 from edge_agent.onnx_operators import OPERATORS, domain_of, refusal
 from edge_agent.protobuf import BYTES, FIXED32, FIXED64, VARINT, WireError, count_varints, fields, signed, varints
 
-MAX_FIELDS: Final = 2_000_000  # a decoder of 80 layers in the dialect with most nodes has 300,000
+MAX_FIELDS: Final = 1_000_000  # 2,200 a layer in the dialect that has most; so many take 4 s
 MAX_NODES: Final = 50_000
 MAX_TENSORS: Final = 50_000
 MAX_RANK: Final = 8
@@ -318,14 +318,16 @@ class _Walk:
         return said.get("key", ""), said.get("value", "")
 
     def _read(
-        self, view: memoryview, known: Mapping[int, _Field], what: str, most: int = MAX_FIELDS
+        self, view: memoryview, known: Mapping[int, _Field], what: str, most: int | None = None
     ) -> Iterator[_Value]:
         """The fields of one message, each of them known, of its own kind and single where it must be."""
         seen: set[int] = set()
         for count, (number, wire, value, part) in enumerate(fields(view)):
             self._fields_left -= 1
-            if self._fields_left < 0 or count >= most:
-                raise _Refused(f"{what} has more than {min(most, MAX_FIELDS)} fields")
+            if self._fields_left < 0:
+                raise _Refused(f"more than {MAX_FIELDS} fields")
+            if most is not None and count >= most:
+                raise _Refused(f"{what} has more than {most} fields")
             field = known.get(number)
             if field is None:
                 raise _Refused(f"{what} has field {number}, which {_WHY.get((what, number), 'is unknown here')}")
