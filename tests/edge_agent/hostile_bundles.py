@@ -358,7 +358,7 @@ GRAPHS: dict[str, tuple[Build, str]] = {
     ),
     "more fields than are taken": (appended(field(14, b"") * FEW_FIELDS), f"more than {FEW_FIELDS} fields"),
     "more tensors than are taken": (
-        graph(lambda model: [model.graph.initializer.add(name=str(n), data_type=1, dims=[0]) for n in range(FEW_NODES)]),
+        graph(lambda model: [model.graph.initializer.add(name=f"w{n}", data_type=1, dims=[0]) for n in range(500)]),
         f"more than {FEW_NODES} tensors",
     ),
     "a name of a megabyte": (
@@ -573,7 +573,8 @@ SIGNED_CASES: dict[str, tuple[SignedBuild, str]] = {
         statement(resources(lambda listed: listed[0].update(algorithm="md5"))), "statement in model.sig",
     ),
     "of a kind before 1.0": (
-        statement(lambda inner: inner.update(predicateType="https://model_signing/Digests/v0.1")), "statement in model.sig",
+        statement(lambda inner: inner.update(predicateType="https://model_signing/Digests/v0.1")),
+        "statement in model.sig",
     ),
     "of another kind of statement": (statement(lambda inner: inner.update(_type="https://x")), "cannot be verified"),
     "empty": (after(lambda root: (root / SIGNATURE_NAME).write_bytes(b"")), "model.sig: "),
