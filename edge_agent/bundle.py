@@ -1,50 +1,52 @@
 """Writes, opens and verifies bundles: a directory whose every byte `manifest.json` answers for.
 
-A bundle is opened whole or refused, and the refusal says what is wrong and where. Nothing inside is
-followed out of the directory: paths are checked as text before they touch the file system, every entry is
-looked at with `lstat`, and files are opened without following links. Two readers of the same bytes agree on
-its name, because the name holds a hash of what decides the answers (graphs, tokenizer, task, generation
-defaults).
+A bundle is opened whole or refused, and the refusal says what is wrong and where. It is looked at from the outside in,
+so that no byte reaches a parser before what is around it was found good: names, kinds and sizes of files
+(`bundle_files.py`), the manifest, the signature where one is asked for (`signature.py`), every hash, and then the
+graphs and the tokenizer (`graph_check.py`, `tokenizer_check.py`). All of that is ours; other people's parsers come
+after `open_bundle`. Two readers of the same bytes agree on its name, because the name holds a hash of what decides the
+answers (graphs, tokenizer, task, generation defaults).
 
-Knows nothing of what the files mean: `runtime/` checks graphs, `tokenizer.py` the tokenizer. It does not
-protect against somebody who can write into the directory after it was opened.
+Knows nothing of what graphs and tokenizers mean: `runtime/` and `tokenizer.py` do.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from edge_agent.bundle_files import describe, directory, listing, put_in_place, read_whole
+from edge_agent.bundle_paths import MANIFEST_NAME, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_NAME
 from edge_agent.errors import BundleError
+from edge_agent.graph_check import check_graph
 from edge_agent.manifest import SCHEMA, BundleFile, Manifest
+from edge_agent.manifest_check import manifest_refusal
+from edge_agent.signature import Signer, TrustedKey, verify_signature
+from edge_agent.tokenizer_check import check_tokenizer
 
-MANIFEST_NAME: Final = "manifest.json"
-SIGNATURE_NAME: Final = "model.sig"
-MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
-MAX_FILES: Final = 10_000
-MAX_DEPTH: Final = 16  # directories below the bundle
-CHUNK_BYTES: Final = 1024 * 1024
+Sign = Callable[[str, Mapping[str, str]], bytes]  # name of the bundle, SHA-256 by path -> the bytes of `model.sig`
 
 _HASHED: Final = ("model/", "tokenizer/")
 _UNHASHED: Final = frozenset((MANIFEST_NAME, SIGNATURE_NAME))
 _NAMED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
-_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\:]")  # control characters, backslashes, drives and streams
-_OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_DOWNGRADE: Final = b',"downgrade_from":null}'
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A directory that was verified against its manifest. `path` is absolute and resolved."""
+    """A directory that was verified against its manifest. `path` is absolute and resolved.
+
+    `signer` is None where no signature was asked for: that there is one proves nothing until it is verified.
+    """
 
     path: Path
     manifest: Manifest
+    signer: Signer | None = None
 
     def file(self, relative: str) -> Path:
         """The absolute path of a file that the manifest lists. Raises BundleError if it does not."""
@@ -53,52 +55,52 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.path / relative
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Open and verify the bundle in the directory `path`.
+def open_bundle(path: Path, trust: Sequence[TrustedKey] = ()) -> Bundle:
+    """Open and verify the bundle in the directory `path`, signed by one of the keys in `trust` if there are any.
 
     The directory itself may be reached through a link (`current -> v3`); nothing inside may be one.
-    Raises BundleError: no directory, schema, unknown key, path, link, missing or extra file, size, hash, id.
+    Raises BundleError: no directory, schema, unknown key, path, link, missing or extra file, size, signature, hash, id,
+    graph, tokenizer. RuntimeUnavailable where `trust` needs a package that is not installed.
     """
-    root = _directory(path)
-    manifest = _decode(root, _read_manifest(root))
-    _check_paths(root, manifest)
-    _check_listing(root, manifest)
+    root = directory(path)
+    found = listing(root)
+    payload = read_whole(root, MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    manifest = _decode(root, payload)
+    _check_manifest(root, manifest)
+    _check_listing(root, manifest, found)
+    signer = _signer(root, manifest, payload, found, trust) if trust else None
     for entry in manifest.files:
         _check_file(root, entry)
     _check_id(root, manifest)
-    return Bundle(root, manifest)
+    _check_content(root, manifest)
+    return Bundle(root, manifest, signer)
 
 
-def write_bundle(staging: Path, output: Path, draft: Manifest) -> Manifest:
+def write_bundle(staging: Path, output: Path, draft: Manifest, sign: Sign | None = None) -> Manifest:
     """Turn the directory `staging` into the bundle `output`, and return the manifest that was written.
 
     Every file in `staging` (which must lie on the same file system as `output`) is hashed and listed;
-    `bundle_id` and `files` of `draft` are computed anew. Everything is on disk before the one rename that
-    makes the bundle visible, so a power cut leaves the whole bundle or none. Raises BundleError, and then
-    leaves `staging` as it was.
+    `bundle_id` and `files` of `draft` are computed anew; `sign` makes its signature. Everything is on disk before the
+    one rename that makes the bundle visible, so a power cut leaves the whole bundle or none. Raises BundleError, and
+    what `sign` raises, and then leaves `staging` as it was.
     """
-    root = _directory(staging)
+    root = directory(staging)
     if os.path.lexists(output):
         raise BundleError(f"{output} exists already: choose another output, or remove it first")
     for reserved in sorted(_UNHASHED):
         if os.path.lexists(root / reserved):
             raise BundleError(f"{root}: {reserved} is written with the bundle and must not be staged")
-    files = tuple(_describe(root, relative) for relative in sorted(_listing(root)))
+    files = tuple(describe(root, relative) for relative in listing(root))
     manifest = msgspec.structs.replace(draft, schema=SCHEMA, files=files)
     manifest = msgspec.structs.replace(manifest, bundle_id=bundle_id(manifest))
     payload = encode_manifest(manifest)
     manifest = _decode(root, payload)  # what the device will read, and proof that it can
-    _check_paths(root, manifest)
-    _check_named(root, manifest)
-    try:
-        _write_synced(root / MANIFEST_NAME, payload)
-        _sync_tree(root)
-        os.rename(root, output)
-        _sync_directory(output.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(root / MANIFEST_NAME)
-        raise BundleError(f"{output} cannot be written: {error}") from None
+    _check_manifest(root, manifest)
+    _check_content(root, manifest)
+    payloads = {MANIFEST_NAME: payload}
+    if sign is not None:
+        payloads[SIGNATURE_NAME] = sign(manifest.bundle_id, _hashes(manifest, payload))
+    put_in_place(root, output, payloads)
     return manifest
 
 
@@ -107,14 +109,20 @@ def staged_id(staging: Path, draft: Manifest) -> str:
 
     So a report inside the bundle can name the bundle. Raises BundleError.
     """
-    root = _directory(staging)
-    files = (_describe(root, path) for path in sorted(_listing(root)) if path.startswith(_HASHED))
+    root = directory(staging)
+    files = (describe(root, path) for path in listing(root) if path.startswith(_HASHED))
     return bundle_id(msgspec.structs.replace(draft, files=tuple(files)))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of `manifest.json`: fields in the order of the schema, other keys sorted, indented by two."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    """The bytes of `manifest.json`: fields in the order of the schema, other keys sorted, indented by two.
+
+    `downgrade_from` is left out where it is None: agents that do not know the key refuse it.
+    """
+    payload = msgspec.json.encode(manifest, order="deterministic")
+    if manifest.downgrade_from is None:
+        payload = payload.removesuffix(_NO_DOWNGRADE) + b"}"
+    return msgspec.json.format(payload, indent=2) + b"\n"
 
 
 def content_hash(manifest: Manifest) -> str:
@@ -143,15 +151,6 @@ class _SchemaProbe(msgspec.Struct):
     schema: Any = None
 
 
-def _read_manifest(root: Path) -> bytes:
-    payload = bytearray()
-    for chunk in _chunks(root, MANIFEST_NAME):
-        payload += chunk
-        if len(payload) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{root}: {MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes")
-    return bytes(payload)
-
-
 def _decode(root: Path, payload: bytes) -> Manifest:
     if len(payload) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{root}: {MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes")
@@ -175,101 +174,44 @@ def _check_id(root: Path, manifest: Manifest) -> None:
         raise BundleError(f"{root}: bundle_id is {manifest.bundle_id!r}, but its content makes it {computed!r}")
 
 
-def _check_paths(root: Path, manifest: Manifest) -> None:
-    """Refuse any path that could mean something outside the bundle, or two things in it."""
-    seen: set[str] = set()
-    for entry in manifest.files:
-        _check_path(root, "files", entry.path)
-        if entry.path in _UNHASHED:
-            raise BundleError(f"{root}: {entry.path} cannot list itself in files")
-        if entry.path in seen:
-            raise BundleError(f"{root}: {entry.path!r} is listed twice in files")
-        seen.add(entry.path)
-    for what, named in _named_paths(manifest):
-        _check_path(root, what, named)
-
-
-def _named_paths(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    for graph in manifest.graphs:
-        yield "graphs", graph.path
-    yield "tokenizer", manifest.tokenizer.path
-    if manifest.tokenizer.chat_template is not None:
-        yield "tokenizer", manifest.tokenizer.chat_template
-    for engine in manifest.engines:
-        if engine.path is not None:
-            yield "engines", engine.path
-
-
-def _check_path(root: Path, where: str, path: str) -> None:
-    said = f"{root}: path {path!r} in {where}"
-    if not path or _FORBIDDEN.search(path):
-        raise BundleError(f"{said} is empty or holds a control character, a backslash or a colon")
-    if path.startswith("/"):
-        raise BundleError(f"{said} is absolute: paths are relative to the bundle")
-    parts = path.split("/")
-    if ".." in parts:
-        raise BundleError(f"{said} leaves the bundle")
-    if "" in parts or "." in parts:
-        raise BundleError(f"{said} is not normalized")
-
-
-def _check_named(root: Path, manifest: Manifest) -> None:
-    listed = {entry.path for entry in manifest.files}
-    for what, named in _named_paths(manifest):
-        if named not in listed:
-            raise BundleError(f"{root}: {what} names {named!r}, which is no file of the bundle")
+def _check_manifest(root: Path, manifest: Manifest) -> None:
+    if (why := manifest_refusal(manifest)) is not None:
+        raise BundleError(f"{root}: {why}")
 
 
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def _directory(path: Path) -> Path:
-    try:
-        root = path.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BundleError(f"{path} is no bundle: {error}") from None
-    if not root.is_dir():
-        raise BundleError(f"{path} is no bundle: it is not a directory")
-    return root
-
-
-def _listing(root: Path, below: str = "", depth: int = 0) -> Iterator[str]:
-    """Relative paths of all regular files; anything that is neither file nor directory is refused."""
-    if depth > MAX_DEPTH:
-        raise BundleError(f"{root}: {below!r} lies more than {MAX_DEPTH} directories deep")
-    try:
-        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
-    except OSError as error:
-        raise BundleError(f"{root}: {below or '.'} cannot be read: {error}") from None
-    for entry in entries:
-        relative = f"{below}/{entry.name}" if below else entry.name
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if stat.S_ISLNK(mode):
-            raise BundleError(f"{root}: {relative!r} is a link, bundles hold files only")
-        if stat.S_ISDIR(mode):
-            yield from _listing(root, relative, depth + 1)
-        elif stat.S_ISREG(mode):
-            yield relative
-        else:
-            raise BundleError(f"{root}: {relative!r} is neither a file nor a directory")
-
-
-def _check_listing(root: Path, manifest: Manifest) -> None:
-    if len(manifest.files) > MAX_FILES:
-        raise BundleError(f"{root}: {len(manifest.files)} files are listed, at most {MAX_FILES} are taken")
+def _check_listing(root: Path, manifest: Manifest, found: Mapping[str, int]) -> None:
     listed = {entry.path for entry in manifest.files}
-    found: set[str] = set()
-    for relative in _listing(root):
-        if relative not in listed and relative not in _UNHASHED:
-            raise BundleError(f"{root}: {relative!r} is not listed in {MANIFEST_NAME}")
-        found.add(relative)
-    if missing := sorted(listed - found):
+    if extra := sorted(found.keys() - listed - _UNHASHED):
+        raise BundleError(f"{root}: {extra[0]!r} is not listed in {MANIFEST_NAME}")
+    if missing := sorted(listed - found.keys()):
         raise BundleError(f"{root}: {missing[0]!r} is listed in {MANIFEST_NAME}, but missing")
-    _check_named(root, manifest)
+
+
+def _hashes(manifest: Manifest, payload: bytes) -> dict[str, str]:
+    """SHA-256 by path of all that is signed: every file, and the manifest itself."""
+    return {MANIFEST_NAME: hashlib.sha256(payload).hexdigest(), **{one.path: one.sha256 for one in manifest.files}}
+
+
+def _signer(
+    root: Path, manifest: Manifest, payload: bytes, found: Mapping[str, int], trust: Sequence[TrustedKey]
+) -> Signer:
+    if SIGNATURE_NAME not in found:
+        raise BundleError(
+            f"{root} is not signed: there is no {SIGNATURE_NAME}. Sign it by `edge-export --bundle ... --sign KEY`"
+        )
+    try:
+        return verify_signature(
+            read_whole(root, SIGNATURE_NAME, MAX_SIGNATURE_BYTES), _hashes(manifest, payload), trust
+        )
+    except BundleError as error:
+        raise BundleError(f"{root}: {error}") from None
 
 
 def _check_file(root: Path, entry: BundleFile) -> None:
-    found = _describe(root, entry.path, expected_bytes=entry.bytes)
+    found = describe(root, entry.path, expected_bytes=entry.bytes)
     if found.sha256 != entry.sha256:
         raise BundleError(
             f"{root}: {entry.path!r} has SHA-256 {found.sha256}, the manifest says {entry.sha256}: "
@@ -277,56 +219,9 @@ def _check_file(root: Path, entry: BundleFile) -> None:
         )
 
 
-def _describe(root: Path, relative: str, *, expected_bytes: int | None = None) -> BundleFile:
-    """Size and hash of one file; a size other than `expected_bytes` is refused before much is read."""
-    digest, size_bytes = hashlib.sha256(), 0
-    for chunk in _chunks(root, relative, expected_bytes=expected_bytes):
-        digest.update(chunk)
-        size_bytes += len(chunk)
-    return BundleFile(path=relative, bytes=size_bytes, sha256=digest.hexdigest())
-
-
-def _chunks(root: Path, relative: str, *, expected_bytes: int | None = None) -> Iterator[bytes]:
-    try:
-        # O_NONBLOCK: a pipe put where a file should be must not make the agent wait for a writer.
-        handle = os.open(root / relative, _OPEN_FLAGS)
-    except OSError as error:
-        raise BundleError(f"{root}: {relative!r} cannot be opened: {error.strerror or error}") from None
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise BundleError(f"{root}: {relative!r} is not a file")
-    with open(handle, "rb", buffering=0) as file:
-        if expected_bytes is not None and status.st_size != expected_bytes:
-            raise BundleError(
-                f"{root}: {relative!r} has {status.st_size} bytes, the manifest says {expected_bytes}: "
-                "copy the bundle again"
-            )
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
-def _write_synced(path: Path, payload: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_tree(root: Path) -> None:
-    for directory, _, names in os.walk(root):
-        for name in names:
-            handle = os.open(os.path.join(directory, name), _OPEN_FLAGS)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        _sync_directory(Path(directory))
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _check_content(root: Path, manifest: Manifest) -> None:
+    """What other people's parsers will read, looked at by ours before."""
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
+    for path in dict.fromkeys(graph.path for graph in manifest.graphs):
+        check_graph(root / path, path, sizes)
+    check_tokenizer(root / manifest.tokenizer.path)

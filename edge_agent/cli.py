@@ -41,6 +41,14 @@ _bundle = click.option(
 _threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of one operator; default: the physical cores."
 )
+_trust = click.option(
+    "--trust",
+    "trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Public key (PEM) whose signature is taken; repeat it while keys are changed. Nothing else is opened then.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
 
 
@@ -123,6 +131,7 @@ def _this_machine() -> str:
     show_default="in the state directory",
     help="SQLite file in which what was answered over --listen waits for a hub.",
 )
+@_trust
 @config_option
 def serve(
     bundles: tuple[Path, ...],
@@ -139,6 +148,7 @@ def serve(
     device: str | None,
     remote_margin_ms: float,
     records: Path | None,
+    trust: tuple[Path, ...],
 ) -> None:
     """Answer questions that the hub sends, and this device's own, until SIGTERM or Ctrl-C.
 
@@ -149,6 +159,7 @@ def serve(
     from edge_agent.runtime.launch import Opening
     from edge_agent.serve import Listening, default_records
     from edge_agent.serve import serve as run
+    from edge_agent.signature import read_trusted
     from hub.http_server import Address, read_keys
     from hub.wire import is_name
 
@@ -174,7 +185,10 @@ def serve(
             address=Address.parse(listen), keys=keys, margin_ms=remote_margin_ms,
             records=default_records(node) if records is None else records,
         )  # fmt: skip
-    run(bundles, node=node, device=device, broker=identity.at(broker), opening=opening, listening=listening)
+    run(
+        bundles, node=node, device=device, broker=identity.at(broker), opening=opening, listening=listening,
+        trust=read_trusted(trust),
+    )  # fmt: skip
 
 
 @main.command()
@@ -241,38 +255,46 @@ def evaluate(
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@_trust
 @_json
-def inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Show what a bundle says of itself, once it is verified.
 
     \b
     Example:
       edge-agent inspect bundles/smollm2
     """
-    from edge_agent.bundle import open_bundle
+    from edge_agent.bundle import encode_manifest, open_bundle
+    from edge_agent.signature import read_trusted
     from edge_agent.summary import rows
 
-    manifest = open_bundle(bundle).manifest
+    opened = open_bundle(bundle, read_trusted(trust))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-    else:
-        _print_rows(rows(manifest))
+        click.echo(encode_manifest(opened.manifest), nl=False)
+        return
+    _print_rows(rows(opened.manifest))
+    if opened.signer is not None:
+        _print_rows([("signed by", f"{opened.signer.key}, SHA-256 {opened.signer.fingerprint}")])
 
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-def verify(bundle: Path) -> None:
-    """Check every file of a bundle; exit code 1 and one line if it must not be opened.
+@_trust
+@_json
+def verify(bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
+    """Check every file of a bundle, and who signed it; exit code 1 and one line if it must not be opened.
+
+    Without --trust a signature is said to be there, but not verified: anybody can sign.
 
     \b
     Example:
       edge-agent verify bundles/smollm2
     """
-    from edge_agent.bundle import open_bundle
+    from edge_agent.signature import read_trusted
+    from edge_agent.verify import verify_bundle
 
-    manifest = open_bundle(bundle).manifest
-    total = sum(entry.bytes for entry in manifest.files)
-    click.echo(f"{manifest.bundle_id}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says")
+    verified = verify_bundle(bundle, read_trusted(trust))
+    click.echo(msgspec.json.encode(verified) if as_json else verified.line)
 
 
 # --- evaluating -----------------------------------------------------------------------------------------

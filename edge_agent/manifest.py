@@ -214,7 +214,11 @@ class Engine(_Part, frozen=True):
 
 
 class Manifest(_Part, frozen=True):
-    """The whole of `manifest.json`."""
+    """The whole of `manifest.json`.
+
+    A node takes no `version` below the highest that it has run, unless `downgrade_from` is at least that: so its maker
+    says which versions this one may take the place of.
+    """
 
     schema: Literal[2]
     bundle_id: str
@@ -233,3 +237,8 @@ class Manifest(_Part, frozen=True):
     engines: tuple[Engine, ...]
     files: tuple[BundleFile, ...]
     encoder: EncoderInfo | None = None
+    downgrade_from: Annotated[int, Meta(ge=1)] | None = None  # last: see `bundle.encode_manifest`
+
+    def __post_init__(self) -> None:
+        if self.downgrade_from is not None and self.downgrade_from < self.version:
+            raise ValueError(f"downgrade_from {self.downgrade_from} is below version {self.version}")

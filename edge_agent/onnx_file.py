@@ -1,22 +1,23 @@
 """Which weights does an ONNX graph hold, where do they lie, and which of them does one token read?
 
 A device has no `onnx` package, so this reads the few protobuf fields it needs (onnx.proto, ModelProto and below)
-and skips the rest without loading it. Knows nothing of running a graph.
+and skips the rest without loading it. Knows nothing of running a graph, nor whether it should be run: `graph_check.py`.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from edge_agent.errors import BundleError
+from edge_agent.protobuf import BYTES, VARINT, fields, varints
 
 # Bits of one element, and the TensorProto.DataType codes that have it.
-_BITS: Final = {
+BITS: Final = {
     code: bits
     for bits, codes in {
         128: (15,),
@@ -94,8 +95,8 @@ def read_onnx(path: Path) -> OnnxFile:
             size_bytes = file.seek(0, 2)
             if not 0 < size_bytes <= _MAX_GRAPH_BYTES:
                 raise BundleError(f"{path}: {size_bytes} bytes are no ONNX model")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                return _model(view)
+            # Not closed here: it goes with the last view of it, and an error's traceback holds some.
+            return _model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except (ValueError, IndexError, KeyError, RecursionError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a readable ONNX model ({error!r})") from None
     except OSError as error:
@@ -105,111 +106,54 @@ def read_onnx(path: Path) -> OnnxFile:
 def _model(view: memoryview) -> OnnxFile:
     weights: list[Weight] = []
     nodes: list[Node] = []
-    for field, value in _fields(view):
-        if isinstance(value, int):
-            continue
-        with value:
-            if field == 7:  # ModelProto.graph
-                _graph(value, weights, nodes)
-            elif field == 25:  # ModelProto.functions: FunctionProto.node is 7
-                for inner, node in _fields(value):
-                    if inner == 7 and not isinstance(node, int):
-                        _node(node, weights, nodes)
+    for field, wire, _, part in fields(view):
+        if field == 7 and wire == BYTES:  # ModelProto.graph
+            _graph(part, weights, nodes)
     return OnnxFile(tuple(weights), tuple(nodes))
 
 
 def _graph(view: memoryview, weights: list[Weight], nodes: list[Node]) -> None:
-    for field, value in _fields(view):
-        if isinstance(value, int):
-            continue
-        with value:
-            if field == 1:  # GraphProto.node
-                _node(value, weights, nodes)
-            elif field == 5:  # GraphProto.initializer
-                weights.append(_tensor(value))
+    for field, wire, _, part in fields(view):
+        if field == 1 and wire == BYTES:  # GraphProto.node
+            _node(part, weights, nodes)
+        elif field == 5 and wire == BYTES:  # GraphProto.initializer
+            weights.append(_tensor(part))
 
 
 def _node(view: memoryview, weights: list[Weight], nodes: list[Node]) -> None:
     op_type, inputs = "", []
-    for field, value in _fields(view):
-        if isinstance(value, int):
+    for field, wire, _, part in fields(view):
+        if wire != BYTES:
             continue
-        with value:
-            if field == 1:
-                inputs.append(_text(value))
-            elif field == 4:
-                op_type = _text(value)
-            elif field == 5:  # AttributeProto: a tensor (t = 5, tensors = 10) or a graph (g = 6, graphs = 11)
-                for inner, part in _fields(value):
-                    if inner in (6, 11) and not isinstance(part, int):
-                        _graph(part, weights, nodes)
-                    elif inner in (5, 10) and not isinstance(part, int):
-                        weights.append(_tensor(part))
+        if field == 1:
+            inputs.append(_text(part))
+        elif field == 4:
+            op_type = _text(part)
+        elif field == 5:  # AttributeProto: a tensor (t = 5, tensors = 10) or a graph (g = 6, graphs = 11)
+            for inner, kind, _, inside in fields(part):
+                if inner in (6, 11) and kind == BYTES:
+                    _graph(inside, weights, nodes)
+                elif inner in (5, 10) and kind == BYTES:
+                    weights.append(_tensor(inside))
     nodes.append(Node(op_type, tuple(inputs)))
 
 
 def _tensor(view: memoryview) -> Weight:
     name, bits, elements = "", 0, 1
     external: dict[str, str] = {}
-    for field, value in _fields(view):
-        if isinstance(value, int):
-            if field == 1:
-                elements *= value
-            elif field == 2:
-                bits = _BITS.get(value, 0)
-            continue
-        with value:
-            if field == 1:  # dims, packed
-                for dim in _varints(value):
-                    elements *= dim
-            elif field == 8:
-                name = _text(value)
-            elif field == 13:  # external_data: StringStringEntryProto
-                entry = {inner: _text(part) for inner, part in _fields(value) if not isinstance(part, int)}
-                external[entry.get(1, "")] = entry.get(2, "")
+    for field, wire, number, part in fields(view):
+        if field == 1:  # dims, one by one or packed
+            for dim in (number,) if wire == VARINT else varints(part):
+                elements *= dim
+        elif field == 2:
+            bits = BITS.get(number, 0)
+        elif field == 8:
+            name = _text(part)
+        elif field == 13:  # external_data: StringStringEntryProto
+            entry = {inner: _text(inside) for inner, kind, _, inside in fields(part) if kind == BYTES}
+            external[entry.get(1, "")] = entry.get(2, "")
     size_bytes = (elements * bits + 7) // 8
     return Weight(name, size_bytes, external.get("location"), int(external.get("offset", "0")))
-
-
-def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Fields of one protobuf message: numbers as int, anything with a length as a view of its bytes."""
-    position, end = 0, len(view)
-    while position < end:
-        key, position = _varint(view, position)
-        field, wire = key >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(view, position)
-            yield field, value
-        elif wire in (1, 5):
-            position += 8 if wire == 1 else 4
-        elif wire == 2:
-            size, position = _varint(view, position)
-            if position + size > end:
-                raise ValueError(f"a field of {size} bytes where {end - position} are left")
-            yield field, view[position : position + size]
-            position += size
-        else:
-            raise ValueError(f"wire type {wire}")
-
-
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _varints(view: memoryview) -> Iterator[int]:
-    position = 0
-    while position < len(view):
-        value, position = _varint(view, position)
-        yield value
 
 
 def _text(view: memoryview) -> str:

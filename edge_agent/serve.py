@@ -17,6 +17,7 @@ from edge_agent.errors import BundleError, RuntimeUnavailable
 from edge_agent.runtime.generation import Answerer
 from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.service import AgentService, Own
+from edge_agent.signature import TrustedKey
 from hub import tracing
 from hub.broker_url import BrokerUrl
 from hub.http_server import Address, HttpServer, refuse_open
@@ -51,8 +52,11 @@ def serve(
     broker: BrokerUrl,
     opening: Opening,
     listening: Listening | None = None,
+    trust: Sequence[TrustedKey] = (),
 ) -> None:
-    """Serve `bundles` as `node` on the machine of `device` until SIGTERM or SIGINT. Raises AgentError or HubError."""
+    """Serve `bundles` as `node` on the machine of `device` until SIGTERM or SIGINT; only what one of `trust` signed, if
+    there is any. Raises AgentError or HubError.
+    """
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
@@ -62,7 +66,10 @@ def serve(
         stack.enter_context(tracing.exporting("edge-agent", node))
         answerers: dict[str, Answerer] = {}
         for path in bundles:
-            answerer = open_answerer(open_bundle(path), opening)
+            bundle = open_bundle(path, trust)
+            if bundle.signer is not None:
+                log.info("%s is signed by %s (SHA-256 %s)", path, bundle.signer.key, bundle.signer.fingerprint)
+            answerer = open_answerer(bundle, opening)
             stack.callback(answerer.close)
             served = answerer.served
             if served.bundle in answerers:

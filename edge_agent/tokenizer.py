@@ -7,7 +7,8 @@ mean to one is the bundle's business.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,7 +63,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, with the tokens that this model wants around it, and never two at its beginning."""
-        ids: list[int] = self._backend.encode(text).ids
+        with panics_refused():
+            ids: list[int] = self._backend.encode(text).ids
         if len(ids) > 1 and ids[0] == self._bos_id == ids[1]:
             return ids[1:]
         return ids
@@ -103,7 +105,8 @@ class Tokenizer:
             eos_token=self._eos_token,
         )
         # The template writes all special tokens itself.
-        ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
+        with panics_refused():
+            ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
         return ids
 
 
@@ -114,9 +117,21 @@ def read_tokenizer(path: Path) -> Any:
     except ImportError as error:
         raise RuntimeUnavailable(f"tokenizers cannot be imported ({error}): install edgefleet[agent]") from None
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        with panics_refused():
+            return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise BundleError(f"{path}: not a readable tokenizer: {' '.join(str(error).split())[:300]}") from None
+
+
+@contextmanager
+def panics_refused() -> Iterator[None]:
+    """Raises RequestError for a panic of the library, which no `except Exception` sees."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's, which has no module to import it from
+            raise
+        raise RequestError("internal", f"the tokenizer failed: {' '.join(str(error).split())[:300]}") from None
 
 
 class TextStream:

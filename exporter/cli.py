@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from exporter.recipes import INT4_METHODS
+from exporter.sign_options import signing_of, signing_options, without_signing
 from exporter.task import TASKS
 from hub.config_file import FILE_OR_NAME, config_option
 
 EXAMPLE = """\b
 Example:
   edge-export --model models/SmolLM2-135M-Instruct.Q4_1.gguf --profile desktop-cpu --output bundles/smollm2
+  edge-export --bundle bundles/smollm2 --sign maker.pem --version 2
 """
+_ONLY_EXPORTS = ("model", "profile", "output")
 
 
 def _list_profiles(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -68,11 +72,16 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
 
 
 @click.command(epilog=EXAMPLE, context_settings={"max_content_width": 110})
-@click.option(
-    "--model", type=FILE_OR_NAME, required=True, help="Hugging Face directory (safetensors), GGUF file, or hub id."
-)
-@click.option("--profile", required=True, help="Kind of device the bundle is for; see --list-profiles.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to create.")
+@click.option("--model", type=FILE_OR_NAME, help="Hugging Face directory (safetensors), GGUF file, or hub id.")
+@click.option("--profile", help="Kind of device the bundle is for; see --list-profiles.")
+@click.option("--output", type=click.Path(path_type=Path), help="Bundle directory to create.")
+@click.option("--bundle", type=click.Path(path_type=Path), metavar="DIR",
+              help="Sign this bundle, or give it another version, instead of exporting a model.")  # fmt: skip
+@signing_options
+@click.option("--version", type=click.IntRange(1, 2**53), metavar="N",
+              help="Nodes take no bundle of a lower version.  [default: 1; with --bundle: as it was]")  # fmt: skip
+@click.option("--downgrade-from", type=click.IntRange(1, 2**53), metavar="N",
+              help="Let it take the place of versions up to N all the same.")  # fmt: skip
 @click.option("--jetpack", metavar="VERSION", help="JetPack of a Jetson, where it is not the profile's own.")
 @click.option("--task", type=click.Choice(["auto", *TASKS]), default="auto", show_default=True,
               help="What the model does; auto reads the checkpoint.")  # fmt: skip
@@ -114,7 +123,18 @@ def _readable(help_text: str, *names: str, **more: Any) -> Callable[[Any], Any]:
 @config_option
 @click.option("--list-profiles", is_flag=True, is_eager=True, expose_value=False, callback=_list_profiles,
               help="Show all device profiles and exit.")  # fmt: skip
-def main(as_json: bool, block: str | None, **asked: Any) -> None:
+def main(
+    as_json: bool,
+    block: str | None,
+    bundle: Path | None,
+    sign_key: Path | None,
+    passphrase_file: Path | None,
+    sign_command: str | None,
+    public_key: Path | None,
+    version: int | None,
+    downgrade_from: int | None,
+    **asked: Any,
+) -> None:
     """Turn a language model into a bundle that an edge agent can serve.
 
     Prunes and compresses on demand, converts to ONNX, quantizes, checks each candidate against the original in the
@@ -124,6 +144,18 @@ def main(as_json: bool, block: str | None, **asked: Any) -> None:
     from device_profiles.errors import ProfileError
     from edge_agent.errors import AgentError
     from exporter.errors import ExportError, GateRefused
+
+    if downgrade_from is not None and version is not None and downgrade_from < version:
+        raise click.UsageError(f"--downgrade-from {downgrade_from} is below --version {version}")
+    try:
+        sign = signing_of(sign_key, passphrase_file, sign_command, public_key)
+        if bundle is not None:
+            _resign(bundle, sign, version, downgrade_from, as_json)
+            return
+    except (ExportError, AgentError) as error:
+        _fail(error, 1)
+    if missing := [name for name in _ONLY_EXPORTS if asked[name] is None]:
+        raise click.UsageError(f"Missing option '--{missing[0]}'.")
     from exporter.order import Order
     from exporter.pipeline import export, plan
 
@@ -131,11 +163,15 @@ def main(as_json: bool, block: str | None, **asked: Any) -> None:
     # seven times slower, and on an idle machine it gains nothing. Read when PyTorch is loaded, which it is not yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     order = Order(
-        block=None if block is None else int(block), command=shlex.join(["edge-export", *sys.argv[1:]]), **asked
+        block=None if block is None else int(block),
+        command=shlex.join(["edge-export", *without_signing(sys.argv[1:])]),
+        version=version or 1,
+        downgrade_from=downgrade_from,
+        **asked,
     )
     try:
         with _terminable(), _progress() as tell:
-            report = plan(order) if order.dry_run else export(order, tell)
+            report = plan(order) if order.dry_run else export(order, tell, sign)
     except GateRefused as refused:
         _print(refused.report, as_json)
         _fail(refused, 3)
@@ -146,6 +182,34 @@ def main(as_json: bool, block: str | None, **asked: Any) -> None:
     except KeyboardInterrupt:
         _fail("interrupted: nothing was written", 1)
     _print(report, as_json)
+
+
+def _resign(bundle: Path, sign: Any, version: int | None, downgrade_from: int | None, as_json: bool) -> None:
+    """Sign what is there. Nothing that says how a model becomes a bundle goes with that."""
+    from exporter.resign import resign
+
+    context = click.get_current_context()
+    own = {
+        "bundle",
+        "sign_key",
+        "passphrase_file",
+        "sign_command",
+        "public_key",
+        "version",
+        "downgrade_from",
+        "as_json",
+    }
+    for name in context.params.keys() - own:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} does nothing with --bundle")
+    if sign is None:
+        raise click.UsageError("--bundle needs --sign or --sign-command")
+    manifest = resign(bundle, sign, version=version, downgrade_from=downgrade_from)
+    if as_json:
+        said = {"bundle_id": manifest.bundle_id, "path": str(bundle), "version": manifest.version}
+        click.echo(json.dumps({**said, "downgrade_from": manifest.downgrade_from}, indent=2))
+    else:
+        click.echo(f"{manifest.bundle_id} version {manifest.version} in {bundle} is signed")
 
 
 def _fail(why: object, code: int) -> NoReturn:

@@ -7,6 +7,7 @@ ExportError               root; its text is one line: what happened, the value, 
 ├── OrderError            what was asked for cannot be had for this device: precision, memory
 ├── CalibrationError      the calibration or evaluation text is unusable
 ├── OutputError           the bundle cannot be written where it was asked for
+├── SigningError          a key or command that cannot sign
 └── GateRefused           no candidate is truthful (or small) enough: exit code 3
 """
 
@@ -44,6 +45,10 @@ class CalibrationError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written."""
+
+
+class SigningError(ExportError):
+    """The bundle cannot be signed."""
 
 
 class GateRefused(ExportError):

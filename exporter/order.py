@@ -42,6 +42,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     allow_pickle: bool = False
     dry_run: bool = False
     seed: int = 0
+    version: int = 1
+    downgrade_from: int | None = None
     command: str = ""
 
     @property

@@ -21,6 +21,7 @@ import msgspec
 import device_profiles
 from device_profiles.jetpack import with_jetpack
 from device_profiles.profile import Profile
+from edge_agent.bundle import Sign
 from edge_agent.manifest import SCHEMA, GenerationDefaults, Graph, Manifest, Measured, Pass
 from exporter.candidate import Built, Candidate, choose
 from exporter.decoder_texts import given_texts
@@ -41,10 +42,10 @@ Tell = Callable[[str, float], None]  # what is being done, and how far it is (0 
 Work = Generation | Encoding
 
 
-def export(order: Order, tell: Tell) -> Report:
-    """Export as ordered and return what happened; the bundle is then at `order.output`.
+def export(order: Order, tell: Tell, sign: Sign | None = None) -> Report:
+    """Export as ordered and return what happened; the bundle is then at `order.output`, signed where `sign` does that.
 
-    Raises SourceError, ConversionError, CalibrationError, OrderError or OutputError, UnknownProfile of
+    Raises SourceError, ConversionError, CalibrationError, OrderError, OutputError or SigningError, UnknownProfile of
     `device_profiles`, and GateRefused, which carries the report, when no candidate may become the bundle.
     """
     started = time.monotonic()
@@ -97,7 +98,7 @@ def export(order: Order, tell: Tell) -> Report:
             engines=() if engine is None else (engine.engine,),
             engines_refused=() if engine is None else engine.refused,
         )
-        report = _written(order, source, work, winner, graphs_of(winner, engine), chosen, report)
+        report = _written(order, source, work, winner, graphs_of(winner, engine), chosen, report, sign)
     return msgspec.structs.replace(report, seconds=time.monotonic() - started)
 
 
@@ -233,6 +234,7 @@ def _written(
     graphs: tuple[Graph, ...],
     chosen: Candidate,
     report: Report,
+    sign: Sign | None,
 ) -> Report:
     """The bundle in place; the report with its name. What the report holds of time ends here."""
     from edge_agent.bundle import staged_id, write_bundle
@@ -245,7 +247,8 @@ def _written(
     draft = Manifest(
         schema=SCHEMA,
         bundle_id="",
-        version=1,
+        version=order.version,
+        downgrade_from=order.downgrade_from,
         model=source.info,
         task=source.task,
         profile=report.profile,
@@ -275,5 +278,5 @@ def _written(
     document = msgspec.json.format(msgspec.json.encode(report.document()), indent=2)
     (winner.directory / "report.json").write_bytes(document + b"\n")
     (winner.directory / "report.html").write_text(page(report), "utf-8")
-    write_bundle(winner.directory, order.output, draft)
+    write_bundle(winner.directory, order.output, draft, sign)
     return report

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("device_profiles", "edge_agent", "exporter", "hub")
 COMMANDS = ("edge-export", "edge-agent", "edge-hub", "edge-ask")
 # What runs on a device of JetPack 6, and what the tests need there.
-ON_310 = ("agent", "hub", "postgres", "otel", "dev")
+ON_310 = ("agent", "hub", "postgres", "otel", "signing", "dev")
 ON_311 = (*ON_310, "exporter", "tensorrt", "bench")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent.errors import RequestError
-from edge_agent.tokenizer import read_tokenizer
+from edge_agent.tokenizer import panics_refused, read_tokenizer
 
 MOST_WINDOWS: Final = 64  # in which one text is read
 
@@ -44,11 +44,13 @@ class TextEncoder:
         """One more than the highest id."""
         return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @panics_refused()
     def count(self, text: str, context: str | None = None) -> int:
         """How many tokens a text is, or a question and its context, before anything is cut."""
         self._backend.no_truncation()
         return len(self._backend.encode(text, context).ids)
 
+    @panics_refused()
     def encode(self, text: str) -> Row:
         """The tokens of `text`, at most `max_tokens`. Raises RequestError if nothing is left of it."""
         self._backend.enable_truncation(self.max_tokens)
@@ -57,6 +59,7 @@ class TextEncoder:
             raise RequestError("invalid", "the text holds no tokens: send some words")
         return row
 
+    @panics_refused()
     def encode_pair(self, first: str, second: str) -> list[Row]:
         """`first` with each window of `second`; windows overlap by a quarter of a row. Raises RequestError."""
         special = self._backend.num_special_tokens_to_add(True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
@@ -17,7 +17,6 @@ import numpy as np
 from edge_agent.bundle import Bundle, open_bundle
 from edge_agent.errors import BundleError, InputError, RequestError, RuntimeUnavailable
 from edge_agent.manifest import Graph, Manifest
-from edge_agent.onnx_file import read_onnx
 from edge_agent.runtime.batch import Batch, Generated
 from edge_agent.runtime.cuda_decoder import CudaDecoder
 from edge_agent.runtime.decoder import Decoder
@@ -326,21 +325,8 @@ def decoder_graph(bundle: Bundle) -> Graph:
 
 
 def served_graph(bundle: Bundle) -> Graph:
-    """The graph that ONNX Runtime serves, its external weights inside the bundle.
-
-    ONNX Runtime 1.23 reads external data from wherever a graph says, so that is checked here. Raises
-    RuntimeUnavailable where the bundle has no graph of dialect `ort`, BundleError for weights outside.
-    """
+    """The graph that ONNX Runtime serves. Raises RuntimeUnavailable where the bundle has none of dialect `ort`."""
     graphs = [graph for graph in bundle.manifest.graphs if graph.dialect == "ort"]
     if not graphs:
         raise RuntimeUnavailable(f"{bundle.path}: no graph of dialect 'ort', which this runtime needs")
-    graph = graphs[0]
-    listed = {entry.path for entry in bundle.manifest.files}
-    folder = PurePosixPath(graph.path).parent
-    for weight in read_onnx(bundle.file(graph.path)).weights:
-        if weight.location is not None and str(folder / weight.location) not in listed:
-            raise BundleError(
-                f"{bundle.path}: {graph.path} keeps {weight.name!r} in {weight.location!r}, "
-                "which is no file of the bundle"
-            )
-    return graph
+    return graphs[0]

@@ -213,22 +213,6 @@ def test_a_bundle_without_a_graph_for_this_runtime(make_bundle: Callable[..., Pa
         open_engine(make_bundle(graphs=(other,)))
 
 
-@pytest.mark.parametrize("location", ["../outside.bin", "../../outside.bin"])
-def test_weights_outside_the_bundle_are_not_read(
-    location: str, make_bundle: Callable[..., Path], make_graph: Callable[..., Graph], tmp_path: Path
-) -> None:
-    """A graph may name its weights anywhere, and older runtimes follow: what is no listed file is refused."""
-
-    def change(staging: Path) -> Graph:
-        graph = make_graph(staging / "model/decoder.onnx", external=location)
-        outside = (staging / "model" / location).resolve()
-        outside.rename(tmp_path / "outside.bin")
-        return graph
-
-    with pytest.raises(BundleError, match=r"keeps 'embedding' in '.*outside.bin', which is no file of the bundle"):
-        open_engine(make_bundle(change))
-
-
 def test_weights_beside_the_graph_are_read(
     make_bundle: Callable[..., Path], make_graph: Callable[..., Graph], engine: Engine
 ) -> None:
