@@ -7,19 +7,15 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from edge_agent.errors import AgentError
-from hub.config_file import config_option
+from edge_agent.options import threads_option, trust_option
+from edge_agent.serve_cli import serve
 from hub.errors import HubError
-from hub.identity_options import Identity, identity_options
-
-if TYPE_CHECKING:
-    from edge_agent.runtime.choice import Asked
 
 
 class _Commands(click.Group):
@@ -38,17 +34,6 @@ _bundle = click.option(
     type=click.Path(path_type=Path),
     help="Directory that edge-export wrote.",
 )
-_threads = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Threads of one operator; default: the physical cores."
-)
-_trust = click.option(
-    "--trust",
-    "trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="KEY",
-    help="Public key (PEM) whose signature is taken; repeat it while keys are changed. Nothing else is opened then.",
-)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else.")
 
 
@@ -62,138 +47,12 @@ def main() -> None:
     """
 
 
-def _this_machine() -> str:
-    import socket
-
-    from hub.wire import is_name
-
-    name = socket.gethostname()
-    return name if is_name(name) else "node"
-
-
-@main.command()
-@click.option(
-    "--bundle",
-    "bundles",
-    required=True,
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Directory that edge-export wrote; repeat it to serve several.",
-)
-@click.option("--node", default=_this_machine, show_default="this machine's name", help="Each node needs its own name.")
-@click.option(
-    "--broker", default="mqtt://127.0.0.1:1883", show_default=True, metavar="URL", envvar="EDGE_BROKER",
-    show_envvar=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]; in the environment nobody sees its password.",
-)  # fmt: skip
-@identity_options(session_key=True)
-@click.option(
-    "--context", type=click.IntRange(16), help="Most positions of one question; default: the model's, up to 4096."
-)
-@_threads
-@click.option(
-    "--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers of a bundle written at once."
-)
-@click.option(
-    "--prefix-cache-mb",
-    type=click.IntRange(0, 1_000_000),
-    default=128,
-    show_default=True,
-    help="Memory for what prompts begin with, for each bundle; 0 computes all of it each time.",
-)
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "cuda", "cpu"]),
-    default="auto",
-    show_default=True,
-    help="What runs the model. auto: the best that is here, and the log and /metrics say why not a better one.",
-)
-@click.option(
-    "--listen", metavar="[HOST:]PORT", help="Answer this device's own questions over HTTP too, as the OpenAI API does."
-)
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    help="Keys that HTTP requests must bring, one a line; needed where others can reach --listen.",
-)
-@click.option(
-    "--device", show_default="the node's name", help="The device that this machine is: its questions go first."
-)
-@click.option(
-    "--remote-margin-ms",
-    type=click.FloatRange(0, 1e9),
-    default=50.0,
-    show_default=True,
-    help="Questions over --listen go to the fleet where it is sooner by more than this.",
-)
-@click.option(
-    "--records",
-    type=click.Path(path_type=Path),
-    show_default="in the state directory",
-    help="SQLite file in which what was answered over --listen waits for a hub.",
-)
-@_trust
-@config_option
-def serve(
-    bundles: tuple[Path, ...],
-    node: str,
-    broker: str,
-    identity: Identity,
-    context: int | None,
-    threads: int | None,
-    parallel: int,
-    prefix_cache_mb: int,
-    runtime: Asked,
-    listen: str | None,
-    api_key_file: Path | None,
-    device: str | None,
-    remote_margin_ms: float,
-    records: Path | None,
-    trust: tuple[Path, ...],
-) -> None:
-    """Answer questions that the hub sends, and this device's own, until SIGTERM or Ctrl-C.
-
-    \b
-    Example:
-      edge-agent serve --bundle bundles/smollm2 --node orin-1 --broker mqtt://127.0.0.1:1883
-    """
-    from edge_agent.runtime.launch import Opening
-    from edge_agent.serve import Listening, default_records
-    from edge_agent.serve import serve as run
-    from edge_agent.signature import read_trusted
-    from hub.http_server import Address, read_keys
-    from hub.wire import is_name
-
-    device = node if device is None else device
-    for what, name in (("node", node), ("device", device)):
-        if not is_name(name):
-            raise click.UsageError(f"{name!r} cannot name a {what}: use 1 to 64 letters, digits, '.', '_' or '-'")
-    opening = Opening(
-        context=context,
-        threads=threads,
-        parallel=parallel,
-        prefix_bytes=prefix_cache_mb * 1_000_000,
-        runtime=runtime,
-    )
-    if listen is None:
-        for option in ("api_key_file", "remote_margin_ms", "records"):
-            if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{option.replace('_', '-')} does nothing without --listen")
-    listening = None
-    if listen is not None:
-        keys = () if api_key_file is None else read_keys(api_key_file)
-        listening = Listening(
-            address=Address.parse(listen), keys=keys, margin_ms=remote_margin_ms,
-            records=default_records(node) if records is None else records,
-        )  # fmt: skip
-    run(
-        bundles, node=node, device=device, broker=identity.at(broker), opening=opening, listening=listening,
-        trust=read_trusted(trust),
-    )  # fmt: skip
+main.add_command(serve)
 
 
 @main.command()
 @_bundle
-@_threads
+@threads_option
 @click.option("--prompt-tokens", type=click.IntRange(2, 100_000), default=37, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(2, 100_000), default=96, show_default=True)
 @_json
@@ -222,7 +81,7 @@ def bench(bundle: Path, threads: int | None, prompt_tokens: int, new_tokens: int
 )
 @click.option("--labelled", type=click.Path(path_type=Path), help='JSONL rows {"text", "label"}, for classifiers.')
 @click.option("--samples", is_flag=True, help="What the bundle gave when it was made, against what it gives here.")
-@_threads
+@threads_option
 @_json
 def evaluate(
     bundle: Path,
@@ -255,7 +114,7 @@ def evaluate(
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_trust
+@trust_option
 @_json
 def inspect(bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Show what a bundle says of itself, once it is verified.
@@ -279,7 +138,7 @@ def inspect(bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_trust
+@trust_option
 @_json
 def verify(bundle: Path, trust: tuple[Path, ...], as_json: bool) -> None:
     """Check every file of a bundle, and who signed it; exit code 1 and one line if it must not be opened.

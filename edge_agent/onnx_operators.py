@@ -21,7 +21,7 @@ DEFAULT_DOMAIN: Final = ""  # `ai.onnx` is the same
 MICROSOFT: Final = "com.microsoft"
 
 _WRITTEN: Final = (
-    "Abs Add And Attention AveragePool Cast Clip Concat Constant Cos CumSum DequantizeLinear Div "
+    "Abs Add And Attention AveragePool BitwiseAnd Cast Clip Concat Constant Cos CumSum DequantizeLinear Div "
     "DynamicQuantizeLinear Equal Erf Exp Expand Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual "
     "Identity LayerNormalization Less LessOrEqual Log MatMul MatMulInteger Max Min Mul Neg Not Pow QuantizeLinear "
     "RMSNormalization Range ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape RotaryEmbedding Shape Sigmoid "

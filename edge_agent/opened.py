@@ -54,6 +54,7 @@ class Opened:
         self._places: dict[str, str] = {}  # model to the bundle that serves in its place
         self._before: dict[str, str] = {}  # ... and to the one that did before, while it is kept open
         self._closing: dict[str, threading.Event] = {}
+        self.profile = ""  # of what was opened first
         self._lock = threading.Lock()
 
     @property
@@ -67,6 +68,7 @@ class Opened:
         if opened in self._open:
             raise BundleError(f"{bundle.path} is bundle {opened} again: give each bundle once")
         self._open[opened] = answerer = open_answerer(bundle, self._opening)
+        self.profile = self.profile or bundle.manifest.profile
         self._places[place or bundle.manifest.model.name] = opened
         served = answerer.served
         log.info(

@@ -78,6 +78,7 @@ class AgentService:
         own: Own | None = None,
         queue_limit: int = 256,
         drain_s: float = DRAIN_S,
+        profile: str = "",
     ) -> None:
         served = {bundle: answerer.served for bundle, answerer in answerers.items()}
         url = BrokerUrl.of(broker)
@@ -108,6 +109,7 @@ class AgentService:
         self._metrics = Metrics(self._state, self._records_count)
         self._spans = AnswerSpans(name, lambda bundle: self._core.known.get(bundle))
         self._drain_s = drain_s
+        self._profile = profile
         self._leave_by: float | None = None  # set when this node is to leave
         self._dead = False
         self._worker = Worker(
@@ -284,9 +286,8 @@ class AgentService:
     def _state(self, epoch: int | None = None) -> wire.NodeState:
         machine = self._tally.added_to(self._machine)
         state = self._core.state(epoch or self._presence.epoch, time.monotonic(), machine)
-        if self._deployments is None:
-            return state
-        return msgspec.structs.replace(state, deploys=True, deployment=self._deployment)
+        deploys = self._deployments is not None
+        return msgspec.structs.replace(state, profile=self._profile, deploys=deploys, deployment=self._deployment)
 
     def _tell_machine(self) -> None:
         """How the machine is goes into the state every few seconds; brokers see a message of 1 kB from it."""

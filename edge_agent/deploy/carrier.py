@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent import samples
-from edge_agent.bundle import MANIFEST_NAME, Bundle
+from edge_agent.bundle import Bundle
+from edge_agent.bundle_paths import MANIFEST_NAME
 from edge_agent.deploy import events, gather
 from edge_agent.deploy.content import Content, read_content
 from edge_agent.deploy.events import Effect, Event, Fixed

@@ -6,24 +6,27 @@ It can only refuse; whether the bundle may run is for who opens it whole, with i
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Final
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from edge_agent.bundle import MANIFEST_NAME, MAX_DEPTH, MAX_FILES, MAX_MANIFEST_BYTES, SIGNATURE_NAME
+from edge_agent.bundle_paths import (
+    MANIFEST_NAME,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    MAX_TOTAL_BYTES,
+    SIGNATURE_NAME,
+    collision,
+    path_refusal,
+    size_refusal,
+)
 from edge_agent.errors import DeployError
 from hub import wire
 
-MAX_SIGNATURE_BYTES: Final = 4 * 1024 * 1024
-MAX_BUNDLE_BYTES: Final = 1 << 40
-_MOST_PATH_BYTES: Final = 1024
-_MOST_NAME_BYTES: Final = 255
-_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\:]")
-
-Bytes = Annotated[int, Meta(ge=0, le=MAX_BUNDLE_BYTES)]
+Bytes = Annotated[int, Meta(ge=0, le=MAX_TOTAL_BYTES)]
 
 
 class File(msgspec.Struct, frozen=True):
@@ -71,7 +74,7 @@ def read_content(payload: bytes) -> Content:
         raise DeployError(f"{MANIFEST_NAME} is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DeployError(f"{MANIFEST_NAME}: {error}") from None
-    _check_paths([file.path for file in content.files])
+    _check_files(content.files)
     sizes: dict[str, int] = {}
     for file in content.files:
         if sizes.setdefault(file.sha256, file.bytes) != file.bytes:
@@ -84,29 +87,17 @@ def blobs(content: Content) -> Mapping[str, int]:
     return {file.sha256: file.bytes for file in content.files}
 
 
-def _check_paths(paths: list[str]) -> None:
-    files = {MANIFEST_NAME, SIGNATURE_NAME}
-    for path in paths:
-        if fault := _fault(path):
-            raise DeployError(f"path {path[:100]!r} in {MANIFEST_NAME} {fault}")
-        if path in files:
-            raise DeployError(f"{path!r} is listed twice in {MANIFEST_NAME}, or is not for it to list")
-        files.add(path)
-    folders = {
-        "/".join(parts[:depth]) for parts in (path.split("/") for path in files) for depth in range(1, len(parts))
-    }
-    if both := sorted(folders & files):
+def _check_files(files: Sequence[File]) -> None:
+    found = {MANIFEST_NAME, SIGNATURE_NAME}
+    for file in files:
+        fault = path_refusal(file.path) or size_refusal(file.path, file.bytes)
+        if fault is not None:
+            raise DeployError(f"path {file.path[:100]!r} in {MANIFEST_NAME} {fault}")
+        if file.path in found:
+            raise DeployError(f"{file.path!r} is listed twice in {MANIFEST_NAME}, or is not for it to list")
+        found.add(file.path)
+    folders = {folder.as_posix() for path in found for folder in PurePosixPath(path).parents}
+    if (pair := collision([*sorted(found), *sorted(folders)])) is not None:
+        raise DeployError(f"{pair[0]!r} and {pair[1]!r} in {MANIFEST_NAME} cannot lie beside each other")
+    if both := sorted(found & folders):
         raise DeployError(f"{both[0]!r} is a file and a folder in {MANIFEST_NAME}")
-
-
-def _fault(path: str) -> str | None:
-    parts = path.split("/")
-    if not path or _FORBIDDEN.search(path):
-        return "is empty or holds a control character, a backslash or a colon"
-    if "" in parts or "." in parts or ".." in parts:
-        return "leaves the bundle, or is not normalized"
-    try:
-        long = len(path.encode()) > _MOST_PATH_BYTES or any(len(part.encode()) > _MOST_NAME_BYTES for part in parts)
-    except UnicodeEncodeError:
-        return "holds half a character"
-    return "is too long, or too deep" if long or len(parts) > MAX_DEPTH else None

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from edge_agent.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
-from edge_agent.deploy.content import MAX_SIGNATURE_BYTES, Content, blobs, read_content
+from edge_agent.bundle_paths import MANIFEST_NAME, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_NAME
+from edge_agent.deploy.content import Content, blobs, read_content
 from edge_agent.deploy.events import Facts
 from edge_agent.deploy.fetch import Fetcher, Stop
 from edge_agent.deploy.partial import Blob

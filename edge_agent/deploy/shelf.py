@@ -32,7 +32,8 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.bundle import CHUNK_BYTES, MANIFEST_NAME, MAX_MANIFEST_BYTES
+from edge_agent.bundle_files import CHUNK_BYTES
+from edge_agent.bundle_paths import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from edge_agent.deploy.content import Content, read_content
 from edge_agent.deploy.disk import Disk
 from edge_agent.deploy.record import Placed, Record, Slot, folder_name
