@@ -29,15 +29,12 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Catalog:
-    """The bundles in the directory `root`, which is made where it is not there. Raises RolloutError."""
+    """The bundles in the directory `root`, which is made with the first of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._blobs = root / "blobs"
         self._bundles = root / "bundles"
-        with _told(root):
-            for folder in (self._blobs, self._bundles):
-                folder.mkdir(parents=True, exist_ok=True)
 
     def blob(self, sha256: str) -> Path | None:
         """Where a file lies; None where it is not there, or `sha256` is none."""
@@ -49,7 +46,7 @@ class Catalog:
     def all(self) -> list[Contents]:
         """Every bundle, by name. Raises RolloutError."""
         with _told(self._bundles):
-            paths = sorted(path for path in self._bundles.iterdir() if path.suffix == ".json")
+            paths = sorted(path for path in self._bundles.glob("*.json") if not path.name.startswith("."))
         return [contents for path in paths if (contents := _read(path)) is not None]
 
     def get(self, bundle: str, version: int) -> Contents | None:
@@ -62,6 +59,9 @@ class Catalog:
         Nothing is done where it is there already. Raises RolloutError.
         """
         contents = read_contents(bundle)
+        with _told(self.root):
+            for folder in (self._blobs, self._bundles):
+                folder.mkdir(parents=True, exist_ok=True)
         with self.locked(), _told(self.root):
             before = _read(self._named(contents.name))
             if before is not None and before.manifest != contents.manifest:

@@ -33,9 +33,6 @@ class Orders:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._orders, self._progress, self._stops = (root / name for name in ("rollouts", "progress", "stops"))
-        with _told(root):
-            for folder in (self._orders, self._progress, self._stops):
-                folder.mkdir(parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
         """Every rollout."""
@@ -85,6 +82,7 @@ class Orders:
         for other in others:
             self.stop(other, f"replaced by {order.name}")
         with _told(self._orders):
+            self._orders.mkdir(parents=True, exist_ok=True)
             write_whole(self._orders / f"{order.name}.json", msgspec.json.format(msgspec.json.encode(order), indent=2))
 
     def stop(self, name: str, why: str) -> None:
@@ -95,6 +93,7 @@ class Orders:
             raise RolloutError(f"rollout {name!r} is done: to go back, deploy the bundle before as a downgrade")
         if status in OPEN and self.stop_of(name) is None:
             with _told(self._stops):
+                self._stops.mkdir(exist_ok=True)
                 write_whole(self._stops / name, why[:_MOST_WHY_CHARS].encode())
 
     def refuse_in_use(self, bundle: str) -> None:
@@ -106,11 +105,13 @@ class Orders:
     def write_progress(self, name: str, progress: Progress) -> None:
         """Have it on the disk."""
         with _told(self._progress):
+            self._progress.mkdir(exist_ok=True)
             write_whole(self._progress / f"{name}.json", msgspec.json.encode(progress))
 
     def only_one(self) -> IO[bytes] | None:
         """The right to carry rollouts out, for as long as what is returned is open; None where another hub has it."""
         with _told(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / "carrier.lock").open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

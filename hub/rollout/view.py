@@ -24,6 +24,8 @@ PHASES: Final = (
 MOST_TROUBLES: Final = 20  # nodes that are named, with why
 _TROUBLE: Final = ("failed", "stuck", "undoing", "undone")
 
+_NOBODY: Final = Seen(is_there=False)
+
 View = dict[str, Any]
 
 
@@ -44,7 +46,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def rows_of(order: Order, progress: Progress, seen: Mapping[str, Seen] | None) -> list[Row]:
     """Every node by wave and name; without `seen` as it was when it was written last."""
     ordered = sorted(progress.nodes.items(), key=lambda both: (both[1].wave, both[0]))
-    return [_row(order, name, one, None if seen is None else seen.get(name)) for name, one in ordered]
+    return [_row(order, name, one, None if seen is None else seen.get(name, _NOBODY)) for name, one in ordered]
 
 
 def _row(order: Order, name: str, one: NodeProgress, node: Seen | None) -> Row:
@@ -76,7 +78,7 @@ def summary(order: Order, progress: Progress, rows: Iterable[Row]) -> View:
     listed = list(rows)
     phases = Counter(row.phase for row in listed)
     trouble = [row for row in listed if row.phase in _TROUBLE]
-    open_waves = [row.wave for row in listed if row.phase not in ("serving", "absent", *_TROUBLE)]
+    begun = [row.wave for row in listed if row.phase not in ("queued", "absent")]
     waves = max((row.wave + 1 for row in listed), default=0)
     return {
         "name": order.name,
@@ -87,7 +89,7 @@ def summary(order: Order, progress: Progress, rows: Iterable[Row]) -> View:
         "status": progress.status,
         "why": progress.why,
         "nodes": len(listed),
-        "wave": min(open_waves, default=waves - 1) + 1,
+        "wave": max(begun, default=-1) + 1,
         "waves": waves,
         "phases": {phase: phases[phase] for phase in PHASES if phases[phase]},
         "fetched_bytes": sum(row.fetched_bytes for row in listed),

@@ -42,6 +42,7 @@ class FakeNode:
         self.course = course
         self.profile = profile
         self.there = there
+        self.why = "it is worse"
         self.heard: wire.Desired | None = None
         self.retained: wire.Desired | None = None
         self.deployment: wire.Deployment | None = None
@@ -63,7 +64,7 @@ class FakeNode:
                 self.bundles = (served(),)
             self.deployment = wire.Deployment(
                 epoch=self.heard.epoch, rollout=self.heard.rollout, bundle=self.heard.bundle,
-                version=self.heard.version, phase=phase, why="it is worse" if phase in ("undone", "refused") else "",
+                version=self.heard.version, phase=phase, why=self.why if phase in ("undone", "refused") else "",
             )  # fmt: skip
 
     @property
