@@ -13,9 +13,11 @@ from hub.errors import HubError, StoreError
 from hub.identity_options import Identity, identity_options
 from hub.provision.cli import provision
 from hub.report_cli import report
+from hub.rollout_cli import bundles, deploy, rollout
 from hub.shares import Rate
 from hub.simulate_cli import simulate
 
+BUNDLES_PORT = "9810"
 store_option = click.option(
     "--store", required=True, metavar="URL", help="Where the records are: a file, or an SQLAlchemy URL."
 )
@@ -37,6 +39,9 @@ def main() -> None:
 main.add_command(simulate)
 main.add_command(report)
 main.add_command(provision)
+main.add_command(deploy)
+main.add_command(rollout)
+main.add_command(bundles)
 
 
 @main.command(epilog="Example: edge-hub explain --store fleet.sqlite")
@@ -124,6 +129,23 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Tokens that HTTP requests must bring, one a line; needed where others can reach --listen.",
 )
+@click.option(
+    "--bundles",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Give nodes the bundles in this directory, and carry out its rollouts (`edge-hub deploy`).",
+)
+@click.option(
+    "--bundles-listen",
+    metavar="[HOST:]PORT",
+    help=f"Where nodes get them; without HOST on loopback only.  [default: 127.0.0.1:{BUNDLES_PORT}]",
+)
+@click.option("--bundles-url", metavar="URL", help="How nodes call that address, like https://hub.example:9810.")
+@click.option(
+    "--crl",
+    type=click.Path(path_type=Path),
+    help="Certificates that are revoked: who shows one gets no bundle. It may be written anew at any time.",
+)
 @config_option
 def serve(
     broker: str | None,
@@ -139,10 +161,14 @@ def serve(
     alone: bool,
     listen: str | None,
     token_file: Path | None,
+    bundles: Path | None,
+    bundles_listen: str | None,
+    bundles_url: str | None,
+    crl: Path | None,
 ) -> None:
     """Route questions until SIGTERM or Ctrl-C."""
     from hub.http_server import Address, read_keys
-    from hub.serve import Listening
+    from hub.serve import Bundles, Listening
     from hub.serve import serve as run
     from hub.store.retention import Retention
     from hub.wire import is_name
@@ -157,11 +183,17 @@ def serve(
         raise click.UsageError(f"{name!r} cannot name a hub: use 1 to 64 letters, digits, '.', '_' or '-'")
     if token_file is not None and listen is None:
         raise click.UsageError("--token-file does nothing without --listen")
+    if bundles is None and (bundles_listen is not None or bundles_url is not None):
+        raise click.UsageError("--bundles-listen and --bundles-url do nothing without --bundles")
     try:
         listening = None
         if listen is not None:
             tokens = () if token_file is None else read_keys(token_file)
             listening = Listening(Address.parse(listen), tokens)
+        given = None
+        if bundles is not None:
+            address = Address.parse(bundles_listen or BUNDLES_PORT)
+            given = Bundles(bundles, address, bundles_url, identity.server_context(crl))
         run(
             name,
             broker=None if broker is None else identity.at(broker),
@@ -173,6 +205,7 @@ def serve(
             fair_shares=fair_shares,
             alone=alone,
             listening=listening,
+            bundles=given,
         )
     except HubError as error:
         _end(error)

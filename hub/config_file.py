@@ -8,7 +8,7 @@ another of them has is checked, and is that one's business. Knows nothing of wha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,10 +72,15 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 def _siblings(context: click.Context) -> dict[str, click.Option]:
     """The options of the program's other commands that take a file."""
-    group = context.parent.command if context.parent is not None else None
-    commands = group.commands.values() if isinstance(group, click.Group) else ()
-    takers = [each for each in commands if any(option.name == OPTION for option in each.params)]
+    takers = [each for each in _below(context.find_root().command) if any(one.name == OPTION for one in each.params)]
     return {name: option for each in takers for name, option in _options(each).items()}
+
+
+def _below(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from _below(each)
 
 
 def values_of(

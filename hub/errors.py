@@ -8,6 +8,7 @@ HubError                  root; its text is one line: what happened, the value, 
 ├── BrokerError           the embedded broker did not start
 ├── ListenError           an address to listen on, or the keys that it needs, cannot be used
 ├── NodeError             a node is not there, or does not do what it was told
+├── RolloutError          a bundle cannot be taken in, or a rollout cannot be begun, stopped or followed
 ├── StoreError            the records cannot be opened or read
 │   └── StoreAway         their database server cannot be reached now
 ├── ReportError           a report cannot be made or written as it was asked for
@@ -51,6 +52,10 @@ class ListenError(HubError):
 
 class NodeError(HubError):
     """A node is not there, or does not do what it was told."""
+
+
+class RolloutError(HubError):
+    """A bundle cannot be taken in, or a rollout cannot be begun, stopped or followed."""
 
 
 class StoreError(HubError):

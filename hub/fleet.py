@@ -89,6 +89,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     others_end_s: float = NEVER  # when those are worked off
     ended_s: float = NEVER  # when it last said that it had ended a question, whosever
     missed: bool = False
+    deployment: wire.Deployment | None = None  # as it was at its last state, like the next two
+    deploys: bool = False
+    profile: str = ""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -212,6 +215,9 @@ def announced(before: Node | None, name: str, state: wire.NodeState, now: float,
         parallel=state.parallel,
         missed=False,
         machine=state.machine,
+        deployment=state.deployment,
+        deploys=state.deploys,
+        profile=state.profile,
     )
     return told(after, state.backlog, now) if live else after
 

@@ -17,12 +17,13 @@ import msgspec
 from hub.errors import ListenError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 MOST_CONNECTIONS: Final = 512
 _LEAST_KEY_CHARS: Final = 16
 _HEAD_S: Final = 10.0  # from a connection, or the end of an answer, to the end of the next request's head
-_TAKES_S: Final = 60.0  # what is still to be sent when a connection is closed
+_TAKES_S: Final = 60.0  # what waits to be sent, from when the other side does not keep up, or the connection is closed
 _GRACE_S: Final = 3  # for answers under way when the server ends
 
 
@@ -83,9 +84,9 @@ def refuse_open(address: Address, keys: Sequence[str], option: str) -> None:
 
 
 class HttpServer:
-    """Serves `application` at `address` from `start` to `stop`."""
+    """Serves `application` at `address` from `start` to `stop`; by HTTPS with `tls`."""
 
-    def __init__(self, application: Callable[..., Any], address: Address) -> None:
+    def __init__(self, application: Callable[..., Any], address: Address, *, tls: ssl.SSLContext | None = None) -> None:
         """Bind the address. Raises ListenError if it cannot be had, or uvicorn is not there."""
         try:
             import uvicorn
@@ -110,6 +111,7 @@ class HttpServer:
             timeout_graceful_shutdown=_GRACE_S,
             server_header=False,
             http=_impatient(),
+            ssl_context_factory=None if tls is None else lambda config, make: tls,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -131,7 +133,8 @@ class HttpServer:
 
 
 def _impatient() -> Any:
-    """uvicorn's protocol, but for connections that send no whole head of a request within `_HEAD_S`: these are closed.
+    """uvicorn's protocol, but for connections that send no whole head of a request within `_HEAD_S`, or do not read
+    what they are sent within `_TAKES_S`: these are closed.
 
     uvicorn's own time limit, between two requests, ends with the next byte, and it has none for the first request: so
     whoever opens connections and says little would hold all of them. Nor has it one for an answer that nobody reads.
@@ -142,6 +145,7 @@ def _impatient() -> Any:
 
     class Impatient(H11Protocol):
         _limit: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -149,7 +153,17 @@ def _impatient() -> Any:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._unlimited()
+            self._read_on()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._read_on()
+            self._unread = self.loop.call_later(_TAKES_S, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._read_on()
+            super().resume_writing()
 
         def handle_events(self) -> None:
             before = self.cycle
@@ -165,6 +179,11 @@ def _impatient() -> Any:
         def _close(self) -> None:
             self.transport.close()
             self._limit = self.loop.call_later(_TAKES_S, self.transport.abort)
+
+        def _read_on(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def _unlimited(self) -> None:
             if self._limit is not None:

@@ -6,6 +6,7 @@ Knows nothing of what the command does.
 from __future__ import annotations
 
 import functools
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ class Identity(msgspec.Struct, frozen=True):
         """`broker`, as whom we are there. Raises LinkError, IdentityError."""
         tls = None if self.ca is None and self.cert is None else Tls(self.ca, self.cert, self.key)
         return BrokerUrl.parse(broker, tls, None if self.session_key is None else read_secret(self.session_key))
+
+    def server_context(self, crl: Path | None) -> ssl.SSLContext | None:
+        """To be connected to as whom we are; None without a certificate. Raises IdentityError."""
+        return None if self.cert is None else Tls(self.ca, self.cert, self.key).server_context(crl)
 
     @property
     def is_given(self) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -28,6 +30,7 @@ from hub.web.live import Live
 
 if TYPE_CHECKING:
     from hub.metrics import Metrics
+    from hub.rollout.carrier import Carrier
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,18 @@ class Listening(msgspec.Struct, frozen=True):
     tokens: tuple[str, ...] = ()
 
 
+class Bundles(msgspec.Struct, frozen=True):
+    """Where the bundles of rollouts lie, where nodes get them, and how nodes call that address if not by its own name.
+
+    `tls` asks for the certificates of nodes; without it they are had on this machine only.
+    """
+
+    root: Path
+    address: Address
+    url: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
 def serve(
     name: str,
     *,
@@ -55,10 +70,11 @@ def serve(
     fair_shares: bool = False,
     alone: bool = False,
     listening: Listening | None = None,
+    bundles: Bundles | None = None,
 ) -> None:
     """Route until SIGTERM or SIGINT. `embedded` ([HOST:]PORT) starts a broker here; else there is a `broker`.
 
-    A hub that is `alone` shares its asks with no other.
+    A hub that is `alone` shares its asks with no other; one with `bundles` gives them, and carries out rollouts.
 
     Raises HubError (of `hub.errors`).
     """
@@ -76,6 +92,7 @@ def serve(
         if store is not None:
             records = Records(store, name, retention)
             stack.callback(records.close)
+        carrier = None if bundles is None else stack.enter_context(_carrier(bundles))
         service = HubService(
             broker,
             name,
@@ -86,12 +103,15 @@ def serve(
             alone=alone or embedded is not None,
             listeners=[] if metrics is None else [metrics, live],
             heard=_heard(store),
+            desired_heard=None if carrier is None else carrier.heard,
         )
         stop_on_signals(service.stop)
         if listening is not None and metrics is not None:
-            _tell_of_now(metrics, service, records)
-            stack.enter_context(_http(service, broker, metrics, live, listening))
-        if store is not None or listening is not None:
+            _tell_of_now(metrics, service, records, carrier)
+            stack.enter_context(_http(service, broker, metrics, live, listening, carrier))
+        if carrier is not None:
+            carrier.start(service)
+        if store is not None or listening is not None or carrier is not None:
             sys.setswitchinterval(_SWITCH_S)
         service.run()
 
@@ -111,21 +131,48 @@ def _metrics() -> Metrics:
     return Metrics()
 
 
-def _tell_of_now(metrics: Metrics, service: HubService, records: Records | None) -> None:
+def _tell_of_now(metrics: Metrics, service: HubService, records: Records | None, carrier: Carrier | None) -> None:
     from hub.fleet_gauges import FleetGauges
+    from hub.rollout.gauges import RolloutGauges
 
     metrics.add(FleetGauges(service, None if records is None else records.kept))
+    if carrier is not None:
+        metrics.add(RolloutGauges(carrier.views))
 
 
 @contextlib.contextmanager
-def _http(service: HubService, broker: BrokerUrl, metrics: Metrics, live: Live, listening: Listening) -> Iterator[None]:
+def _carrier(bundles: Bundles) -> Iterator[Carrier]:
+    """Who carries out rollouts, once it is started, and the server of their files, in a thread of its own."""
+    try:
+        from hub.rollout.blob_server import blob_server
+    except ImportError as error:
+        raise ListenError(f"starlette cannot be imported ({error}): install edgefleet[hub]") from None
+    from hub.rollout.carrier import Carrier, source_of
+
+    server = blob_server(bundles.root, bundles.address, bundles.tls)
+    source = source_of(bundles.url, str(server.address), tls=bundles.tls is not None)
+    carrier = Carrier(bundles.root, source)
+    server.start()
+    log.info("bundles in %s are at %s", bundles.root, source)
+    try:
+        yield carrier
+    finally:
+        carrier.stop()
+        server.stop()
+
+
+@contextlib.contextmanager
+def _http(
+    service: HubService, broker: BrokerUrl, metrics: Metrics, live: Live, listening: Listening, carrier: Carrier | None
+) -> Iterator[None]:
     """The HTTP server, in a thread of its own, for as long as the hub runs."""
     try:
         from hub.web.app import application
         from hub.web.page import live_page
     except ImportError as error:
         raise ListenError(f"starlette cannot be imported ({error}): install edgefleet[hub]") from None
-    page = live_page(service, broker, live, listening.tokens, time.time)
+    rollouts = tuple if carrier is None else carrier.views
+    page = live_page(service, broker, live, listening.tokens, time.time, rollouts)
     app = application(
         service,
         metrics.exposition,

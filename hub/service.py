@@ -47,6 +47,7 @@ class HubService:
     """A hub named `name` on one broker. `records` may be None: then nothing is kept.
 
     `listeners` hear what happens; `heard` is what the records of the time before tell of the nodes' answers.
+    `desired_heard` gets what any node is told to serve, by name, in the loop's thread; without it nobody looks.
 
     `alone` is for a broker that ends with this hub: it takes all asks, with a subscription that is not shared, and
     other hubs refuse to run beside it. rumqttd 0.20 needs that: it panics where the last member of a share leaves
@@ -65,6 +66,7 @@ class HubService:
         alone: bool = False,
         listeners: Sequence[Listener] = (),
         heard: Mapping[str, Heard] | None = None,
+        desired_heard: Callable[[str, bytes], None] | None = None,
     ) -> None:
         url = BrokerUrl.of(broker)
         self._url = url
@@ -81,6 +83,7 @@ class HubService:
             fair_shares=fair_shares,
             heard=heard,
         )
+        self._desired_heard = desired_heard
         self._stopping = False
         self._logged_counters: dict[str, int] = {}
         self._core_ticket: dict[int, int] = {}  # the link's ticket -> the core's
@@ -94,6 +97,7 @@ class HubService:
                 wire.HubState(epoch=epoch, status="ready", offers=self._offers, alone=alone)
             ),
         )
+        desired = [] if desired_heard is None else [wire.Topic.all_of("desired")]
         self._link = Link(
             url,
             url.owned(f"hub-{name}"),
@@ -107,9 +111,10 @@ class HubService:
                 (wire.Topic.all_of("hub_state"), 1),
                 (wire.Topic.all_of("node_state"), 1),
                 (wire.Topic.all_of("report"), 1),
+                *((topic, 1) for topic in desired),
             ],
             will=self._next_will,
-            retained=[wire.Topic.all_of("hub_state"), wire.Topic.all_of("node_state")],
+            retained=[wire.Topic.all_of("hub_state"), wire.Topic.all_of("node_state"), *desired],
         )
         all_asks, shares = wire.Topic.all_of("ask"), wire.Topic.shared("ask", url.owned(wire.ASK_GROUP))
         self._asks = Link(
@@ -176,6 +181,14 @@ class HubService:
         """
         self._loop.call_soon(lambda: self._do(events.PublishControl(node=node, control=wire.Drain(on=on))))
 
+    def publish_desired(self, node: str, desired: wire.Desired) -> None:
+        """Tell `node`, retained, what it is to serve; from any thread."""
+        topic, payload = str(wire.Topic("desired", node)), wire.encode(desired)
+        self._loop.call_soon(lambda: self._publish_retained(topic, payload))
+
+    def _publish_retained(self, topic: str, payload: bytes) -> None:
+        self._link.publish(topic, payload, qos=1, retain=True)
+
     def _turn_while(self, condition: Callable[[], bool], limit_s: float) -> None:
         until = time.monotonic() + limit_s
         while condition() and self._link.is_open and time.monotonic() < until:
@@ -231,6 +244,10 @@ class HubService:
             return
         if message.topic.startswith(f"{wire.PREFIX}/hub/"):
             self._refuse_company(message)
+        elif self._desired_heard is not None and message.topic.endswith("/desired"):
+            if (topic := wire.Topic.parse(message.topic)) is not None:
+                self._desired_heard(topic.name, message.payload)
+            return
         self._handle(events.MessageReceived(topic=message.topic, payload=message.payload, retained=message.retained))
 
     def _received_own_state(self, message: Received) -> None:

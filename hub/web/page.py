@@ -29,6 +29,7 @@ from hub.web.app import TURNS_WITHIN_S, Pages
 from hub.web.asking import Asking, Line, PageQuestion, TooMany
 from hub.web.live import Live
 from hub.web.login import HOLDS_S, Login
+from hub.web.picture import View
 from hub.web.present import Hub as Shown
 from hub.web.present import Present
 from hub.web.stream import Stream, Watching
@@ -64,10 +65,15 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def live_page(
-    hub: Hub, broker: str | BrokerUrl, live: Live, tokens: Sequence[str], wall_clock: Callable[[], float]
+    hub: Hub,
+    broker: str | BrokerUrl,
+    live: Live,
+    tokens: Sequence[str],
+    wall_clock: Callable[[], float],
+    rollouts: Callable[[], tuple[View, ...]] = tuple,
 ) -> Page:
-    """The page of `hub`, which is at `broker` and is heard by `live`."""
-    stream = Stream(Present(hub, live, wall_clock))
+    """The page of `hub`, which is at `broker` and is heard by `live`; `rollouts` are those that it shows."""
+    stream = Stream(Present(hub, live, wall_clock, rollouts))
     return Page(hub, stream, Asking(broker, hub.name, live), Login(tokens), wall_clock)
 
 

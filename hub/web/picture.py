@@ -1,7 +1,7 @@
 """What is sent to those who watch: everything to a new one, then only what has changed.
 
 A change is what makes the next picture of the one before: changed fields of changed nodes, the names of nodes that are
-gone, questions and slots. Pure.
+gone, questions, slots, and all rollouts where one of them has changed. Pure.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, View]
     questions: tuple[View, ...]
     slots: dict[int, Slot]
+    rollouts: tuple[View, ...] = ()  # the last one first
 
 
 def whole(picture: Picture) -> View:
@@ -45,6 +46,7 @@ def whole(picture: Picture) -> View:
         "nodes": picture.nodes,
         "questions": picture.questions,
         "slots": slots,
+        "rollouts": picture.rollouts,
     }
 
 
@@ -52,6 +54,7 @@ def change(before: Picture | None, after: Picture) -> View:
     """What makes `after` of `before`; slots that left the hour are not told of, since all clocks agree on that."""
     nodes = {} if before is None else before.nodes
     slots = {} if before is None else before.slots
+    rollouts = () if before is None else before.rollouts
     known = set() if before is None else {question["number"] for question in before.questions}
     changed = {name: fields for name, view in after.nodes.items() if (fields := _changed(nodes.get(name), view))}
     return {
@@ -60,6 +63,7 @@ def change(before: Picture | None, after: Picture) -> View:
         "gone": [name for name in nodes if name not in after.nodes],
         "questions": [question for question in after.questions if question["number"] not in known],
         "slots": [row_of(slot) for start_s, slot in sorted(after.slots.items()) if slots.get(start_s) is not slot],
+        **({} if after.rollouts == rollouts else {"rollouts": after.rollouts}),
     }
 
 

@@ -38,12 +38,15 @@ class Hub(RunningHub, Protocol):
 
 
 class Present:
-    """A source for `Stream`. `clock` gives seconds since the epoch."""
+    """A source for `Stream`. `clock` gives seconds since the epoch, `rollouts` those that are shown, if any are."""
 
-    def __init__(self, hub: Hub, live: Live, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, hub: Hub, live: Live, clock: Callable[[], float], rollouts: Callable[[], tuple[View, ...]] = tuple
+    ) -> None:
         self._hub = hub
         self._live = live
         self._clock = clock
+        self._rollouts = rollouts
         self._number = 0
         self._shown: dict[str, tuple[Node, float, View]] = {}  # what a view was made of
         self._questions: Recent[tuple[str, str], View] = Recent(QUESTIONS)
@@ -114,4 +117,4 @@ class Present:
             hour=news.hour,
         )
         questions = tuple(reversed(list(self._questions.newest_first())))
-        return Picture(now=now, nodes=nodes, questions=questions, slots=dict(self._slots))
+        return Picture(now=now, nodes=nodes, questions=questions, slots=dict(self._slots), rollouts=self._rollouts())

@@ -20,6 +20,9 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
 from hub import wire
+from tests.hub.rollout.fake_fleet import FakeFleet
+from tests.hub.rollout.made import make_bundle
+from tests.hub.rollout.scene import BAD, GOOD, REFUSES, FakeNode
 
 pytestmark = [pytest.mark.broker, pytest.mark.chromium, pytest.mark.slow]
 
@@ -235,6 +238,49 @@ def test_hundreds_of_nodes(seen: Seen, hub: Any, mosquitto: Any, processes: Any)
     head.get_by_role("button").click()
     expect(head).to_have_attribute("aria-sort", "descending")
     expect(page.locator("#nodes tbody tr td:first-child").first).to_have_text(f"bare-{MANY - 1}")
+
+
+def test_rollouts_are_followed(
+    seen: Seen, hub: Any, mosquitto: Any, processes: Any, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """How far each is, who did not take it and why, whatever that says; without any there is nothing to see."""
+    root, bundle = tmp_path / "site", make_bundle(tmp_path / "v2", version=2)
+    url = hub("--bundles", str(root), "--bundles-listen", str(free_port()))
+    deploy = ["edge-hub", "deploy", str(bundle), "--bundles", str(root), "--to", "all", "--trial", "5"]
+    nodes = {f"fake-{number:02}": FakeNode(REFUSES if number == 7 else GOOD) for number in range(30)}
+    nodes["fake-07"].why = HOSTILE[:-2]
+    nodes["fake-08"].course = ("fetching", "warming")
+    fleet = FakeFleet(mosquitto.url, nodes)
+    try:
+        page = seen.open(url)
+        panel = page.locator("#rollouts")
+        expect(page.locator("#ready")).to_have_text("30")
+        expect(panel).to_be_hidden()
+        options = ["--name", "good", "--canary", "50%", "--max-failure", "50%"]
+        assert processes.run(*deploy, *options).returncode == 0
+        good = panel.locator("li").filter(has=page.get_by_text("good", exact=True))
+        expect(good).to_contain_text("wave 1 of 2, 30 nodes")
+        expect(good).to_contain_text("13 serving")
+        expect(good).to_contain_text("1 warming")
+        expect(good).to_contain_text("15 queued")
+        expect(good.locator(".badge")).to_have_text("active")
+        good.get_by_text("1 node without it").click()
+        expect(good).to_contain_text("fake-07 failed: <img src=x onerror='window.struck=1'>")
+        nodes["fake-08"].left = ["serving"]
+        expect(good.locator(".badge")).to_have_text("done")
+        expect(good.locator("details")).to_have_attribute("open", "")
+        for node in nodes.values():
+            node.course, node.why = BAD, "3 of 40 questions failed, at most 2% may"
+        make_bundle(bundle, version=3, extra=b"3")
+        assert processes.run(*deploy, "--name", "bad", "--wait").returncode == 1
+        bad = panel.locator("li").filter(has=page.get_by_text("bad", exact=True))
+        expect(bad.locator(".badge")).to_have_text("stopped")
+        expect(bad).to_contain_text("at most 2% may")
+        expect(panel.locator("li b").first).to_have_text("bad")
+        seen.keep("rollouts")
+        assert page.evaluate("window.struck") is None
+    finally:
+        fleet.close()
 
 
 def test_foreign_text_stays_text(seen: Seen, hub: Any, mosquitto: Any, processes: Any) -> None:

@@ -4,6 +4,7 @@ import { Ask } from "./ask.js";
 import { Charts } from "./charts.js";
 import { Nodes } from "./nodes.js";
 import { Questions } from "./questions.js";
+import { Rollouts } from "./rollouts.js";
 import { count, ms, parsed, percent, say } from "./text.js";
 
 const SILENT_MS = 6000; // the hub speaks once a second
@@ -12,6 +13,7 @@ const AGAIN_MS = 2000;
 const part = (id) => document.getElementById(id);
 const nodes = new Nodes(part("nodes"), part("filter"), { confirm, trouble });
 const questions = new Questions(part("questions"), part("hold"));
+const rollouts = new Rollouts(part("rollouts"));
 const ask = new Ask(part("ask"));
 let charts = null;
 let source = null;
@@ -54,6 +56,7 @@ function take(told, whole) {
     questions.change(told.questions);
     charts.change(told.slots, told.now_s);
   }
+  if (told.rollouts) rollouts.replace(told.rollouts);
   if (whole || Object.keys(told.nodes).length || told.gone.length) ask.offer(nodes.all);
   figures(told);
   show(told.connected ? "live" : "broken", told.connected ? "live" : "hub without broker");

@@ -41,6 +41,14 @@ export function count(value) {
   return grouped.format(value);
 }
 
+/** Bytes, short: 999 B, 12.3 kB, 1.5 GB. */
+export function size(bytes) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  for (; bytes >= 1000 && at < units.length - 1; at++) bytes /= 1000;
+  return `${at ? bytes.toFixed(1) : bytes} ${units[at]}`;
+}
+
 export function percent(share) {
   return share > 0 && share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
 }
