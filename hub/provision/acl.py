@@ -20,9 +20,10 @@ def rules(subject: Subject) -> list[tuple[str, str]]:
     >>> rules(Subject("device", "kitchen"))
     [('write', 'edge/v1/ask/kitchen'), ('read', 'edge/v1/answer/kitchen/#')]
     """
-    role = {"node": _node, "hub": _hub}.get(subject.role)
     asking = [] if subject.asks_as is None else _asking(subject.asks_as)
-    return asking if role is None else [*role(subject.name), *asking]
+    if subject.role == "node":
+        return [*_node(subject.name), *asking]
+    return [*_hub(), *asking] if subject.role == "hub" else asking
 
 
 def acl_file(subjects: Iterable[Subject]) -> str:
@@ -48,7 +49,7 @@ def _node(name: str) -> list[tuple[str, str]]:
     return [*own, *others]
 
 
-def _hub(_: str) -> list[tuple[str, str]]:
+def _hub() -> list[tuple[str, str]]:
     """A hub inherits from others: it clears the state of one that is gone."""
     read = [("read", Topic.all_of(kind)) for kind in ("ask", "node_state", "hub_state", "report", "work", "desired")]
     write = [("write", Topic.all_of(kind)) for kind in ("work", "control", "desired", "hub_state")]

@@ -129,3 +129,22 @@ def test_help_is_quick_and_shows_an_example() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "edge-export --model models/SmolLM2-135M-Instruct.Q4_1.gguf --profile desktop-cpu" in done.stdout
     assert done.stdout.rstrip().endswith("[]")
+
+
+def test_options_may_stand_in_a_file(tmp_path: Path) -> None:
+    """Required ones too; a model that lies beside the file is found there, and what is no option is refused."""
+    config = tmp_path / "export.toml"
+    (tmp_path / "model").mkdir()
+    config.write_text('model = "model"\nprofile = "desktop-cpu"\noutput = "bundle"\nmax-accuracy-drop = 2\n')
+    context = main.make_context("edge-export", ["--config", str(config), "--precision", "int8"])
+    given = {name: context.params[name] for name in ("model", "output", "max_accuracy_drop_points", "precision")}
+    assert given == {
+        "model": str(tmp_path / "model"),
+        "output": tmp_path / "bundle",
+        "max_accuracy_drop_points": 2.0,
+        "precision": "int8",
+    }
+    config.write_text('broker = "mqtts://h"')
+    done = run("--config", config)
+    assert done.exit_code == 1
+    assert "'broker' is no option; known are allow-pickle, block-size" in done.stderr

@@ -35,3 +35,21 @@ def test_port_is_free_again(free_port: Callable[[], int]) -> None:
         pass
     with pytest.raises(OSError, match=r"refused"):
         socket.create_connection(("127.0.0.1", port), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("host", "level", "words"),
+    [
+        ("127.0.0.1", "INFO", "for this machine alone"),
+        ("0.0.0.0", "WARNING", "whoever reaches it can read, ask and answer"),
+    ],
+)
+def test_it_says_who_can_reach_it(
+    free_port: Callable[[], int], caplog: pytest.LogCaptureFixture, host: str, level: str, words: str
+) -> None:
+    """One line of the log: on loopback nobody else; elsewhere a warning that it keeps nobody out."""
+    with caplog.at_level("INFO", "hub.broker"), EmbeddedBroker(host, free_port()):
+        pass
+    (line,) = [record for record in caplog.records if record.name == "hub.broker"]
+    assert line.levelname == level
+    assert words in line.getMessage()

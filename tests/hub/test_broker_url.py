@@ -39,7 +39,7 @@ def test_by_tls() -> None:
 
 
 def test_names_that_only_their_owner_can_say() -> None:
-    """With a secret a name gets a code, which is another for each name and each secret, and the same for who share it."""
+    """With a secret a name gets a code: another for each name and secret, the same for who share the secret."""
     one, same, other = (BrokerUrl.parse("mqtt://h", secret=secret * 32) for secret in "aab")
     assert one.owned("hub-h") == same.owned("hub-h") != other.owned("hub-h")
     assert re.fullmatch(r"hub-h-[0-9a-f]{16}", one.owned("hub-h"))

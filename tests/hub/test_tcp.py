@@ -52,7 +52,7 @@ def test_a_cork_holds_back_until_it_is_out(
 
 
 def test_what_tls_holds_back_is_seen(tmp_path: Path) -> None:
-    """Of a record that was read in part nobody who waits on the socket hears any more; the rest is there all the same."""
+    """Of a record that was read in part nobody who waits on the socket hears any more; the rest is there."""
     files = Files(tmp_path / "files")
     server, client = files.issue("hub", "h", "localhost").server_context(), files.issue("node", "n").client_context()
     near, far = socket.socketpair()

@@ -20,7 +20,8 @@ from hub.provision.subject import Subject
 from tests.secured import SecuredFleet
 
 WHO = ("device-kitchen", "device-hall", "node-orin-1", "node-orin-2", "hub-hub", "hub-spare")
-NODE_TOPICS = [f"node/{node}/{kind}" for node in ("orin-1", "orin-2") for kind in ("state", "work", "control", "desired", "report")]  # fmt: skip
+KINDS = ("state", "work", "control", "desired", "report")
+NODE_TOPICS = [f"node/{node}/{kind}" for node in ("orin-1", "orin-2") for kind in KINDS]
 ANSWERS = ["answer/kitchen", "answer/kitchen/7", "answer/hall", "answer/den", "answer/orin-2", "answer/page-hub"]
 ASKS = ["ask/kitchen", "ask/hall", "ask/den", "ask/orin-2", "ask/page-hub", "ask/page-spare"]
 OTHERS = ["hub/hub/state", "hub/spare/state", "ask/kitchen/door", "node/orin-1/work/more", "anything"]
