@@ -21,14 +21,13 @@ from hub.provision import mosquitto, register
 from hub.provision.acl import acl_file
 from hub.provision.authority import Authority, Revoked
 from hub.provision.files import PUBLIC, SECRET, locked, make_folder, write_whole
-from hub.provision.folders import folder_of
+from hub.provision.folders import CRL, folder_of
 from hub.provision.register import BrokerPlace, Entry, Reason, Register
 from hub.provision.subject import Role, Subject
 from hub.wire import is_name
 
 _CA_KEY: Final = "ca.key.pem"
 _CA: Final = "ca.pem"
-_CRL: Final = "crl.pem"
 _SECRET: Final = "session.key"  # noqa: S105 (the name of its file)
 _REGISTER: Final = "register.json"
 BROKER_NAME: Final = "broker"
@@ -46,7 +45,7 @@ def init(folder: Path, passphrase: bytes | None, now: dt.datetime) -> None:
     files = {
         _CA_KEY: (authority.key(passphrase), SECRET),
         _CA: (authority.cert, PUBLIC),
-        _CRL: (authority.crl((), 0, now), PUBLIC),
+        CRL: (authority.crl((), 0, now), PUBLIC),
         _SECRET: (f"{secrets.token_hex(32)}\n".encode(), SECRET),
         _REGISTER: (register.encode(Register()), SECRET),
     }
@@ -151,7 +150,10 @@ class Fleet:
             if each.revoked_at is not None
         ]
         crl = self._authority.crl(gone, changed.changes, now)
-        write_whole(self.folder / _CRL, crl, PUBLIC)
+        write_whole(self.folder / CRL, crl, PUBLIC)
+        for subject in register.living(changed):
+            if subject.role == "hub" and (folder := self.folder / "issued" / subject.identity).is_dir():
+                write_whole(folder / CRL, crl, PUBLIC)
         if changed.broker is None or not self.broker_folder.is_dir():
             return
         write_whole(self.broker_folder / mosquitto.CRL, crl, PUBLIC)

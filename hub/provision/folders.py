@@ -14,6 +14,8 @@ from hub.provision.subject import Subject
 
 DEVICE_RATE: Final = "10/s"  # of one device: more than people and most programs ask, less than a hub routes
 
+CRL: Final = "crl.pem"  # in a hub's directory, which gives bundles to whoever is not in it
+
 _COMMANDS: Final = {
     "device": 'edge-ask "..." --config config.toml',
     "node": "edge-agent serve --config config.toml --bundle BUNDLE",
@@ -46,6 +48,6 @@ def config_of(subject: Subject, broker: str, *, keyed: bool) -> str:
     elif subject.role == "node":
         values |= {"node": subject.name, "device": subject.device or subject.name}
     else:
-        values |= {"name": subject.name, "device-rate": DEVICE_RATE}
+        values |= {"name": subject.name, "device-rate": DEVICE_RATE, "crl": CRL}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return "\n".join([f"# {subject.identity}: {_COMMANDS[subject.role]}", *lines]) + "\n"

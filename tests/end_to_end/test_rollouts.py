@@ -94,9 +94,7 @@ def test_a_good_bundle_comes_to_all(
     fleet.join("n4")
     eventually(lambda: site.progress("r2").nodes["n4"].stage == "serving", limit_s=20)
     assert site.status("r2")["phases"] == {"serving": 5}
-    assert {name: len({desired.epoch for desired in all_told}) for name, all_told in fleet.told.items()} == {
-        name: 1 for name in nodes
-    }
+    assert {name: len({desired.epoch for desired in all_told}) for name, all_told in fleet.told.items()} == dict.fromkeys(nodes, 1)
     again = site.deploy(bundle, "--wait", "--json")
     assert (again.returncode, json.loads(again.stdout)["why"]) == (0, "5 of 5 nodes serve it"), again.stderr
 
