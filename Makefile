@@ -7,7 +7,7 @@ BIN := .venv/bin
 OLDEST := onnxruntime==1.23.2
 MODELS := models/SmolLM2-135M-Instruct.Q4_1.gguf models/all-MiniLM-L6-v2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-agent bench-hub bench-export soak chaos fuzz-wire models clean
+.PHONY: help setup demo test check bench bench-agent bench-hub bench-export soak chaos fuzz fuzz-wire models clean
 
 help:
 	@echo "make setup    make .venv and install edgefleet into it with every version that was tested"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-export  measure every optimization of the exporter, and write the tables of docs/exporting.md"
 	@echo "make soak     ask one node 30,000 questions and watch its memory"
 	@echo "make chaos    half an hour of faults: kill, stop, cut and replay, and judge what became of 10,000 questions"
+	@echo "make fuzz     2,000 bundles changed at random: none may bring the agent down, none that was signed may open"
 	@echo "make fuzz-wire     200,000 malformed messages for the cores of hub and node"
 	@echo "make models   fetch the models that demo, test and bench use"
 	@echo "make clean    remove .venv, bundles, builds and caches; models stay"
@@ -82,6 +83,11 @@ soak: setup models
 CHAOS ?= --seconds 1800 --questions 10000 --faults 150
 chaos: setup
 	$(BIN)/python benchmarks/chaos.py $(CHAOS)
+
+# FUZZ takes another number.
+FUZZ ?= 2000
+fuzz: setup
+	FUZZ_BUNDLES=$(FUZZ) $(BIN)/pytest -s -p no:cacheprovider tests/end_to_end/test_fuzzed_bundles.py
 
 fuzz-wire: setup
 	$(BIN)/python benchmarks/fuzz_wire.py

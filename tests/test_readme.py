@@ -28,6 +28,7 @@ DOCUMENTS = (
     "docs/monitoring.md",
     "docs/reporting.md",
     "docs/scaling.md",
+    "docs/signing.md",
 )
 ENTRY_POINTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
 

@@ -40,6 +40,25 @@ def _translations_registered_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _every_graph_may_be_opened() -> Iterator[None]:
+    """Whatever graph any test of this folder writes is one that a device takes: operators, fields and weights."""
+    from edge_agent.graph_check import check_graph
+    from exporter import graph_file
+
+    write = graph_file.write_graph
+
+    def checked(model: Any, path: Path) -> int:
+        size_bytes = write(model, path)
+        beside = {f"model/{one.name}": one.stat().st_size for one in path.parent.iterdir() if one.is_file()}
+        check_graph(path, f"model/{path.name}", beside)
+        return size_bytes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph_file, "write_graph", checked)
+        yield
+
+
 class Exported(NamedTuple):
     """A model in torch and its fp32 graph on disk."""
 
