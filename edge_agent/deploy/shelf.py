@@ -71,7 +71,6 @@ class Shelf:
             for folder in (self.bundles, self.incoming):
                 if not folder.is_dir():
                     self.disk.mkdir(folder)
-            self.disk.sync_directory(root)
             self._remove_leftovers()
             self.record = self._loaded()
         except OSError as error:

