@@ -14,7 +14,7 @@ import msgspec
 
 from edge_agent.errors import InputError
 
-_FORM: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)\Z")
+_FORM: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])\Z")
 
 
 class QuietHours(msgspec.Struct, frozen=True):

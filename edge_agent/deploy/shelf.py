@@ -6,9 +6,9 @@
     incoming/<sha256>                     whole files for the next bundle
     incoming/<sha256>.part                what has come of one
 
-A name without a dot in front, other than a `.part`, stands for something whole: its bytes were synced before it got the
-name. So a change is: write beside, sync, rename, sync the directory; and to remove a bundle is to rename it first. What
-is found half done at the start is removed, but `.part` files are gone on with.
+A name that has no dot in front and no `.part` or `.new` behind stands for something whole: its bytes were synced before
+it got the name. So a change is: write beside, sync, rename, sync the directory; and to remove a bundle is to rename it
+first. What is found half done at the start is removed, but `.part` files are gone on with.
 
 Files that another bundle here has are copied, by shared blocks where the file system can (Btrfs, XFS), and hashed
 again. They are no hard links: one inode for two bundles would let one bad write ruin the new bundle and the one that
@@ -72,7 +72,6 @@ class Shelf:
             for folder in (self.bundles, self.incoming):
                 if not folder.is_dir():
                     self.disk.mkdir(folder)
-            self.disk.sync_directory(root)
             self._remove_leftovers()
             self.record = self._loaded()
         except OSError as error:
@@ -108,9 +107,8 @@ class Shelf:
         return (self.incoming / sha256).exists()
 
     def whole(self, sha256: str) -> None:
-        """The part is the whole file, and synced: give it its name."""
+        """The part is the whole file, and synced: give it its name. If a power cut takes that, it is a part again."""
         self.disk.rename(self.part(sha256), self.incoming / sha256)
-        self.disk.sync_directory(self.incoming)
 
     def read(self, sha256: str) -> bytes:
         """A small file of `incoming`."""
@@ -140,12 +138,10 @@ class Shelf:
         return needed
 
     def forget_incoming(self, keep: Mapping[str, int] | None = None) -> None:
-        """Remove what was fetched and is not one of `keep`."""
-        gone = [path for path in _entries(self.incoming) if path.name.removesuffix(_PART) not in (keep or {})]
-        for path in gone:
-            self.disk.unlink(path)
-        if gone:
-            self.disk.sync_directory(self.incoming)
+        """Remove what was fetched and is not one of `keep`. What a power cut brings back is removed another time."""
+        for path in _entries(self.incoming):
+            if path.name.removesuffix(_PART) not in (keep or {}):
+                self.disk.unlink(path)
 
     def assemble(self, folder: str, files: Mapping[str, str]) -> Path:
         """The bundle `folder` of these files (SHA-256 by path), all of which are in `incoming`; done if it is there."""
@@ -292,7 +288,6 @@ class Shelf:
             aside = path.with_name("record.json.unreadable")
             log.warning("%s cannot be read (%s): moved to %s, beginning from the bundles here", path, error, aside.name)
             self.disk.rename(path, aside)
-            self.disk.sync_directory(self.root)
             return self._rebuilt()
         return self._with_what_is_here(record)
 
