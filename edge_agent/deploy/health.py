@@ -64,6 +64,19 @@ def worse(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
     return None
 
 
+def unproven(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
+    """Why the new bundle may not stay when its trial is over; None if it may.
+
+    By then what was seen counts as it is: a hub that has learned of a failure asks elsewhere, so there may never be
+    enough of them to be sure. An old bundle that fails as often is no better.
+    """
+    asked, asked_before = new.answered + new.failed, old.answered + old.failed
+    share_before = old.failed / asked_before if asked_before else 0.0
+    if new.failed <= max(limits.max_failure, share_before) * asked:
+        return None
+    return f"{new.failed} of {asked} questions failed until the trial was over, at most {limits.max_failure:.1%} may"
+
+
 def slower(new: Seen, old: Seen) -> float | None:
     """By what share answers take longer than predicted, less what the machine does; None before the first."""
     return statistics.median(new.ratios) / _usual(old) - 1 if new.ratios else None

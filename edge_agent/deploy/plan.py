@@ -22,6 +22,7 @@
     trial     QuestionEnded    undone    worse than its limits (`health.py`)
     trial     Compared         undone    samples are answered otherwise than before
     trial     TimePassed       trial     half of it went by without a question: samples once more
+    trial     TimePassed       undone    it is over, and what failed was too little to be sure, but too much
     trial     TimePassed       serving   it is over; the version is confirmed, the bundle before is kept
     any       Started          refused   two ends without a close while it was checked or warmed
                                undone    two ends without a close while it was on trial
@@ -144,7 +145,8 @@ def _undo(state: State, desired: wire.Desired, now: float) -> Outcome:
             why = f"{current.bundle} stays: the bundle before it is no longer here"
             return _refused(_taken(state, desired, "refused"), why, effects)
         slots = _placed(state, desired.replaces, current=previous, previous=None)
-        state = _with(state, record=msgspec.structs.replace(state.record, slots=slots))
+        highest = {**state.record.highest, current.model: current.above}  # as if it had never been confirmed
+        state = _with(state, record=msgspec.structs.replace(state.record, slots=slots, highest=highest))
         folder = None if previous is None else previous.folder
         effects = (*effects, events.GoBack(current.bundle, desired.replaces, folder))
     elif last.desired is not None and last.desired.rollout == desired.rollout and last.phase in ("refused", "undone"):
@@ -337,12 +339,16 @@ def _tried(state: State, event: events.TimePassed, now: float) -> Outcome:
         return comparing, (events.Compare(desired.epoch, slot.trial.bundle),)
     if state.comparing or passed_s < desired.trial.seconds:
         return state, ()
+    if (why := health.unproven(state.seen, _before(state), desired.trial)) is not None:
+        return _undone(state, why)
     return _confirmed(state, desired, slot.trial, slot)
 
 
 def _confirmed(state: State, desired: wire.Desired, trial: Placed, slot: Slot) -> Outcome:
-    slots = _placed(state, desired.replaces, trial=None, current=trial, previous=slot.current)
-    highest = {**state.record.highest, trial.model: max(_highest(state, trial.model), trial.version)}
+    before = _highest(state, trial.model)
+    confirmed = msgspec.structs.replace(trial, above=before)
+    slots = _placed(state, desired.replaces, trial=None, current=confirmed, previous=slot.current)
+    highest = {**state.record.highest, trial.model: max(before, trial.version)}
     record = msgspec.structs.replace(state.record, phase="serving", why="", slots=slots, highest=highest)
     settle = events.Settle(trial.bundle, desired.replaces)
     return _with(state, record=record), (settle, events.Tidy(record.kept()))

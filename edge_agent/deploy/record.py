@@ -27,7 +27,8 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Placed(_Part, frozen=True):
     """A bundle in the folder of deployed ones: the one of manifest `manifest`, of the model `model`, by `rollout`.
 
-    `is_first` says that no deployed bundle served before it: what was there is a fixed one, or none.
+    `is_first` says that no deployed bundle served before it: what was there is a fixed one, or none. `above` is the
+    highest version that was confirmed before it, -1 for none.
     """
 
     bundle: str
@@ -37,6 +38,7 @@ class Placed(_Part, frozen=True):
     folder: Folder
     rollout: str
     is_first: bool = False
+    above: int = -1
 
 
 class Slot(_Part, frozen=True):

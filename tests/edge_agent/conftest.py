@@ -209,7 +209,7 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_graph: tuple[Path, Graph], tiny_tokenizer: Path) -> Path:
     """A whole bundle; not to be changed."""
-    return _write(tmp_path_factory.mktemp("bundles"), tiny_graph, tiny_tokenizer)
+    return write_tiny(tmp_path_factory.mktemp("bundles"), tiny_graph, tiny_tokenizer)
 
 
 @pytest.fixture
@@ -217,12 +217,12 @@ def make_bundle(tmp_path: Path, tiny_graph: tuple[Path, Graph], tiny_tokenizer: 
     """Write a bundle that differs from `tiny_bundle` in fields of the manifest, or in what `change` does."""
 
     def make(change: Callable[[Path], Graph | None] = lambda staging: None, **fields: Any) -> Path:
-        return _write(tmp_path, tiny_graph, tiny_tokenizer, change, **fields)
+        return write_tiny(tmp_path, tiny_graph, tiny_tokenizer, change, **fields)
 
     return make
 
 
-def _write(
+def write_tiny(
     folder: Path,
     tiny_graph: tuple[Path, Graph],
     tiny_tokenizer: Path,

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.deploy.health import CONFIDENCE, LEAST_ANSWERS, MOST_RATIOS, Seen, slower, too_many, worse
+from edge_agent.deploy.health import CONFIDENCE, LEAST_ANSWERS, MOST_RATIOS, Seen, slower, too_many, unproven, worse
 from hub import wire
 
 LIMITS = wire.Trial()  # 2% failures, 20% slower
@@ -33,6 +33,16 @@ def test_one_failure_of_three_is_no_reason() -> None:
     """A share of a third says little of a limit of 2% with three questions, much with thirty."""
     assert worse(Seen(answered=2, failed=1), NOTHING, LIMITS) is None
     assert worse(Seen(answered=20, failed=10), NOTHING, LIMITS) is not None
+
+
+def test_when_the_trial_is_over_one_failure_of_three_is_a_reason() -> None:
+    """Who has learned of it asks elsewhere, so that no more come; an old bundle that fails as often is no better."""
+    assert unproven(Seen(answered=2, failed=1), Seen(answered=9), LIMITS) == (
+        "1 of 3 questions failed until the trial was over, at most 2.0% may"
+    )
+    assert unproven(Seen(failed=1), NOTHING, LIMITS) is not None
+    assert unproven(Seen(answered=2, failed=1), Seen(answered=2, failed=1), LIMITS) is None
+    assert unproven(NOTHING, NOTHING, LIMITS) is None
 
 
 def test_where_none_may_fail_one_is_too_many() -> None:

@@ -33,7 +33,8 @@ def test_unsigned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../up", "a/../../up", "a//b", "./a", "a\\b", "C:a", "", "a\0b", "manifest.json", "model.sig"]
+    "path",
+    ["/etc/passwd", "../up", "a/../../up", "a//b", "./a", "a\\b", "C:a", "", "a\0b", "manifest.json", "model.sig"],
 )
 def test_paths_out_of_the_bundle(tmp_path: Path, path: str) -> None:
     """Refused, with the path."""
