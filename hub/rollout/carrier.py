@@ -14,11 +14,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final, Protocol
+from urllib.parse import urlsplit
 
 from hub import wire
 from hub.core import Core
 from hub.errors import RolloutError, WireError
 from hub.fleet import Node, Standing
+from hub.http_server import Address
 from hub.rollout.orders import Orders
 from hub.rollout.plan import Note, Persist, Rollout
 from hub.rollout.view import View, rows_of, summary
@@ -31,6 +33,7 @@ LOOK_EVERY_S: Final = 1.0
 SETTLE_S: Final = 3.0  # after the hub is connected, until what is retained has come
 ANSWERS_WITHIN_S: Final = 10.0
 MOST_SHOWN: Final = 8  # rollouts, the latest
+_MOST_SOURCE_CHARS: Final = 512  # as the wire has it
 _ABSENT: Final = (Standing.LOST, Standing.GONE)
 
 
@@ -225,6 +228,9 @@ def source_of(url: str | None, address: str, *, tls: bool) -> str:
     ('http://127.0.0.1:9810', 'https://hub.lan:9810')
     """
     found = (url or f"{'https' if tls else 'http'}://{address}").rstrip("/")
-    if not found.startswith(("http://", "https://")) or len(found) > 512 or not found.isascii() or " " in found:
+    host = urlsplit(found).hostname if found.isascii() and found.isprintable() and " " not in found else None
+    if not host or not found.startswith(("http://", "https://")) or len(found) > _MOST_SOURCE_CHARS:
         raise RolloutError(f"{url!r} is no address of bundles: give one that begins with https://")
+    if found.startswith("http://") and not Address(host, 0).on_loopback:
+        raise RolloutError(f"{url!r} is plain HTTP to other machines: give one that begins with https://")
     return found

@@ -68,9 +68,7 @@ def fleets(mosquitto: Any) -> Iterator[Callable[[dict[str, FakeNode]], FakeFleet
         each.close()
 
 
-def test_a_good_bundle_comes_to_all(
-    site: Site, fleets: Any, eventually: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_good_bundle_comes_to_all(site: Site, fleets: Any, eventually: Callable[..., None], tmp_path: Path) -> None:
     """In waves, over a hub that is killed and started again on the way; one that was away gets it when it comes."""
     slow = ("fetching", *["warming"] * 12, "trial", "serving")
     nodes = {f"n{number}": FakeNode(slow) for number in range(5)}
@@ -94,9 +92,9 @@ def test_a_good_bundle_comes_to_all(
     fleet.join("n4")
     eventually(lambda: site.progress("r2").nodes["n4"].stage == "serving", limit_s=20)
     assert site.status("r2")["phases"] == {"serving": 5}
-    assert {name: len({desired.epoch for desired in all_told}) for name, all_told in fleet.told.items()} == {
-        name: 1 for name in nodes
-    }
+    assert {
+        name: len({desired.epoch for desired in all_told}) for name, all_told in fleet.told.items()
+    } == dict.fromkeys(nodes, 1)
     again = site.deploy(bundle, "--wait", "--json")
     assert (again.returncode, json.loads(again.stdout)["why"]) == (0, "5 of 5 nodes serve it"), again.stderr
 

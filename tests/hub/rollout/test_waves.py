@@ -26,7 +26,12 @@ def test_canaries_stand_for_all_kinds() -> None:
 
 def test_who_is_not_ready_is_last() -> None:
     """However its kind stands."""
-    fleet = {"away": node("thor", there=False), "stubborn": Seen(is_there=True, deploys=False), "a": node(), "b": node()}
+    fleet = {
+        "away": node("thor", there=False),
+        "stubborn": Seen(is_there=True, deploys=False),
+        "a": node(),
+        "b": node(),
+    }
     assert set(in_turn(fleet, "r")[2:]) == {"away", "stubborn"}
 
 
