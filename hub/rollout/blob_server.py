@@ -41,6 +41,10 @@ def blob_server(root: Path, address: Address, tls: ssl.SSLContext | None) -> Htt
     return HttpServer(application(Catalog(root), address, is_open=tls is None), address, tls=tls)
 
 
+class _Blob(FileResponse):
+    chunk_size = 256 * 1024  # each piece takes the interpreter for a moment: fewer, larger ones disturb routing less
+
+
 def application(catalog: Catalog, address: Address, *, is_open: bool) -> Starlette:
     """The ASGI application. One that `is_open` answers to names of this machine only, else a web page could ask."""
 
@@ -52,7 +56,7 @@ def application(catalog: Catalog, address: Address, *, is_open: bool) -> Starlet
         headers = {**_HEADERS, "ETag": f'"{sha256}"'}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
-        return FileResponse(path, headers=headers, media_type="application/octet-stream")
+        return _Blob(path, headers=headers, media_type="application/octet-stream")
 
     hosts = allowed_hosts((), address) if is_open else ["*"]
     return Starlette(

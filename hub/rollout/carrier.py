@@ -135,8 +135,7 @@ class Carrier:
         if rollout.is_settled and order.name in self._settled:
             return self._settled[order.name]
         seen = self._seen(rollout, nodes)
-        if not self._waits_for_another(rollout):
-            self._carry_out(rollout, seen, hub, now)
+        self._carry_out(rollout, seen, hub, now)
         view = summary(order, rollout.progress, rows_of(order, rollout.progress, seen))
         if rollout.is_settled:
             self._settled[order.name] = view
@@ -161,15 +160,6 @@ class Carrier:
             except RolloutError as error:
                 self._damaged.add(name)
                 log.error("rollout %s is left out: %s", name, error)
-
-    def _waits_for_another(self, rollout: Rollout) -> bool:
-        """Whether an earlier one of the same model is not over."""
-        for other in self._in_order():
-            if other is rollout:
-                return False
-            if other.is_open and other.order.replaces == rollout.order.replaces:
-                return True
-        return False
 
     def _seen(self, rollout: Rollout, nodes: Mapping[str, Node]) -> dict[str, Seen]:
         busy = set().union(*(other.under_way for other in self._rollouts.values() if other is not rollout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +11,23 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from hub import http_server
 from hub.errors import ListenError
-from hub.http_server import LOOPBACK, Address
+from hub.http_server import LOOPBACK, Address, HttpServer
 from hub.rollout.blob_server import blob_server
 from hub.rollout.catalog import Catalog
+from tests.conftest import eventually
 from tests.hub.rollout.certificates import Authority
 from tests.hub.rollout.made import FILES, make_bundle
 
 WEIGHTS = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 ETAG = f'"{SHA256}"'
+
+
+def started(server: HttpServer) -> None:
+    server.start()
+    eventually(lambda: server._server.started)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(root: Path) -> Iterator[httpx.Client]:
     server = blob_server(root, LOOPBACK, None)
-    server.start()
+    started(server)
     with httpx.Client(base_url=f"http://{server.address}") as client:
         yield client
     server.stop()
@@ -114,7 +122,7 @@ def test_certificates_of_the_fleet(root: Path, tmp_path: Path) -> None:
     stolen = fleet.issue("stolen")
     strangers.issue("node")
     server = blob_server(root, LOOPBACK, fleet.server("hub", fleet.revoked(stolen)))
-    server.start()
+    started(server)
     try:
         url = f"https://{server.address}/blobs/{SHA256}"
         assert httpx.get(url, verify=fleet.client("node")).content == WEIGHTS
@@ -126,6 +134,20 @@ def test_certificates_of_the_fleet(root: Path, tmp_path: Path) -> None:
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http"))
         assert httpx.get(url, verify=fleet.client("node"), headers={"Range": "bytes=0-4"}).content == WEIGHTS[:5]
+    finally:
+        server.stop()
+
+
+def test_who_shakes_no_hand_is_closed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that never comes to TLS would be held for a minute, and so could be all."""
+    monkeypatch.setattr(http_server, "_HEAD_S", 0.2)
+    fleet = Authority(tmp_path / "fleet")
+    fleet.issue("hub")
+    server = blob_server(root, LOOPBACK, fleet.server("hub"))
+    started(server)
+    try:
+        with socket.create_connection((server.address.host, server.address.port), timeout=10) as silent:
+            assert silent.recv(1) == b""
     finally:
         server.stop()
 

@@ -121,7 +121,7 @@ def test_stopped_by_a_file(site: Site) -> None:
     assert site.hub.told[-1][1].undo
 
 
-def test_the_next_one_waits_for_the_one_it_replaces(site: Site) -> None:
+def test_the_next_one_tells_who_has_gone_back_from_the_first(site: Site) -> None:
     """And closes it to those that come late; epochs go up from one to the next."""
     site.orders.begin(order(), replace=False)
     site.run(6)
@@ -243,7 +243,9 @@ def test_a_node_that_is_forgotten_is_told_to_undo(site: Site) -> None:
     assert [(name, desired.epoch) for name, desired in site.hub.told if name == "gone"] == [("gone", 8)]
 
 
-@pytest.mark.parametrize("url", ["ftp://hub", "hub.lan:9810", "https://hub lan", "https://" + "h" * 600, "https://", "http://hub.lan:1"])
+@pytest.mark.parametrize(
+    "url", ["ftp://hub", "hub.lan:9810", "https://hub lan", "https://" + "h" * 600, "https://", "http://hub.lan:1"]
+)
 def test_sources_that_are_none(url: str) -> None:
     """Refused before any node is told."""
     with pytest.raises(RolloutError, match="give one that begins with https"):
