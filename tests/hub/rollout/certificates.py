@@ -54,7 +54,9 @@ class Authority:
     def revoked(self, *certificates: x509.Certificate) -> Path:
         """The list of these."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
-        builder = builder.last_update(_NOW - _DAY).next_update(_NOW + _DAY)
+        builder = builder.last_update(_NOW - _DAY + len(certificates) * datetime.timedelta(hours=1)).next_update(
+            _NOW + _DAY
+        )
         for each in certificates:
             one = x509.RevokedCertificateBuilder().serial_number(each.serial_number).revocation_date(_NOW - _DAY)
             builder = builder.add_revoked_certificate(one.build())

@@ -138,6 +138,37 @@ def test_certificates_of_the_fleet(root: Path, tmp_path: Path) -> None:
         server.stop()
 
 
+def test_revoked_while_it_runs(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next connection is turned away, without a restart; a list that cannot be read lets nobody back in."""
+    fleet = Authority(tmp_path / "fleet")
+    fleet.issue("hub")
+    stolen = fleet.issue("stolen")
+    fleet.issue("node")
+    revoked = fleet.revoked()
+    server = blob_server(root, LOOPBACK, fleet.server("hub", revoked), revoked)
+    started(server)
+    try:
+        url = f"https://{server.address}/blobs/{SHA256}"
+        assert httpx.get(url, verify=fleet.client("stolen")).content == WEIGHTS
+        plain = socket.create_connection((server.address.host, server.address.port), timeout=10)
+        with fleet.client("stolen").wrap_socket(plain, server_hostname="127.0.0.1") as early:
+            early.sendall(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert early.recv(1)
+            assert early.session is None or not early.session.has_ticket  # with one it would come back
+        fleet.revoked(stolen)
+        for _ in range(2):
+            with pytest.raises(httpx.TransportError):
+                httpx.get(url, verify=fleet.client("stolen"))
+            assert httpx.get(url, verify=fleet.client("node")).content == WEIGHTS
+            revoked.write_text("no list")
+        assert "cannot be read" in caplog.text
+        revoked.unlink()
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url, verify=fleet.client("stolen"))
+    finally:
+        server.stop()
+
+
 def test_who_shakes_no_hand_is_closed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that never comes to TLS would be held for a minute, and so could be all."""
     monkeypatch.setattr(http_server, "_HEAD_S", 0.2)
