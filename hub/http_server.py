@@ -5,6 +5,7 @@ Knows nothing of what is served.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 import threading
@@ -113,6 +114,7 @@ class HttpServer:
             http=_impatient(),
             ssl_context_factory=None if tls is None else lambda config, make: tls,
         )
+        self._has_tls = tls is not None
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
@@ -129,7 +131,17 @@ class HttpServer:
     def _run(self) -> None:
         import asyncio
 
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        """uvicorn leaves the time for a TLS handshake at asyncio's minute; it is of the time for a head here."""
+        import asyncio
+
+        if self._has_tls:
+            loop = asyncio.get_running_loop()
+            in_time = functools.partial(loop.create_server, ssl_handshake_timeout=_HEAD_S)
+            loop.create_server = in_time  # type: ignore[method-assign]
+        await self._server.serve(sockets=[self._socket])
 
 
 def _impatient() -> Any:

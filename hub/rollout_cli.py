@@ -157,8 +157,9 @@ def _tell_trips(order: Order, contents: Contents, catalog: Any, broker: BrokerUr
     whole = trips_document(order, contents, found)
     if as_json:
         return _print_json(whole)
-    title = f"{contents.name} to {len(found)} nodes in {whole['waves']} waves: {size(whole['travels_bytes'])} travel"
-    table = Table("node", "wave", "bytes", "", title=title)
+    travel = size(whole["travels_bytes"])
+    click.echo(f"{contents.name} would go to {len(found)} nodes in {whole['waves']} waves: {travel} travel")
+    table = Table("node", "wave", "bytes", "")
     for trip in found:
         table.add_row(trip.node, "-" if trip.wave is None else str(trip.wave + 1), size(trip.bytes), trip.why)
     Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False).print(table)
@@ -268,9 +269,12 @@ def _show(documents: list[dict[str, Any]], one: bool, as_json: bool) -> None:
     from rich.console import Console
 
     from hub.rollout.table import nodes_table, rollouts_table
+    from hub.rollout.view import in_words
 
     if as_json:
         return _print_json(documents[0] if one else documents)
+    if one:
+        click.echo(in_words(documents[0]))
     shown = nodes_table(documents[0]) if one else rollouts_table(documents)
     Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False).print(shown)
     return None

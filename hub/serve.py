@@ -49,13 +49,15 @@ class Listening(msgspec.Struct, frozen=True):
 class Bundles(msgspec.Struct, frozen=True):
     """Where the bundles of rollouts lie, where nodes get them, and how nodes call that address if not by its own name.
 
-    `tls` asks for the certificates of nodes; without it they are had on this machine only.
+    `tls` asks for the certificates of nodes, of which those in the list `revoked` are turned away, also those that come
+    to it later; without it they are had on this machine only.
     """
 
     root: Path
     address: Address
     url: str | None = None
     tls: ssl.SSLContext | None = None
+    revoked: Path | None = None
 
 
 def serve(
@@ -149,7 +151,7 @@ def _carrier(bundles: Bundles) -> Iterator[Carrier]:
         raise ListenError(f"starlette cannot be imported ({error}): install edgefleet[hub]") from None
     from hub.rollout.carrier import Carrier, source_of
 
-    server = blob_server(bundles.root, bundles.address, bundles.tls)
+    server = blob_server(bundles.root, bundles.address, bundles.tls, bundles.revoked)
     source = source_of(bundles.url, str(server.address), tls=bundles.tls is not None)
     carrier = Carrier(bundles.root, source)
     server.start()

@@ -16,7 +16,11 @@ from hub import wire
 from hub.fleet import Standing
 from hub.fleet_gauges import FleetGauges
 from hub.metrics import Metrics
+from hub.rollout.gauges import RolloutGauges
+from hub.rollout.order import Progress
+from hub.rollout.view import summary
 from hub.store.records import Kept
+from tests.hub.rollout.scene import order
 from tests.hub.test_fleet_gauges import Still, node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +43,7 @@ def told() -> dict[str, str]:
     """Type by name of all that a hub and an agent can tell."""
     hub = Metrics()
     hub.add(FleetGauges(Still(node("a", Standing.READY, network_ms=1.0)), lambda: Kept(0, 0, 0)))
+    hub.add(RolloutGauges(lambda: (summary(order(), Progress(), []),)))
     agent = AgentMetrics(lambda: wire.NodeState(epoch=1, status="ready", machine=full_machine()), lambda: (0, 0))
     text = (hub.exposition() + agent.exposition()).decode()
     types = dict(line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE"))
@@ -162,7 +167,7 @@ def test_the_objective_is_a_bucket_of_the_histogram() -> None:
 @pytest.mark.prometheus
 def test_promtool_takes_rules_and_configuration() -> None:
     """Alerts, what they record, and the example of a configuration."""
-    assert "13 rules found" in promtool("check", "rules", PROMETHEUS / "alerts.yml")
+    assert "14 rules found" in promtool("check", "rules", PROMETHEUS / "alerts.yml")
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final, Protocol
+from urllib.parse import urlsplit
 
 from hub import wire
 from hub.core import Core
 from hub.errors import RolloutError, WireError
 from hub.fleet import Node, Standing
+from hub.http_server import Address
 from hub.rollout.orders import Orders
 from hub.rollout.plan import Note, Persist, Rollout
 from hub.rollout.view import View, rows_of, summary
@@ -31,6 +33,7 @@ LOOK_EVERY_S: Final = 1.0
 SETTLE_S: Final = 3.0  # after the hub is connected, until what is retained has come
 ANSWERS_WITHIN_S: Final = 10.0
 MOST_SHOWN: Final = 8  # rollouts, the latest
+_MOST_SOURCE_CHARS: Final = 512  # as the wire has it
 _ABSENT: Final = (Standing.LOST, Standing.GONE)
 
 
@@ -132,8 +135,7 @@ class Carrier:
         if rollout.is_settled and order.name in self._settled:
             return self._settled[order.name]
         seen = self._seen(rollout, nodes)
-        if not self._waits_for_another(rollout):
-            self._carry_out(rollout, seen, hub, now)
+        self._carry_out(rollout, seen, hub, now)
         view = summary(order, rollout.progress, rows_of(order, rollout.progress, seen))
         if rollout.is_settled:
             self._settled[order.name] = view
@@ -158,15 +160,6 @@ class Carrier:
             except RolloutError as error:
                 self._damaged.add(name)
                 log.error("rollout %s is left out: %s", name, error)
-
-    def _waits_for_another(self, rollout: Rollout) -> bool:
-        """Whether an earlier one of the same model is not over."""
-        for other in self._in_order():
-            if other is rollout:
-                return False
-            if other.is_open and other.order.replaces == rollout.order.replaces:
-                return True
-        return False
 
     def _seen(self, rollout: Rollout, nodes: Mapping[str, Node]) -> dict[str, Seen]:
         busy = set().union(*(other.under_way for other in self._rollouts.values() if other is not rollout))
@@ -225,6 +218,9 @@ def source_of(url: str | None, address: str, *, tls: bool) -> str:
     ('http://127.0.0.1:9810', 'https://hub.lan:9810')
     """
     found = (url or f"{'https' if tls else 'http'}://{address}").rstrip("/")
-    if not found.startswith(("http://", "https://")) or len(found) > 512 or not found.isascii() or " " in found:
+    host = urlsplit(found).hostname if found.isascii() and found.isprintable() and " " not in found else None
+    if not host or not found.startswith(("http://", "https://")) or len(found) > _MOST_SOURCE_CHARS:
         raise RolloutError(f"{url!r} is no address of bundles: give one that begins with https://")
+    if found.startswith("http://") and not Address(host, 0).on_loopback:
+        raise RolloutError(f"{url!r} is plain HTTP to other machines: give one that begins with https://")
     return found

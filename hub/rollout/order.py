@@ -18,7 +18,7 @@ from hub.rollout.contents import BundleId, Bytes, Version, Word
 Status = Literal["waiting", "active", "done", "stopped", "cancelled"]
 Stage = Literal["waiting", "told", "stuck", "serving", "failed", "undoing", "undone"]
 
-OPEN: Final = ("waiting", "active")  # what a second rollout of the same model has to wait for
+OPEN: Final = ("waiting", "active")  # beside these no second rollout of the same model is begun
 PROFILE: Final = "profile:"
 ALL: Final = "all"
 

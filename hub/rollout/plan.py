@@ -92,7 +92,7 @@ class Rollout:
 
     @property
     def is_open(self) -> bool:
-        """Whether another rollout of the same model has to wait."""
+        """Whether it is under way, or about to be."""
         return self._status in OPEN
 
     @property

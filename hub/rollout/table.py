@@ -5,14 +5,12 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from hub.rollout.view import View, in_words, size
+from hub.rollout.view import View, size
 
 
 def rollouts_table(documents: list[View]) -> Table:
     """One row for each rollout, the last one first."""
-    table = Table(
-        "rollout", "bundle", "status", "wave", "nodes", "travelled", "why", title=f"{len(documents)} rollouts"
-    )
+    table = Table("rollout", "bundle", "status", "wave", "nodes", "travelled", "why")
     for one in reversed(documents):
         phases = ", ".join(f"{count} {phase}" for phase, count in one["phases"].items())
         cells = (one["name"], f"{one['bundle']} v{one['version']}", one["status"], f"{one['wave']} of {one['waves']}")
@@ -22,7 +20,7 @@ def rollouts_table(documents: list[View]) -> Table:
 
 def nodes_table(one: View) -> Table:
     """One row for each node of a rollout."""
-    table = Table("node", "wave", "phase", "travelled", "trial", "why", title=Text(in_words(one)), title_justify="left")
+    table = Table("node", "wave", "phase", "travelled", "trial", "why")
     for row in one["nodes"]:
         far = row["progress"]
         phase = row["phase"] if far is None else f"{row['phase']} {100 * far:.0f}%"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,16 @@ def test_states(before: Node | None, state: wire.NodeState, verdict: str, standi
     if standing is not None:
         after = announced(before, "n", state, 1.0, live=True)
         assert (after.standing, after.epoch) == (standing, state.epoch)
+
+
+def test_what_it_says_of_a_rollout_is_kept() -> None:
+    """Also while it is offline, when its will says nothing of that."""
+    said = wire.Deployment(epoch=3, rollout="r", bundle="b", version=2, phase="trial")
+    state = msgspec.structs.replace(ready(), deployment=said, deploys=True, profile="orin")
+    first = announced(node(), "n", state, 1.0, live=True)
+    for after in (first, announced(first, "n", OFFLINE, 2.0, live=True)):
+        assert (after.deployment, after.deploys, after.profile) == (said, True, "orin")
+    assert announced(first, "n", ready(), 2.0, live=True).deployment is None
 
 
 def test_pong_heals() -> None:

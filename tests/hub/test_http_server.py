@@ -134,6 +134,37 @@ def test_who_asks_in_time_may_ask_again_and_wait_for_the_answer(
         server.stop()
 
 
+def test_who_stops_reading_in_the_middle_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """While the answer is still being sent; who reads on gets all of it."""
+    monkeypatch.setattr(http_server, "_TAKES_S", 0.5)
+    part = bytes(1024 * 1024)
+
+    async def long(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = HttpServer(long, Address("127.0.0.1", 0))
+    server.start()
+    eventually(lambda: server._server.started)
+    try:
+        reading = socket.create_connection((server.address.host, server.address.port), timeout=30)
+        idle = socket.create_connection((server.address.host, server.address.port), timeout=30)
+        with reading, idle:
+            idle.sendall(REQUEST)
+            reading.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            got = 0
+            while got_now := len(reading.recv(65_536)):
+                got += got_now
+            assert got > 64 * len(part)
+            eventually(lambda: not server._server.server_state.connections)
+    finally:
+        server.stop()
+
+
 def test_who_does_not_read_the_answer_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:

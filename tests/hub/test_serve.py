@@ -16,7 +16,7 @@ import pytest
 def test_wrong_use(bin_folder: Path) -> None:
     """Neither, both, or a name that is none: exit code 2 and what to do."""
     two, named = ["--broker", "mqtt://h", "--embedded-broker", "1"], ["--broker", "mqtt://h", "--name", "a/b"]
-    for options in ([], two, named, ["--broker", "mqtt://h", "--token-file", "f"]):
+    for options in ([], two, named, ["--broker", "mqtt://h", "--token-file", "f"], [*two[:2], "--bundles-listen", "1"]):
         done = subprocess.run([bin_folder / "edge-hub", "serve", *options], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "Error:" in done.stderr
@@ -30,6 +30,8 @@ def test_wrong_use(bin_folder: Path) -> None:
         (["--embedded-broker", "{port}", "--store", "/proc/nowhere/records.sqlite"], "/proc/nowhere"),
         (["--embedded-broker", "{port}", "--listen", "0.0.0.0:{port}"], "give --token-file"),
         (["--embedded-broker", "{port}", "--listen", "http"], "'http'"),
+        (["--broker", "mqtt://h", "--bundles", "/none", "--bundles-listen", "0.0.0.0:{port}"], "give a certificate"),
+        (["--broker", "mqtt://h", "--bundles", "/none", "--bundles-listen", "{port}", "--bundles-url", "x"], "'x'"),
         (["--embedded-broker", "{port}", "--listen", "{port}", "--token-file", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )

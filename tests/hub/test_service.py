@@ -179,6 +179,26 @@ def test_a_node_is_drained_and_taken_back_from_any_thread(
     eventually(lambda: standing() == Standing.READY)
 
 
+def test_what_nodes_are_told_is_retained_and_heard(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """A hub that follows rollouts tells a node for good; it, and one that starts later, hear what was told."""
+    heard: list[tuple[str, str, int]] = []
+
+    def hears(hub: str) -> Callable[[str, bytes], None]:
+        return lambda node, payload: heard.append((hub, node, wire.decode_desired(payload).epoch))
+
+    first = running(HubService(broker_url, "first", None, alone=True, desired_heard=hears("first")))
+    eventually(lambda: first.service.ready)
+    desired = wire.Desired(epoch=7, rollout="r", bundle="b", version=1, replaces="m", manifest="0" * 64)
+    first.service.publish_desired("n1", desired)
+    eventually(lambda: ("first", "n1", 7) in heard)
+    first.stop()
+    later = running(HubService(broker_url, "later", None, alone=True, desired_heard=hears("later")))
+    eventually(lambda: ("later", "n1", 7) in heard)
+    assert later.service.call(lambda core, now: core.counters["ignored_desired"]).result(10) == 0
+
+
 @pytest.mark.broker
 def test_broker_restart(mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]) -> None:
     """When the broker is killed and comes back, hub and node come back by themselves."""

@@ -42,7 +42,7 @@ def test_paths_out_of_the_bundle(tmp_path: Path, path: str) -> None:
     manifest = manifest_of(root)
     manifest["files"][0]["path"] = path
     write_manifest(root, manifest)
-    with pytest.raises(RolloutError, match="path|listed"):
+    with pytest.raises(RolloutError, match=r"path|listed"):
         read_contents(root)
 
 
@@ -51,7 +51,8 @@ def test_paths_out_of_the_bundle(tmp_path: Path, path: str) -> None:
     [
         {"bundle_id": "../up"}, {"bundle_id": "a/b"}, {"bundle_id": "x" * 300}, {"version": -1}, {"version": "1"},
         {"model": {}}, {"files": [{"path": "a", "bytes": -1, "sha256": "0" * 64}]},
-        {"files": [{"path": "a", "bytes": 1, "sha256": "0"}]}, {"files": [{"path": "a", "bytes": 2**60, "sha256": "0" * 64}]},
+        {"files": [{"path": "a", "bytes": 1, "sha256": "0"}]},
+        {"files": [{"path": "a", "bytes": 2**60, "sha256": "0" * 64}]},
         {"files": [{"path": "a", "bytes": 1, "sha256": "0" * 64}] * 2},
     ],
 )  # fmt: skip
@@ -73,7 +74,7 @@ def test_too_large_or_no_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (root / "manifest.json").write_text("{" + " " * 10 + "}")
     with pytest.raises(RolloutError, match="larger than 10"):
         read_contents(root)
-    with pytest.raises(RolloutError, match="no manifest.json"):
+    with pytest.raises(RolloutError, match=r"no manifest\.json"):
         read_contents(tmp_path)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub import wire
-from hub.rollout.order import Progress
+from hub.rollout.order import NodeProgress, Progress
 from hub.rollout.plan import REPEAT_S, Persist, PublishDesired, Rollout
 from tests.hub.rollout.scene import BAD, GOOD, NEW, OLD, REFUSES, FakeNode, Scene, order, served
 
@@ -108,7 +108,7 @@ def test_a_canary_that_goes_away_changes_its_place() -> None:
 
 
 def test_who_says_nothing_counts_as_failed() -> None:
-    """After the limit and its trial; until then it holds up its wave. Speaking again heals it."""
+    """After the limit and its trial; until then it holds up its wave."""
     silent = FakeNode(())
     scene = Scene({"n0": silent}, silent_s=10.0).run(15)
     assert scene.status == "active"
@@ -116,6 +116,41 @@ def test_who_says_nothing_counts_as_failed() -> None:
     assert scene.status == "stopped"
     assert "said nothing more" in scene.rollout.progress.why
     assert [each.desired.undo for each in scene.told] == [False, True]
+
+
+def test_who_speaks_again_is_healed() -> None:
+    """It had stopped in the middle, and counts as failed until it says something new."""
+    node = FakeNode(("fetching",))
+    scene = Scene({"n0": node}, silent_s=10.0, max_failure=1.0).run(18)
+    for _ in range(5):
+        assert scene.step() == []
+        assert scene.stages() == {"n0": "stuck"}
+    node.left = ["trial", "serving"]
+    scene.run(2)
+    assert scene.stages() == {"n0": "told"}
+    scene.run(2)
+    assert scene.stages() == {"n0": "serving"}
+
+
+def test_silence_is_counted_from_when_it_was_told() -> None:
+    """Not from when it was seen first: its wave may have been long in coming."""
+    rollout, seen = Rollout(order(silent_s=10.0)), FakeNode().seen
+    (first,) = (each for each in rollout.step({"a": seen, "b": seen}, 0.0) if isinstance(each, PublishDesired))
+    said = wire.Deployment(epoch=1, rollout="r1", bundle=NEW, version=2, phase="serving")
+    has = msgspec.structs.replace(seen, deployment=said)
+    both = {name: has if name == first.node else seen for name in ("a", "b")}
+    for now in (100.0, 101.0):
+        rollout.step(both, now)
+        assert sorted(one.stage for one in rollout.progress.nodes.values()) == ["serving", "told"]
+
+
+def test_what_it_said_to_an_earlier_epoch_is_not_believed() -> None:
+    """A rollout of that name may have been here before, in another directory."""
+    nodes = {"n0": NodeProgress(wave=0, stage="told", epoch=5)}
+    rollout = Rollout(order(), Progress(status="active", nodes=nodes))
+    said = wire.Deployment(epoch=3, rollout="r1", bundle=NEW, version=2, phase="serving")
+    rollout.step({"n0": msgspec.structs.replace(FakeNode().seen, deployment=said, epoch=5)}, 0.0)
+    assert rollout.progress.nodes["n0"].stage == "told"
 
 
 def test_quiet_hours_are_no_silence() -> None:
@@ -143,6 +178,17 @@ def test_a_node_busy_with_another_rollout_is_left_alone() -> None:
     assert [each.node for each in told] == ["n0"]
 
 
+def test_undo_waits_for_another_rollout_at_that_node() -> None:
+    """There is one Desired for each node: an undo would take the place of what the other one has just told it."""
+    rollout, seen = Rollout(order()), FakeNode(()).seen
+    rollout.step({"n0": seen}, 0.0)
+    rollout.cancel("by hand")
+    told = rollout.step({"n0": msgspec.structs.replace(seen, busy=True)}, 1.0)
+    assert not [each for each in told if isinstance(each, PublishDesired)]
+    told = rollout.step({"n0": seen}, 2.0)
+    assert [each.desired.undo for each in told if isinstance(each, PublishDesired)] == [True]
+
+
 def test_epochs_go_up_from_whatever_was_there() -> None:
     """From what the broker has retained for the node."""
     node = FakeNode()
@@ -150,6 +196,15 @@ def test_epochs_go_up_from_whatever_was_there() -> None:
     scene = Scene({"n0": node})
     scene.step()
     assert [each.desired.epoch for each in scene.told] == [42]
+
+
+def test_undo_is_above_what_anybody_else_has_told() -> None:
+    """Else the node would take it for an old message."""
+    rollout, seen = Rollout(order()), FakeNode(()).seen
+    rollout.step({"n0": seen}, 0.0)
+    rollout.cancel("by hand")
+    effects = rollout.step({"n0": msgspec.structs.replace(seen, epoch=9)}, 1.0)
+    assert [each.desired.epoch for each in effects if isinstance(each, PublishDesired)] == [10]
 
 
 def test_who_does_not_say_that_it_heard_is_told_again() -> None:

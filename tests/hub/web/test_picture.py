@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,16 @@ def test_the_whole_holds_everything() -> None:
     assert (told["stages"], told["nodes"], told["questions"]) == (STAGES, {"a": {"wait_ms": 1}}, ({"number": 1},))
     assert [row[0] for row in told["slots"]] == [10, 20]
     assert (told["hub"], told["connected"], told["in_flight"]) == ("h", True, 0)
+
+
+def test_rollouts_are_told_where_one_has_changed() -> None:
+    """All of them, for they are few; the whole always has them."""
+    one, two = ({"name": "r", "status": "active"},), ({"name": "r", "status": "done"},)
+    plain = picture({})
+    before, after = (msgspec.structs.replace(plain, rollouts=rollouts) for rollouts in (one, two))
+    assert "rollouts" not in change(before, before)
+    assert change(before, after)["rollouts"] == change(None, after)["rollouts"] == whole(after)["rollouts"] == two
+    assert whole(plain)["rollouts"] == ()
 
 
 def test_the_first_change_is_everything() -> None:

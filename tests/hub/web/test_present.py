@@ -71,6 +71,20 @@ def watched() -> Watched:
     return Watched(driver)
 
 
+def test_rollouts_are_shown(watched: Watched) -> None:
+    """As they are now, and again when they have changed."""
+    views: list[dict[str, Any]] = [{"name": "r", "status": "active"}]
+    shown = Present(watched, watched.live, lambda: NOW_S, lambda: tuple(views))
+
+    async def scene() -> None:
+        assert (await shown.advance())["rollouts"] == tuple(views)
+        assert "rollouts" not in await shown.advance()
+        views[:] = [{"name": "r", "status": "done"}]
+        assert (await shown.advance())["rollouts"] == shown.whole()["rollouts"] == tuple(views)
+
+    asyncio.run(scene())
+
+
 def test_what_happens_is_told_once(watched: Watched) -> None:
     """A question when it is routed, and when it has ended; a node when it has changed, and only in what has."""
     shown = Present(watched, watched.live, lambda: NOW_S)
