@@ -135,9 +135,8 @@ def main() -> None:
             came["tls"].append(connecting_ms(device))
         rows["to connect"] = {name: statistics.median(each) for name, each in came.items()}
     for what, row in rows.items():
-        print(
-            f"{what:<28} plain {row['plain']:7.2f} ms   tls {row['tls']:7.2f} ms   ratio {row['tls'] / row['plain']:.2f}"
-        )
+        ratio = row["tls"] / row["plain"]
+        print(f"{what:<28} plain {row['plain']:7.2f} ms   tls {row['tls']:7.2f} ms   ratio {ratio:.2f}")
     print(json.dumps(rows))
 
 

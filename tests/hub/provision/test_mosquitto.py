@@ -51,8 +51,8 @@ def shown(secured: SecuredFleet) -> object:
     """The serial number of the certificate that the broker shows."""
     tls = secured.at("device-early").tls
     assert tls is not None
-    with socket.create_connection(("localhost", secured.port), 10) as plain:
-        with tls.client_context().wrap_socket(plain, server_hostname="localhost") as secure:
-            certificate = secure.getpeercert()
-            assert certificate is not None
-            return certificate["serialNumber"]
+    plain = socket.create_connection(("localhost", secured.port), 10)
+    with tls.client_context().wrap_socket(plain, server_hostname="localhost") as secure:
+        certificate = secure.getpeercert()
+    assert certificate is not None
+    return certificate["serialNumber"]
