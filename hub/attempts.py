@@ -61,6 +61,6 @@ class Attempts:
         self._retry_s = FIRST_RETRY_S
 
     def wait(self, now: float, spread: float, least_s: float = 0.0) -> None:
-        """Let the next one be due after the wait, at least `least_s`, times `spread`; the wait after that is doubled."""
+        """Let the next one be due after the wait, at least `least_s`, times `spread`; then the wait is doubled."""
         self.due_at = now + max(self._retry_s, least_s) * spread
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
