@@ -15,6 +15,7 @@ from hub.reach import Reach
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 1.0  # who has 5 s of a broker to answer in must not spend them waiting to connect
 CONNECT_LIMIT_S: Final = 2.0  # of an attempt that nothing is known about: everything else waits for it
+DISTRUST_RETRY_S: Final = 10.0  # what a certificate or a clock is does not change by the second
 SLOW_CONNECT_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.02
 
@@ -59,7 +60,7 @@ class Attempts:
         """The link is open: the next loss starts from the shortest wait."""
         self._retry_s = FIRST_RETRY_S
 
-    def wait(self, now: float, spread: float) -> None:
-        """Let the next one be due after the wait times `spread`, and the wait after that be twice as long."""
-        self.due_at = now + self._retry_s * spread
+    def wait(self, now: float, spread: float, least_s: float = 0.0) -> None:
+        """Let the next one be due after the wait, at least `least_s`, times `spread`; then the wait is doubled."""
+        self.due_at = now + max(self._retry_s, least_s) * spread
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Final
 
+from hub import tcp
 from hub.errors import IdentityError
 from hub.tls import Tls
 
@@ -66,7 +67,10 @@ def _connected(host: str, port: int, tls: Tls) -> ssl.SSLSocket:
     plain = socket.create_connection((host, port), LIMIT_S)
     with contextlib.ExitStack() as stack:
         stack.callback(plain.close)
+        tcp.send_at_once(plain)
+        tcp.acknowledge_at_once(plain)
         plain.settimeout(max(end - time.monotonic(), 0.1))  # of the handshake as a whole
         secured = context.wrap_socket(plain, server_hostname=host)
+        tcp.acknowledge_at_once(secured)
         stack.pop_all()
     return secured

@@ -21,7 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from hub import tcp
+from hub import attempts, tcp
 from hub.attempts import Attempts
 from hub.broker_url import BrokerUrl
 from hub.dial import Dial
@@ -290,7 +290,7 @@ class Link:
         why = f"cannot connect to {self.url}: {why}"
         if self._gives_up:
             self._fatal = why
-        self._lost(why)
+        self._lost(why, attempts.DISTRUST_RETRY_S)
         return True
 
     def _abandon(self) -> None:
@@ -324,7 +324,7 @@ class Link:
             with self._client._out_message_mutex:
                 self._client._out_messages.pop(mid, None)
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, least_wait_s: float = 0.0) -> None:
         was_open, self.is_open = self.is_open, False
         self._receipts.clear()
         self._tickets.lost()
@@ -333,7 +333,7 @@ class Link:
         is_news = was_open or (self._fatal is None and why not in self._said)
         (log.warning if is_news else log.debug)("%s: %s", self.client_id, why)
         self._said.add(why)
-        self._attempts.wait(time.monotonic(), random.uniform(0.5, 1.0))  # noqa: S311 (spread, no secret)
+        self._attempts.wait(time.monotonic(), random.uniform(0.5, 1.0), least_wait_s)  # noqa: S311 (spread, no secret)
         if was_open:
             self._handlers.closed(why)
 

@@ -168,3 +168,13 @@ def test_bench_of_an_encoder_shows_no_decoding(tmp_path: Path) -> None:
     bundle = encoder_bundle(tmp_path, "feature-extraction", {"good": (1.0, 0.0)})
     lines = run("bench", "--bundle", bundle, "--threads", "1").stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith(("decode_", "roofline"))] == ["-"] * 3
+
+
+@pytest.mark.parametrize(("key", "value"), [("api-key-file", '"keys"'), ("remote-margin-ms", "50.0")])
+def test_a_file_is_held_to_what_goes_together(tmp_path: Path, key: str, value: str) -> None:
+    """What does nothing without --listen is refused wherever it was said, also where it is the default."""
+    config = tmp_path / "node.toml"
+    config.write_text(f'bundle = "none"\n{key} = {value}\n')
+    result = run("serve", "--config", config)
+    assert result.exit_code == 2
+    assert f"--{key} does nothing without --listen" in result.stderr

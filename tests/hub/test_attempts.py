@@ -34,6 +34,8 @@ def test_waits_double_up_to_a_second() -> None:
         assert tried.due_at is not None
         waits.append(round(tried.due_at - 100.0, 6))
     assert waits == [FIRST_RETRY_S, 0.2, 0.4, 0.8, LAST_RETRY_S, LAST_RETRY_S]
+    tried.wait(100.0, 0.5, least_s=10.0)
+    assert tried.due_at == pytest.approx(105.0)
     tried.succeeded()
     tried.wait(100.0, 0.5)
     assert tried.due_at == pytest.approx(100.0 + FIRST_RETRY_S / 2)

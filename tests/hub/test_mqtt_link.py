@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hub import tcp
+from hub import attempts, tcp
 from hub.attempts import SLOW_CONNECT_S
 from hub.broker_url import BrokerUrl
 from hub.errors import IdentityError, LinkError
@@ -292,9 +292,10 @@ def test_what_tls_holds_is_read_without_waiting_for_more(
 
 @pytest.mark.broker
 def test_distrust_ends_who_gives_up_and_is_said_once_by_others(
-    loop: Loop, by_tls: SecuredFleet, caplog: pytest.LogCaptureFixture
+    loop: Loop, by_tls: SecuredFleet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command ends with the reason; a node or hub goes on trying, and its log has the reason one time."""
+    monkeypatch.setattr(attempts, "DISTRUST_RETRY_S", 0.1)
     elsewhere = by_tls.at("device-kitchen", f"mqtts://127.0.0.1:{by_tls.port}")
     nobody = BrokerUrl.parse(by_tls.url, Tls(by_tls.fleet.folder / "ca.pem"))
     for url, words in ((elsewhere, "not valid for '127.0.0.1'"), (nobody, "certificate required")):

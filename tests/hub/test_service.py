@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections import Counter
@@ -237,7 +238,7 @@ def test_a_cancel_cannot_overtake_its_work(monkeypatch: pytest.MonkeyPatch) -> N
 class Company:
     """Hubs that know each other, and nodes that answer when they may."""
 
-    def __init__(self, url: str, hubs: str, nodes: int, running: Callable[[object], Any]) -> None:
+    def __init__(self, url: str | BrokerUrl, hubs: str, nodes: int, running: Callable[[object], Any]) -> None:
         self.url, self.running = url, running
         self.kept = {name: Kept() for name in hubs}
         self.hubs = {name: running(HubService(url, name, kept)) for name, kept in self.kept.items()}
@@ -303,11 +304,15 @@ def test_hubs_share_work_and_load(
 
 
 @pytest.mark.broker
+@pytest.mark.parametrize("secret", [None, "s" * 64])
 def test_hub_that_stops_leaves_its_questions_to_another(
-    mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None]
+    mosquitto: Any, running: Callable[[object], Any], eventually: Callable[..., None], secret: str | None
 ) -> None:
-    """What it had in flight has an owner, and a record, at the heir; nothing is left of it at the broker."""
-    company = Company(mosquitto.url, "ab", 1, running)
+    """What it had in flight has an owner, and a record, at the heir; nothing is left of it at the broker.
+
+    So it is among hubs that share a secret, too, by which nobody else can say the names of their sessions.
+    """
+    company = Company(BrokerUrl.parse(mosquitto.url, secret=secret), "ab", 1, running)
     eventually(company.is_complete)
     with Asker(mosquitto.url, "kitchen") as asker:
         futures = [asker.submit(wire.Question(id=str(number), question="why?")) for number in range(4)]
@@ -320,6 +325,10 @@ def test_hub_that_stops_leaves_its_questions_to_another(
         assert company.kept["b"].records == []
         assert len(company.held[0].asked) == 4
         eventually(lambda: not company.core("a")._peers._gone)
+        code = r"" if secret is None else r"-[0-9a-f]{16}"
+        ids = [hub.service._asks.client_id for hub in company.hubs.values()]
+        assert all(re.fullmatch(f"hub-{name}-asks{code}", each) for name, each in zip("ab", ids, strict=True))
+        assert re.fullmatch(f"node-n0{code}", company.nodes[0].service._link.client_id)
         assert isinstance(asker.ask(wire.Question(question="and now?")).reply, wire.Answer)
 
 

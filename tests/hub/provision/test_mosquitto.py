@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from hub.provision.mosquitto import mosquitto_conf
 from hub.provision.register import BrokerPlace
 from hub.wire import MAX_MESSAGE_BYTES
-from tests.secured import SecuredFleet
+from tests.secured import SecuredFleet, now
 
 
 def test_nobody_comes_in_but_by_certificate() -> None:
@@ -28,3 +30,29 @@ def test_mosquitto_takes_it(secured: SecuredFleet) -> None:
     secured.start()
     assert "Error" not in secured.log
     assert "Warning" not in secured.log
+
+
+@pytest.mark.broker
+def test_what_a_reload_brings(secured: SecuredFleet) -> None:
+    """On SIGHUP Mosquitto 2.0.11 shows its new certificate, and lets new identities in, without a restart."""
+    if not secured.is_running:
+        secured.start()
+    secured.issue("device", "early")
+    secured.reload()
+    before = shown(secured)
+    place = secured.fleet.register.broker
+    assert place is not None
+    secured.fleet.set_broker(place, now(), 30)
+    secured.reload()
+    assert shown(secured) != before
+
+
+def shown(secured: SecuredFleet) -> object:
+    """The serial number of the certificate that the broker shows."""
+    tls = secured.at("device-early").tls
+    assert tls is not None
+    plain = socket.create_connection(("localhost", secured.port), 10)
+    with tls.client_context().wrap_socket(plain, server_hostname="localhost") as secure:
+        certificate = secure.getpeercert()
+    assert certificate is not None
+    return certificate["serialNumber"]
