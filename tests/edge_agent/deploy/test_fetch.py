@@ -203,21 +203,25 @@ def test_an_empty_file_needs_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first_bytes", [-1, 0, 1000])
-def test_stopping_ends_a_silent_connection_at_once(tmp_path: Path, server: BlobServer, first_bytes: int) -> None:
+def test_stopping_ends_a_silent_connection_at_once(
+    tmp_path: Path, server: BlobServer, first_bytes: int, eventually: Callable[..., None]
+) -> None:
     """Before the status, before the first byte, and in the middle; what has come stays."""
-    silent, stop = Silent(first_bytes), Stop()
+    silent, stop, came = Silent(first_bytes), Stop(), list[int]()
     server.always = silent
     ended: list[BaseException] = []
 
     def run() -> None:
         try:
-            fetcher(timeout_s=60.0).fetch(BLOB, [server.url], tmp_path / "part", lambda size: None, stop)
+            fetcher(timeout_s=60.0).fetch(BLOB, [server.url], tmp_path / "part", came.append, stop)
         except BaseException as error:
             ended.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     assert silent.began.wait(10)
+    if first_bytes > 0:
+        eventually(lambda: came)
     stop.set()
     thread.join(10)
     silent.let_go.set()
