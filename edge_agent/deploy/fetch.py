@@ -49,15 +49,15 @@ class Stop:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()
-        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
 
     def set(self) -> None:
         """Stop, and take no more from the network."""
         self._event.set()
         with self._lock:
-            if self._connection is not None and self._connection.sock is not None:
-                with contextlib.suppress(OSError):
-                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # of the socket below TLS, which another thread is reading from
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     @property
     def is_set(self) -> bool:
@@ -71,15 +71,16 @@ class Stop:
 
     @contextlib.contextmanager
     def ends(self, connection: HTTPConnection) -> Iterator[None]:
-        """While this lasts, `set` ends the connection."""
-        with self._lock:
-            self._connection = connection
+        """Connect; while this lasts, `set` ends the connection, which forgets its socket when its last answer begins."""
         try:
+            connection.connect()
+            with self._lock:
+                self._socket = connection.sock
             self.wait(0)
             yield
         finally:
             with self._lock:
-                self._connection = None
+                self._socket = None
             connection.close()
 
 

@@ -1,0 +1,493 @@
+"""The way from one bundle to another, event by event, and what no order of events can bring about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.deploy import events
+from edge_agent.deploy.events import Effect, Event, Facts, Fixed
+from edge_agent.deploy.plan import State, deployment, step
+from edge_agent.deploy.record import Placed, Record, Slot
+from hub import wire
+
+FIXED = Fixed("tiny", "b1", 1, "1" * 64)
+
+
+def desired(version: int, epoch: int, **fields: Any) -> wire.Desired:
+    said = wire.Desired(
+        epoch=epoch, rollout=f"r{version}", bundle=f"b{version}", version=version, replaces="tiny",
+        manifest=f"{version:x}" * 64, sources=("https://hub",), trial=wire.Trial(seconds=60.0),
+    )  # fmt: skip
+    return msgspec.structs.replace(said, **fields)
+
+
+def facts(version: int, **fields: Any) -> Facts:
+    return msgspec.structs.replace(Facts(f"b{version}", version, "tiny"), **fields)
+
+
+class Plan:
+    """A state that is taken from event to event, and the effects of the last one."""
+
+    def __init__(self, record: Record | None = None, *, fixed: tuple[Fixed, ...] = (FIXED,)) -> None:
+        self.state = State(record=Record() if record is None else record, fixed=fixed)
+        self.now = 0.0
+        self.take(events.Started())
+        self.take(events.Resumed())
+
+    def take(self, event: Event, after_s: float = 0.0) -> tuple[Effect, ...]:
+        self.now += after_s
+        self.state, effects = step(self.state, event, self.now)
+        return effects
+
+    def to_trial(self, version: int, epoch: int, **fields: Any) -> None:
+        self.take(events.DesiredReceived(desired(version, epoch, **fields)))
+        self.take(events.Described(epoch, facts(version)))
+        self.take(events.Fetched(epoch))
+        self.take(events.Checked(epoch, facts(version)))
+        self.take(events.Warmed(epoch))
+        assert self.phase == "trial", self.why
+
+    def to_serving(self, version: int, epoch: int) -> None:
+        self.to_trial(version, epoch)
+        self.take(events.QuestionEnded(f"b{version}", False, 1.0, 1.0))
+        self.take(events.TimePassed(), 60.0)
+        assert self.phase == "serving"
+
+    def restart(self, *, crash: bool = True) -> None:
+        if not crash:
+            self.take(events.Closed())
+        fixed = self.state.fixed
+        self.__init__(self.state.record, fixed=fixed)  # type: ignore[misc]
+
+    @property
+    def phase(self) -> str:
+        return self.state.record.phase
+
+    @property
+    def why(self) -> str:
+        told = deployment(self.state)
+        assert told is not None
+        return told.why
+
+    @property
+    def slot(self) -> Slot:
+        return self.state.record.slots.get("tiny", Slot())
+
+
+def test_the_way_of_a_good_bundle() -> None:
+    """Each event, the phase that it leads to, and what is to be done."""
+    plan = Plan()
+    want = desired(2, 1)
+    folder = "b2-v2-22222222"
+    assert plan.take(events.DesiredReceived(want)) == (events.Describe(want, folder),)
+    assert plan.take(events.Described(1, facts(2))) == (events.Fetch(want, folder),)
+    assert plan.take(events.Progressed(1, 500, 0.5)) == ()
+    told = deployment(plan.state)
+    assert told is not None
+    assert (told.phase, told.fetched_bytes, told.progress) == ("fetching", 500, 0.5)
+    assert plan.take(events.Fetched(1)) == (events.Check(1, folder),)
+    assert plan.take(events.Checked(1, facts(2))) == (events.Warm(1, folder),)
+    assert plan.phase == "warming"
+    assert plan.take(events.Warmed(1)) == (events.Switch("b2", "tiny"),)
+    assert plan.slot.serving == plan.slot.trial
+    assert plan.take(events.QuestionEnded("b2", False, 10.0, 11.0)) == ()
+    assert plan.take(events.TimePassed(), 59.0) == ()
+    assert plan.take(events.TimePassed(), 1.0) == (events.Settle("b2", "tiny"), events.Tidy(frozenset((folder,))))
+    told = deployment(plan.state)
+    assert told is not None
+    assert (told.phase, told.progress, told.answered, told.slower) == ("serving", 1.0, 1, pytest.approx(0.1))
+    assert plan.state.record.highest == {"tiny": 2}
+    assert plan.slot.current is not None
+    assert plan.slot.current.is_first
+
+
+def test_an_older_epoch_is_ignored_and_told() -> None:
+    """A replayed Desired freezes or rolls back nobody."""
+    plan = Plan()
+    plan.to_trial(2, 7)
+    before = plan.state.record
+    assert plan.take(events.DesiredReceived(desired(9, 6))) == ()
+    assert plan.state.record == before
+    assert plan.why == "a Desired of epoch 6 came again after 7, and is ignored"
+
+
+def test_the_same_epoch_again_is_nothing_new() -> None:
+    """Retained messages come with each connection; another content under the same epoch is told."""
+    plan = Plan()
+    plan.to_trial(2, 7)
+    before = plan.state
+    assert plan.take(events.DesiredReceived(desired(2, 7))) == ()
+    assert plan.state == before
+    assert plan.take(events.DesiredReceived(desired(3, 7))) == ()
+    assert plan.why == "another Desired of epoch 7 is ignored"
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_version_that_is_not_above_what_was_confirmed_is_refused(version: int) -> None:
+    """A fixed bundle counts as confirmed; nothing but the manifest is fetched."""
+    plan = Plan()
+    plan.take(events.DesiredReceived(desired(version, 1, manifest="f" * 64)))
+    assert plan.take(events.Described(1, facts(version))) == (events.Tidy(frozenset()),)
+    assert plan.phase == "refused"
+    assert plan.why == (
+        f"version {version} of tiny is not above 1, which was confirmed here: "
+        "raise the version, or sign it as a downgrade from that one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("downgrade_from", "phase"), [(None, "refused"), (4, "refused"), (5, "fetching"), (6, "fetching")]
+)
+def test_a_downgrade_is_what_its_maker_signed(downgrade_from: int | None, phase: str) -> None:
+    """From at least the highest version; what was highest stays so."""
+    plan = Plan()
+    plan.to_serving(5, 1)
+    plan.take(events.DesiredReceived(desired(3, 2)))
+    plan.take(events.Described(2, facts(3, downgrade_from=downgrade_from)))
+    assert plan.phase == phase
+    if phase == "fetching":
+        plan.take(events.Fetched(2))
+        plan.take(events.Checked(2, facts(3, downgrade_from=downgrade_from)))
+        plan.take(events.Warmed(2))
+        plan.take(events.QuestionEnded("b3", False, 1.0, 1.0))
+        plan.take(events.TimePassed(), 60.0)
+        assert (plan.phase, plan.state.record.highest) == ("serving", {"tiny": 5})
+
+
+def test_what_is_signed_decides_and_not_what_was_described() -> None:
+    """The check reads the manifest again, now verified."""
+    plan = Plan()
+    plan.to_serving(5, 1)
+    plan.take(events.DesiredReceived(desired(3, 2)))
+    plan.take(events.Described(2, facts(3, downgrade_from=9)))
+    plan.take(events.Fetched(2))
+    plan.take(events.Checked(2, facts(3)))
+    assert plan.phase == "refused"
+
+
+def test_an_old_version_does_not_come_under_another_name() -> None:
+    """Neither in the place of another model, nor as one that stands beside."""
+    plan = Plan()
+    plan.to_serving(5, 1)
+    plan.take(events.DesiredReceived(desired(3, 2, replaces="other")))
+    plan.take(events.Described(2, facts(3)))
+    assert plan.phase == "refused"
+    plan.take(events.DesiredReceived(desired(3, 3)))
+    plan.take(events.Described(3, facts(3, model="other")))
+    assert plan.phase == "refused"
+
+
+def test_the_manifest_is_of_the_bundle_that_is_desired() -> None:
+    """Else who reads the state would be told of another bundle than runs."""
+    plan = Plan()
+    plan.take(events.DesiredReceived(desired(2, 1)))
+    plan.take(events.Described(1, facts(3)))
+    assert plan.why == "the manifest is of b3 version 3, and b2 version 2 is desired"
+
+
+def test_a_bundle_that_serves_already_is_not_fetched() -> None:
+    """Neither the deployed nor the fixed one; a newer version of the same answers is refused."""
+    plan = Plan()
+    plan.take(events.DesiredReceived(desired(1, 1)))
+    assert plan.phase == "serving"
+    plan.to_serving(2, 2)
+    assert plan.take(events.DesiredReceived(desired(2, 3))) == (events.Tidy(plan.state.record.kept()),)
+    assert plan.phase == "serving"
+    plan.take(events.DesiredReceived(desired(3, 4, bundle="b2")))
+    plan.take(events.Described(4, facts(3, bundle="b2")))
+    assert plan.why == "b2 is served already, and would answer the same"
+
+
+def test_what_was_undone_is_not_tried_again_in_its_epoch() -> None:
+    """But in a newer one, which somebody must have asked for."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    for _ in range(2):
+        effects = plan.take(events.QuestionEnded("b2", True, 0.0, 0.0))
+    assert effects == (events.GoBack("b2", "tiny", None), events.Tidy(frozenset()))
+    assert plan.phase == "undone"
+    plan.restart()
+    assert plan.take(events.DesiredReceived(desired(2, 1))) == ()
+    assert plan.phase == "undone"
+    plan.to_trial(2, 2)
+
+
+PHASES = ["fetching", "checking", "warming", "trial"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "stopped"),
+    [
+        ("fetching", (events.StopWork(),)),
+        ("checking", (events.StopWork(),)),
+        ("warming", (events.StopWork(), events.Release("b2"))),
+        ("trial", (events.GoBack("b2", "tiny", None),)),
+    ],
+)
+def test_a_newer_desired_takes_the_place_of_what_is_under_way(phase: str, stopped: tuple[Effect, ...]) -> None:
+    """In every phase; what comes of the old work afterwards changes nothing."""
+    plan = Plan()
+    go = [
+        events.DesiredReceived(desired(2, 1)), events.Described(1, facts(2)), events.Fetched(1),
+        events.Checked(1, facts(2)), events.Warmed(1),
+    ]  # fmt: skip
+    for event in go:
+        plan.take(event)
+        if plan.phase == phase:
+            break
+    want = desired(3, 2)
+    effects = plan.take(events.DesiredReceived(want))
+    assert effects == (*stopped, events.Describe(want, "b3-v3-33333333"))
+    assert plan.slot.serving is None
+    before = plan.state
+    for event in (*go[1:], events.Failed(1, "late"), events.Compared(1, "late"), events.Progressed(1, 5, 0.5)):
+        assert plan.take(event) == ()
+    assert plan.state == before
+
+
+def test_the_same_bundle_in_a_newer_rollout_begins_its_trial_anew() -> None:
+    """It is not switched away from; the new limits hold."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    plan.take(events.QuestionEnded("b2", True, 0.0, 0.0))
+    assert plan.take(events.DesiredReceived(desired(2, 2, rollout="again")), 50.0) == ()
+    plan.take(events.QuestionEnded("b2", True, 0.0, 0.0))
+    assert plan.phase == "trial"
+    assert plan.slot.trial is not None
+    assert plan.slot.trial.rollout == "again"
+    plan.take(events.TimePassed(), 50.0)
+    assert plan.phase == "trial"
+
+
+def test_undo_goes_back_from_a_trial() -> None:
+    """To what served before; that is no downgrade."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    plan.to_trial(3, 2)
+    effects = plan.take(events.DesiredReceived(desired(3, 3, undo=True)))
+    assert effects[0] == events.GoBack("b3", "tiny", "b2-v2-22222222")
+    assert (plan.phase, plan.why) == ("undone", "undone by the hub, rollout r3")
+    assert plan.slot.serving is not None
+    assert plan.slot.serving.bundle == "b2"
+
+
+def test_undo_goes_back_from_what_this_rollout_confirmed() -> None:
+    """While the bundle before is kept; once, and for this rollout only."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    plan.to_serving(3, 2)
+    plan.take(events.DesiredReceived(desired(3, 3, rollout="another", undo=True)))
+    assert plan.slot.current is not None
+    assert plan.slot.current.bundle == "b3"
+    effects = plan.take(events.DesiredReceived(desired(3, 4, undo=True)))
+    assert effects[0] == events.GoBack("b3", "tiny", "b2-v2-22222222")
+    assert plan.state.record.highest == {"tiny": 3}
+    effects = plan.take(events.DesiredReceived(desired(2, 5, undo=True)))  # r2 was the first: back to the fixed one
+    assert effects[0] == events.GoBack("b2", "tiny", None)
+    assert plan.slot.serving is None
+
+
+def test_undo_without_a_bundle_before_stays() -> None:
+    """It is told, instead of leaving the node with nothing."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    plan.to_serving(3, 2)
+    plan.to_serving(4, 3)
+    plan.take(events.DesiredReceived(desired(4, 4, undo=True)))
+    plan.take(events.DesiredReceived(desired(3, 5, undo=True)))
+    assert (plan.phase, plan.why) == ("refused", "b3 stays: the bundle before it is no longer here")
+    assert plan.slot.serving is not None
+
+
+def test_undo_of_what_went_back_by_itself_keeps_the_reason() -> None:
+    """And undo before the switch stops what is under way."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    for _ in range(2):
+        plan.take(events.QuestionEnded("b2", True, 0.0, 0.0))
+    plan.take(events.DesiredReceived(desired(2, 2, undo=True)))
+    assert plan.phase == "undone"
+    assert plan.why.startswith("2 of 2 questions failed")
+    plan.take(events.DesiredReceived(desired(3, 3)))
+    assert plan.take(events.DesiredReceived(desired(3, 4, undo=True)))[0] == events.StopWork()
+    assert plan.phase == "undone"
+
+
+def test_nothing_is_fetched_in_quiet_hours() -> None:
+    """What began stops, and begins again when they are over; the rest of the way needs no network."""
+    plan = Plan()
+    plan.take(events.QuietChanged(True))
+    assert plan.take(events.DesiredReceived(desired(2, 1))) == ()
+    assert (plan.phase, plan.why) == ("waiting", "quiet hours")
+    assert plan.take(events.TimePassed(), 100.0) == ()
+    assert len(plan.take(events.QuietChanged(False))) == 1
+    assert plan.take(events.QuietChanged(True)) == (events.StopWork(),)
+    assert plan.take(events.Fetched(1)) == ()  # it was stopped too late: found again when quiet hours are over
+    assert plan.phase == "waiting"
+    plan.take(events.QuietChanged(False))
+    plan.take(events.Described(1, facts(2)))
+    plan.take(events.Fetched(1))
+    assert plan.take(events.QuietChanged(True)) == ()
+    assert plan.phase == "checking"
+
+
+def test_a_broken_network_is_tried_again_ever_more_rarely() -> None:
+    """With the reason and the pause in the state, and never refused."""
+    plan = Plan()
+    plan.take(events.DesiredReceived(desired(2, 1)))
+    pauses = []
+    for _ in range(8):
+        plan.take(events.Failed(1, "nobody answers", may_later=True))
+        assert plan.phase == "waiting"
+        pauses.append(round(plan.state.retry_at - plan.now))
+        assert plan.take(events.TimePassed(), pauses[-1] - 0.1) == ()
+        assert len(plan.take(events.TimePassed(), 0.2)) == 1
+    assert pauses == [15, 30, 60, 120, 240, 480, 600, 600]
+
+
+@pytest.mark.parametrize("crashes", [1, 2])
+@pytest.mark.parametrize("phase", ["checking", "warming", "trial"])
+def test_two_crashes_are_enough(phase: str, crashes: int) -> None:
+    """One is bad luck: it goes on; the second ends it, with the reason, and the old bundle serves."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    for number in range(crashes):
+        if phase == "trial" and number == 0:
+            plan.to_trial(3, 2)
+        elif phase != "trial":
+            plan.take(events.DesiredReceived(desired(3, 2)))
+            plan.take(events.Described(2, facts(3)))
+            plan.take(events.Fetched(2))
+            if phase == "warming":
+                plan.take(events.Checked(2, facts(3)))
+        assert plan.phase == phase
+        plan.restart()
+    if crashes == 1:
+        assert plan.phase == {"checking": "fetching", "warming": "fetching", "trial": "trial"}[phase]
+        return
+    assert plan.phase == ("undone" if phase == "trial" else "refused")
+    assert "ended 2 times without a close" in plan.why
+    assert plan.slot.serving is not None
+    assert plan.slot.serving.bundle == "b2"
+
+
+def test_a_close_in_good_order_is_no_crash() -> None:
+    """However often, also in between."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    plan.restart(crash=True)
+    for _ in range(3):
+        plan.restart(crash=False)
+        assert plan.phase == "trial"
+
+
+def test_what_cannot_be_opened_gives_way_to_the_one_before() -> None:
+    """On trial and for good; at last the fixed one."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    plan.to_serving(3, 2)
+    plan.to_trial(4, 3)
+    for bundle in ("b4", "b3", "b2"):
+        assert plan.slot.serving is not None
+        assert plan.slot.serving.bundle == bundle
+        plan.take(events.CouldNotOpen("tiny", "no such file"))
+    assert plan.slot.serving is None
+    assert plan.phase == "undone"
+    assert plan.why == "b4 cannot be opened: no such file; b2 cannot be opened: no such file"
+
+
+def test_a_slow_old_bundle_is_what_a_slow_new_one_is_held_against() -> None:
+    """Its latest answers were as much slower than predicted: the machine is."""
+    plan = Plan()
+    for _ in range(10):
+        plan.take(events.QuestionEnded("b1", False, 10.0, 20.0))
+    plan.to_trial(2, 1)
+    for _ in range(20):
+        plan.take(events.QuestionEnded("b2", False, 10.0, 21.0))
+    assert plan.phase == "trial"
+    for _ in range(60):
+        plan.take(events.QuestionEnded("b2", False, 10.0, 40.0))
+    assert plan.phase == "undone"
+
+
+def test_an_idle_trial_answers_its_samples_once_and_waits_for_them() -> None:
+    """At half of it, and it does not end before they are compared."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    assert plan.take(events.TimePassed(), 29.0) == ()
+    assert plan.take(events.TimePassed(), 1.0) == (events.Compare(1, "b2"),)
+    assert plan.take(events.TimePassed(), 60.0) == ()
+    assert plan.take(events.Compared(1)) == ()
+    plan.take(events.TimePassed())
+    assert plan.phase == "serving"
+
+
+# --- any order of events --------------------------------------------------------------------------------
+
+epochs = st.integers(1, 4)
+versions = st.integers(1, 4)
+any_event = st.one_of(
+    st.builds(lambda v, e, u: events.DesiredReceived(desired(v, e, undo=u)), versions, epochs, st.booleans()),
+    st.builds(lambda v, e: events.Described(e, facts(v)), versions, epochs),
+    st.builds(events.Fetched, epochs),
+    st.builds(lambda v, e: events.Checked(e, facts(v)), versions, epochs),
+    st.builds(events.Warmed, epochs),
+    st.builds(events.Failed, epochs, st.just("it failed"), st.booleans()),
+    st.builds(events.Compared, epochs, st.sampled_from([None, "other tokens"])),
+    st.builds(events.QuestionEnded, st.sampled_from(["b1", "b2", "b3"]), st.booleans(), st.just(1.0), st.just(1.0)),
+    st.builds(events.QuietChanged, st.booleans()),
+    st.just(events.TimePassed()),
+    st.just("crash"),
+    st.just("restart"),
+    st.just("good"),  # whatever is under way goes well
+)
+
+
+def goes_well(plan: Plan) -> Event:
+    epoch = plan.state.record.epoch
+    want = plan.state.record.desired
+    said = facts(want.version if want is not None else 0)
+    return {
+        "fetching": events.Fetched(epoch),
+        "checking": events.Checked(epoch, said),
+        "warming": events.Warmed(epoch),
+    }.get(plan.phase, events.TimePassed())
+
+
+@given(st.lists(any_event, max_size=40))
+@settings(max_examples=300)
+def test_no_order_of_events_breaks_what_is_promised(taken: list[Any]) -> None:
+    """Epochs and highest versions only go up; what serves was checked and warmed; effects fit what is there."""
+    plan, warmed = Plan(), set()
+    for one in taken:
+        before = plan.state.record
+        if one in ("crash", "restart"):
+            plan.restart(crash=one == "crash")
+            continue
+        effects = plan.take(goes_well(plan) if one == "good" else one, 20.0)
+        after = plan.state.record
+        assert after.epoch >= before.epoch
+        assert all(after.highest.get(model, -1) >= version for model, version in before.highest.items())
+        for effect in effects:
+            if isinstance(effect, events.Warm):
+                warmed.add(effect.folder)
+            if isinstance(effect, events.Tidy):
+                assert effect.keep == after.kept()
+            if isinstance(effect, events.GoBack):
+                serving = after.slots["tiny"].serving
+                assert effect.folder == (None if serving is None else serving.folder)
+            if isinstance(effect, events.Switch):
+                assert after.phase == "trial"
+        for slot in after.slots.values():
+            assert all(each is None or each.folder in warmed for each in (slot.trial, slot.current, slot.previous))
+            assert (slot.trial is not None) == (after.phase == "trial")
+            assert slot.serving is None or isinstance(slot.serving, Placed)
+        told = deployment(plan.state)
+        assert (told is None) == (after.desired is None)
+        if told is not None:
+            wire.decode_node_state(wire.encode(wire.NodeState(epoch=1, status="ready", deployment=told)))
