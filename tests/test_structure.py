@@ -27,6 +27,7 @@ UNTESTED = {
     "edge_agent/deploy/events.py": "values without behaviour, spoken by test_plan",
     "edge_agent/deploy/host.py": "a protocol without behaviour; the type checker holds its fakes to it",
     "edge_agent/events.py": "values without behaviour, spoken by test_core",
+    "edge_agent/options.py": "two declarations, used by every command that test_cli and test_serve_cli run",
     "edge_agent/errors.py": "the tree of errors; whoever raises one tests it",
     "exporter/errors.py": "the tree of errors; whoever raises one tests it",
     "exporter/order.py": "values without behaviour, given by test_cli and test_pipeline",

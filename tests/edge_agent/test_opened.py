@@ -1,0 +1,208 @@
+"""What a deployer asks of the bundles that are open: one in each place, going back costs nothing, nothing leaks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge_agent import opened as opened_module
+from edge_agent.bundle import Bundle
+from edge_agent.errors import BundleError, DeployError
+from edge_agent.opened import Opened
+from edge_agent.runtime.launch import Opening
+from edge_agent.samples import SamplesScore
+from hub import wire
+from tests.edge_agent.conftest import build_graph, draft_manifest
+
+OPENING = Opening(context=None, threads=1, parallel=1, prefix_bytes=0)
+SCORE = SamplesScore(samples=1, tokens=4, equal=4, agreement=100.0)
+
+
+class Answerer:
+    """Open, until it is closed once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle.manifest.bundle_id
+        self.closed = 0
+        self.served = wire.ServedBundle(
+            bundle=self.bundle, version=bundle.manifest.version, model=bundle.manifest.model.name, task="t", context=1,
+            fixed_ms=0, prefill_ms_per_token=0, decode_ms_per_token=0,
+        )  # fmt: skip
+
+    def compare(self) -> SamplesScore:
+        return SCORE
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Service:
+    """A node that does at once what it is told, but closes a bundle only when the test says that it is done."""
+
+    def __init__(self, *offered: str) -> None:
+        self.offered = list(offered)
+        self.going: dict[str, Callable[[], None]] = {}
+        self.idle = True
+        self.told: list[wire.Deployment] = []
+
+    def offer(self, answerer: Any, *, instead_of: str | None = None) -> None:
+        self.offered = [one for one in self.offered if one != instead_of] + [answerer.served.bundle]
+
+    def withdraw(self, bundle: str) -> None:
+        self.offered.remove(bundle)
+
+    def let_go(self, bundle: str, close: Callable[[], None]) -> None:
+        self.going[bundle] = close
+
+    def between_questions(self, bundle: str, call: Callable[[bool], None]) -> None:
+        threading.Thread(target=call, args=(self.idle,)).start()
+
+    def deployed(self, deployment: wire.Deployment) -> None:
+        self.told.append(deployment)
+
+
+class Scene:
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answerers: dict[str, Answerer] = {}
+        self.draft = draft_manifest(build_graph(tmp_path / "g.onnx"))
+        self.on_disk: dict[Path, Bundle] = {}
+
+        def open_answerer(bundle: Bundle, opening: Opening) -> Answerer:
+            assert bundle.manifest.bundle_id not in self.alive, "opened twice"
+            self.answerers[bundle.manifest.bundle_id] = answerer = Answerer(bundle)
+            return answerer
+
+        monkeypatch.setattr(opened_module, "open_answerer", open_answerer)
+
+    def bundle(self, name: str, version: int, model: str = "m") -> Bundle:
+        info = msgspec.structs.replace(self.draft.model, name=model)
+        manifest = msgspec.structs.replace(self.draft, bundle_id=name, version=version, model=info)
+        bundle = Bundle(Path("/bundles") / name, manifest)
+        self.on_disk[bundle.path] = bundle
+        return bundle
+
+    def opened(self, *fixed: Bundle) -> tuple[Opened, Service]:
+        opened = Opened(OPENING, lambda path: self.on_disk[path], fixed)
+        for bundle in fixed:
+            opened.open(bundle)
+        service = Service(*opened.answerers)
+        opened.service = service
+        return opened, service
+
+    @property
+    def alive(self) -> list[str]:
+        return sorted(name for name, one in self.answerers.items() if not one.closed)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(tmp_path, monkeypatch)
+
+
+def test_a_bundle_is_warmed_switched_to_and_settled(scene: Scene) -> None:
+    """The old one stays open until the new one serves for good and what it had to answer is done."""
+    opened, service = scene.opened(scene.bundle("old", 1))
+    assert (opened.profile, opened.warm(scene.bundle("new", 2))) == ("desktop-cpu", None)
+    assert (service.offered, scene.alive) == (["old"], ["new", "old"])
+    opened.switch("new", "m")
+    assert (service.offered, scene.alive) == (["new"], ["new", "old"])
+    opened.settle("new", "m")
+    assert scene.alive == ["new", "old"], "something still waits for it"
+    service.going["old"]()
+    assert scene.alive == ["new"]
+    opened.close()
+    assert (scene.alive, scene.answerers["old"].closed) == ([], 1)
+
+
+def test_going_back_within_the_trial_opens_nothing(scene: Scene) -> None:
+    """The fixed bundle is still open; the new one closes."""
+    opened, service = scene.opened(scene.bundle("old", 1))
+    opened.warm(scene.bundle("new", 2))
+    opened.switch("new", "m")
+    opened.go_back("new", "m", None)
+    assert (service.offered, list(service.going)) == (["old"], ["new"])
+    service.going["new"]()
+    assert (scene.alive, scene.answerers["old"].closed) == (["old"], 0)
+
+
+def test_going_back_later_opens_what_was_there(scene: Scene) -> None:
+    """From its folder, checked again; and where nothing was there before, nothing serves."""
+    opened, service = scene.opened()
+    first, second = scene.bundle("first", 1), scene.bundle("second", 2)
+    for bundle in (first, second):
+        opened.warm(bundle)
+        opened.switch(bundle.manifest.bundle_id, "m")
+        opened.settle(bundle.manifest.bundle_id, "m")
+    service.going.pop("first")()
+    assert scene.alive == ["second"]
+    opened.go_back("second", "m", first.path)
+    assert service.offered == ["first"]
+    opened.go_back("first", "m", None)
+    assert (service.offered, sorted(service.going)) == ([], ["first", "second"])
+
+
+def test_what_is_not_switched_to_is_released(scene: Scene) -> None:
+    """Once; and what serves is not released by that."""
+    opened, _ = scene.opened(scene.bundle("old", 1))
+    opened.warm(scene.bundle("new", 2))
+    for bundle in ("new", "new", "old", "unknown"):
+        opened.release(bundle)
+    assert (scene.alive, scene.answerers["new"].closed) == (["old"], 1)
+
+
+def test_the_same_content_in_another_version_is_not_opened_again(scene: Scene) -> None:
+    """It answers the same; neither settling nor going back may close what serves."""
+    opened, service = scene.opened(scene.bundle("same", 1))
+    opened.warm(scene.bundle("same", 2))
+    opened.switch("same", "m")
+    opened.settle("same", "m")
+    assert (service.offered, scene.alive, service.going) == (["same"], ["same"], {})
+    opened.go_back("same", "m", None)
+    assert (service.offered, scene.alive, service.going) == (["same"], ["same"], {})
+
+
+def test_a_bundle_that_is_still_closing_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deployed again at once, it is opened anew after that; where it takes too long, the deployment says so."""
+    opened, service = scene.opened(scene.bundle("old", 1))
+    new = scene.bundle("new", 2)
+    opened.warm(new)
+    opened.switch("new", "m")
+    opened.go_back("new", "m", None)
+    monkeypatch.setattr(opened_module, "CLOSES_WITHIN_S", 0.05)
+    with pytest.raises(DeployError, match="still being closed"):
+        opened.warm(new)
+    service.going.pop("new")()
+    opened.warm(new)
+    assert scene.alive == ["new", "old"]
+
+
+def test_samples_are_compared_between_two_questions(scene: Scene) -> None:
+    """Where questions came in between, they will tell, and nothing is compared."""
+    opened, service = scene.opened(scene.bundle("old", 1))
+    assert opened.compare("old") == SCORE
+    service.idle = False
+    assert opened.compare("old") is None
+
+
+def test_two_bundles_of_one_model_cannot_be_replaced(scene: Scene) -> None:
+    """Which of them is meant is not known; and one bundle is not opened twice."""
+    opened, _ = scene.opened(scene.bundle("int4", 1), scene.bundle("int8", 1), scene.bundle("other", 1, "o"))
+    opened.warm(scene.bundle("new", 2))
+    with pytest.raises(DeployError, match="two fixed bundles of m"):
+        opened.switch("new", "m")
+    opened.release("new")
+    with pytest.raises(BundleError, match="is bundle int4 again"):
+        opened.open(scene.bundle("int4", 1))
+
+
+def test_how_far_it_is_goes_into_the_state(scene: Scene) -> None:
+    """As it is."""
+    opened, service = scene.opened()
+    deployment = wire.Deployment(epoch=1, rollout="r", bundle="b", version=1, phase="fetching")
+    opened.report(deployment)
+    assert service.told == [deployment]
