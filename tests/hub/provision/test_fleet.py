@@ -109,10 +109,12 @@ def test_the_broker_hears_of_every_change(fleet: Fleet) -> None:
     assert 'broker = "mqtts://b.example:8884"' in (issued / "config.toml").read_text()
     assert "user device-kitchen" in (folder / "acl").read_text()
     assert "listener 8884" in (folder / "mosquitto.conf").read_text()
+    hub = fleet.issue(Subject("hub", "h"), NOW, days=1)
+    assert 'crl = "crl.pem"' in (hub / "config.toml").read_text()
     revoked = serial(issued)
     fleet.revoke("kitchen", "device", "cessation_of_operation", NOW)
-    assert "user " not in (folder / "acl").read_text()
-    assert serials(folder / "crl.pem") == {revoked}
+    assert "device-kitchen" not in (folder / "acl").read_text()
+    assert serials(folder / "crl.pem") == serials(hub / "crl.pem") == {revoked}
     (folder / "data" / "mosquitto.db").write_text("kept")
     before = serial(folder)
     fleet.set_broker(BrokerPlace(("other",), 8883, "/etc", 1), NOW, 10)
