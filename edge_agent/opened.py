@@ -53,6 +53,7 @@ class Opened:
         self._open: dict[str, Switching] = {}
         self._places: dict[str, str] = {}  # model to the bundle that serves in its place
         self._before: dict[str, str] = {}  # ... and to the one that did before, while it is kept open
+        self._versions: dict[str, int] = {}  # as which each was warmed last
         self._closing: dict[str, threading.Event] = {}
         self.profile = ""  # of what was opened first
         self._lock = threading.Lock()
@@ -89,8 +90,9 @@ class Opened:
         opened = bundle.manifest.bundle_id
         if (closing := self._closing.get(opened)) is not None and not closing.wait(CLOSES_WITHIN_S):
             raise DeployError(f"{opened} is still being closed: what it has to answer takes too long")
+        self._versions[opened] = bundle.manifest.version
         with self._lock:
-            if opened in self._open:  # the same content under another version
+            if opened in self._open:  # the same content, signed anew as another version
                 return None
         answerer = open_answerer(bundle, self._opening)
         with self._lock:
@@ -160,6 +162,7 @@ class Opened:
         return self.service
 
     def _offer(self, bundle: str, replaces: str, instead_of: str | None) -> None:
+        self._open[bundle].version = self._versions.get(bundle)
         self._running.offer(self._open[bundle], instead_of=instead_of)
         self._places[replaces] = bundle
 

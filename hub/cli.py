@@ -193,7 +193,7 @@ def serve(
         given = None
         if bundles is not None:
             address = Address.parse(bundles_listen or BUNDLES_PORT)
-            given = Bundles(bundles, address, bundles_url, identity.server_context(crl))
+            given = Bundles(bundles, address, bundles_url, identity.server_context(crl), revoked=crl)
         run(
             name,
             broker=None if broker is None else identity.at(broker),

@@ -5,7 +5,6 @@ Knows nothing of MQTT or HTTP, nor of how certificates are made (`hub.provision`
 
 from __future__ import annotations
 
-import logging
 import ssl
 from pathlib import Path
 from typing import Final
@@ -13,8 +12,6 @@ from typing import Final
 import msgspec
 
 from hub.errors import IdentityError
-
-log = logging.getLogger(__name__)
 
 _OTHER_AUTHORITY: Final = {18, 19, 20, 21}  # X509_V_ERR_*: self-signed, or an issuer that is not known
 _CLOCK: Final = {9, 10}  # not yet valid, expired
@@ -49,8 +46,7 @@ class Tls(msgspec.Struct, frozen=True):
     def server_context(self, crl: Path | None = None) -> ssl.SSLContext:
         """For connections that others open: they must show a certificate of `ca` that is not revoked in `crl`.
 
-        A `crl` that is written anew counts from the next connection on. All three files are needed. Raises
-        IdentityError.
+        All three files are needed. Raises IdentityError.
         """
         if self.ca is None or self.cert is None:
             raise IdentityError("a server needs an authority, a certificate and a key: give --ca, --cert and --key")
@@ -59,7 +55,8 @@ class Tls(msgspec.Struct, frozen=True):
         context.verify_mode = ssl.CERT_REQUIRED
         _trust(context, self.ca)
         if crl is not None:
-            _heed(context, crl)
+            _trust(context, crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         self._show(context)
         return context
 
@@ -116,32 +113,6 @@ def _trust(context: ssl.SSLContext, path: Path) -> None:
         raise IdentityError(
             f"{path} cannot be used: it holds no certificate or list in PEM ({_reason(error)})"
         ) from None
-
-
-def _heed(context: ssl.SSLContext, crl: Path) -> None:
-    """Let `context` refuse what stands in `crl`, and look at each new connection whether that was written anew.
-
-    A context keeps every list that it was given, and OpenSSL goes by the latest.
-    """
-
-    def written() -> tuple[int, int, int]:
-        status = crl.stat()
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    _trust(context, crl)
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-    known = [written()]
-
-    def connecting(*_: object) -> None:
-        try:
-            if (now := written()) != known[0]:
-                _trust(context, crl)
-                known[0] = now
-                log.info("%s was written anew and counts from now", crl)
-        except (OSError, IdentityError) as error:  # what was known of it still counts
-            log.warning("the list of what is revoked cannot be read again: %s", error)
-
-    context.sni_callback = connecting  # called for each, whether it names a server or not
 
 
 def _readable(path: Path) -> None:

@@ -19,8 +19,9 @@ from edge_agent.deploy.content import Content, read_content
 from edge_agent.deploy.events import Effect, Event, Fixed
 from edge_agent.deploy.fetch import Fetcher, Stop, Stopped
 from edge_agent.deploy.host import Host
-from edge_agent.deploy.plan import State, deployment, step
+from edge_agent.deploy.plan import step
 from edge_agent.deploy.shelf import Shelf
+from edge_agent.deploy.state import State, deployment
 from edge_agent.errors import AgentError, DeployError, FetchBroken
 from hub import wire
 

@@ -24,10 +24,10 @@ from edge_agent.deploy.carrier import Carrier, Checker, Work
 from edge_agent.deploy.events import Event
 from edge_agent.deploy.fetch import Fetcher
 from edge_agent.deploy.host import Host
-from edge_agent.deploy.plan import deployment
 from edge_agent.deploy.quiet_hours import QuietHours
 from edge_agent.deploy.record import Slot
 from edge_agent.deploy.shelf import Shelf
+from edge_agent.deploy.state import deployment
 from edge_agent.memory import available_bytes
 from hub import wire
 

@@ -71,7 +71,7 @@ class Stop:
 
     @contextlib.contextmanager
     def ends(self, connection: HTTPConnection) -> Iterator[None]:
-        """Connect; while this lasts, `set` ends the connection, which forgets its socket when its last answer begins."""
+        """Connect; while this lasts, `set` ends the connection, which itself forgets the socket of its last answer."""
         try:
             connection.connect()
             with self._lock:

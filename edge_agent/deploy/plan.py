@@ -41,8 +41,10 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent.deploy import events, health
-from edge_agent.deploy.events import Effect, Event, Facts, Fixed
-from edge_agent.deploy.record import Placed, Record, Slot, folder_name
+from edge_agent.deploy.events import Effect, Event
+from edge_agent.deploy.record import Placed, Slot, folder_name
+from edge_agent.deploy.state import State, changed, folder_of, in_phase, one_line, seen_before, with_slot
+from edge_agent.deploy.versions import highest_confirmed, version_fault
 from hub import wire
 
 MOST_FAULTS: Final = 2  # ends without a close, then a bundle is not tried again
@@ -50,31 +52,7 @@ FIRST_RETRY_S: Final = 15.0  # after the fetcher has given up for now
 LONGEST_RETRY_S: Final = 600.0
 _MOST_BUNDLES: Final = 16  # of which answers are remembered
 
-Outcome = tuple["State", tuple[Effect, ...]]
-
-
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's deployment: the durable record, and what a restart may forget.
-
-    `seen` is of the bundle on trial, `others` of bundles by id; `facts` are of the bundle under way; `note` is what is
-    to be told beside the record's own `why`.
-    """
-
-    record: Record
-    fixed: tuple[Fixed, ...] = ()
-    is_up: bool = False
-    is_quiet: bool = False
-    seen: health.Seen = health.Seen()
-    others: dict[str, health.Seen] = {}
-    facts: Facts | None = None
-    trial_since: float = 0.0
-    compared: bool = False
-    comparing: bool = False
-    retry_at: float = 0.0
-    tries: int = 0
-    fetched_bytes: int = 0
-    progress: float = 0.0
-    note: str = ""
+Outcome = tuple[State, tuple[Effect, ...]]
 
 
 def step(state: State, event: Event, now: float) -> Outcome:
@@ -87,43 +65,23 @@ def step(state: State, event: Event, now: float) -> Outcome:
     return (state, ()) if handler is None else handler(state, event, now)
 
 
-def deployment(state: State) -> wire.Deployment | None:
-    """What the node tells of it; None before the first Desired."""
-    record, desired = state.record, state.record.desired
-    if desired is None:
-        return None
-    return wire.Deployment(
-        epoch=desired.epoch,
-        rollout=desired.rollout,
-        bundle=desired.bundle,
-        version=desired.version,
-        phase=record.phase,
-        progress=1.0 if record.phase == "serving" else state.progress,
-        why="; ".join(filter(None, (record.why, state.note)))[: wire.MAX_WHY_CHARS],
-        fetched_bytes=state.fetched_bytes,
-        answered=state.seen.answered,
-        failed=state.seen.failed,
-        slower=health.slower(state.seen, _before(state)),
-    )
-
-
 # --- a Desired ------------------------------------------------------------------------------------------
 
 
 def _desired_received(state: State, event: events.DesiredReceived, now: float) -> Outcome:
     desired, epoch = event.desired, state.record.epoch
     if desired.epoch < epoch:
-        return _with(state, note=f"a Desired of epoch {desired.epoch} came again after {epoch}, and is ignored"), ()
+        return changed(state, note=f"a Desired of epoch {desired.epoch} came again after {epoch}, and is ignored"), ()
     if desired.epoch == epoch:
         other = desired != state.record.desired
-        return _with(state, note=f"another Desired of epoch {epoch} is ignored" if other else ""), ()
+        return changed(state, note=f"another Desired of epoch {epoch} is ignored" if other else ""), ()
     if desired.undo:
         return _undo(state, desired, now)
     slot = state.record.slots.get(desired.replaces, Slot())
     if slot.trial is not None and slot.trial.manifest == desired.manifest:
         trial = msgspec.structs.replace(slot.trial, rollout=desired.rollout)
-        record = msgspec.structs.replace(state.record, slots=_placed(state, desired.replaces, trial=trial))
-        return _trial_begun(_taken(_with(state, record=record), desired, "trial"), now), ()
+        record = msgspec.structs.replace(state.record, slots=with_slot(state, desired.replaces, trial=trial))
+        return _trial_begun(_taken(changed(state, record=record), desired, "trial"), now), ()
     state, effects = _abandoned(state)
     if _serves(state, desired):
         taken = _taken(state, desired, "serving")
@@ -144,9 +102,9 @@ def _undo(state: State, desired: wire.Desired, now: float) -> Outcome:
         if previous is None and not current.is_first:
             why = f"{current.bundle} stays: the bundle before it is no longer here"
             return _refused(_taken(state, desired, "refused"), why, effects)
-        slots = _placed(state, desired.replaces, current=previous, previous=None)
+        slots = with_slot(state, desired.replaces, current=previous, previous=None)
         highest = {**state.record.highest, current.model: current.above}  # as if it had never been confirmed
-        state = _with(state, record=msgspec.structs.replace(state.record, slots=slots, highest=highest))
+        state = changed(state, record=msgspec.structs.replace(state.record, slots=slots, highest=highest))
         folder = None if previous is None else previous.folder
         effects = (*effects, events.GoBack(current.bundle, desired.replaces, folder))
     elif last.desired is not None and last.desired.rollout == desired.rollout and last.phase in ("refused", "undone"):
@@ -170,8 +128,8 @@ def _abandoned(state: State) -> Outcome:
         return state, (events.StopWork(), events.Release(desired.bundle))
     slot = state.record.slots.get(desired.replaces, Slot())
     if phase == "trial" and slot.trial is not None:
-        record = msgspec.structs.replace(state.record, slots=_placed(state, desired.replaces, trial=None))
-        return _with(state, record=record), (_go_back(slot, desired.replaces),)
+        record = msgspec.structs.replace(state.record, slots=with_slot(state, desired.replaces, trial=None))
+        return changed(state, record=record), (_go_back(slot, desired.replaces),)
     return state, ()
 
 
@@ -192,8 +150,8 @@ def _begun(state: State, now: float, effects: tuple[Effect, ...] = ()) -> Outcom
     if not state.is_up or desired is None or now < state.retry_at:
         return state, effects
     if state.is_quiet:
-        return _in(state, "waiting", why="quiet hours"), effects
-    return _in(_with(state, progress=0.0), "fetching"), (*effects, events.Describe(desired, _folder(desired)))
+        return in_phase(state, "waiting", why="quiet hours"), effects
+    return in_phase(changed(state, progress=0.0), "fetching"), (*effects, events.Describe(desired, folder_of(desired)))
 
 
 def _described(state: State, event: events.Described, now: float) -> Outcome:
@@ -201,44 +159,14 @@ def _described(state: State, event: events.Described, now: float) -> Outcome:
         return _refused(state, fault)
     desired = state.record.desired
     assert desired is not None
-    return state, (events.Fetch(desired, _folder(desired)),)
-
-
-def version_fault(state: State, facts: Facts) -> str | None:
-    """Why a bundle of these facts must not come in the place of what serves now; None if it may.
-
-    Held against the highest version confirmed of the model that it replaces, and of its own.
-    """
-    desired = state.record.desired
-    assert desired is not None
-    if (facts.bundle, facts.version) != (desired.bundle, desired.version):
-        return (
-            f"the manifest is of {facts.bundle} version {facts.version}, "
-            f"and {desired.bundle} version {desired.version} is desired"
-        )
-    for model in sorted({desired.replaces, facts.model}):
-        highest = _highest(state, model)
-        allowed = -1 if facts.downgrade_from is None else facts.downgrade_from
-        if facts.version <= highest and allowed < highest:
-            return (
-                f"version {facts.version} of {model} is not above {highest}, which was confirmed here: "
-                "raise the version, or sign it as a downgrade from that one"
-            )
-    replaced = {one.model for one in state.fixed} & set(state.record.slots)
-    serving = {slot.serving.bundle for slot in state.record.slots.values() if slot.serving is not None}
-    serving |= {one.bundle for one in state.fixed if one.model not in replaced}
-    return f"{facts.bundle} is served already, and would answer the same" if facts.bundle in serving else None
-
-
-def _highest(state: State, model: str) -> int:
-    fixed = (one.version for one in state.fixed if one.model == model)
-    return max([state.record.highest.get(model, -1), *fixed])
+    return state, (events.Fetch(desired, folder_of(desired)),)
 
 
 def _fetched(state: State, event: events.Fetched, now: float) -> Outcome:
     desired = state.record.desired
     assert desired is not None
-    return _in(_with(state, progress=0.0, tries=0), "checking"), (events.Check(desired.epoch, _folder(desired)),)
+    check = events.Check(desired.epoch, folder_of(desired))
+    return in_phase(changed(state, progress=0.0, tries=0), "checking"), (check,)
 
 
 def _checked(state: State, event: events.Checked, now: float) -> Outcome:
@@ -246,7 +174,7 @@ def _checked(state: State, event: events.Checked, now: float) -> Outcome:
         return _refused(state, fault)
     desired = state.record.desired
     assert desired is not None
-    return _in(_with(state, facts=event.facts), "warming"), (events.Warm(desired.epoch, _folder(desired)),)
+    return in_phase(changed(state, facts=event.facts), "warming"), (events.Warm(desired.epoch, folder_of(desired)),)
 
 
 def _warmed(state: State, event: events.Warmed, now: float) -> Outcome:
@@ -258,13 +186,13 @@ def _warmed(state: State, event: events.Warmed, now: float) -> Outcome:
         version=facts.version,
         manifest=desired.manifest,
         model=facts.model,
-        folder=_folder(desired),
+        folder=folder_of(desired),
         rollout=desired.rollout,
         is_first=state.record.slots.get(desired.replaces, Slot()).current is None,
     )
-    slots = _placed(state, desired.replaces, trial=placed)
+    slots = with_slot(state, desired.replaces, trial=placed)
     record = msgspec.structs.replace(state.record, phase="trial", why="", slots=slots, faults=0)
-    return _trial_begun(_with(state, record=record), now), (events.Switch(placed.bundle, desired.replaces),)
+    return _trial_begun(changed(state, record=record), now), (events.Switch(placed.bundle, desired.replaces),)
 
 
 def _work_failed(state: State, event: events.Failed, now: float) -> Outcome:
@@ -273,22 +201,22 @@ def _work_failed(state: State, event: events.Failed, now: float) -> Outcome:
     if not event.may_later or state.record.phase != "fetching":
         return _refused(state, event.why)
     pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(state.tries, 10))
-    later = _with(state, retry_at=now + pause_s, tries=state.tries + 1)
-    return _in(later, "waiting", why=f"{event.why}; next try in {pause_s:.0f} s"), ()
+    later = changed(state, retry_at=now + pause_s, tries=state.tries + 1)
+    return in_phase(later, "waiting", why=f"{event.why}; next try in {pause_s:.0f} s"), ()
 
 
 def _refused(state: State, why: str, effects: tuple[Effect, ...] = ()) -> Outcome:
-    return _in(state, "refused", why=why), (*effects, events.Tidy(state.record.kept()))
+    return in_phase(state, "refused", why=why), (*effects, events.Tidy(state.record.kept()))
 
 
 def _progressed(state: State, event: events.Progressed, now: float) -> Outcome:
-    return _with(state, fetched_bytes=event.fetched_bytes, progress=event.progress), ()
+    return changed(state, fetched_bytes=event.fetched_bytes, progress=event.progress), ()
 
 
 def _quiet_changed(state: State, event: events.QuietChanged, now: float) -> Outcome:
-    state = _with(state, is_quiet=event.is_quiet)
+    state = changed(state, is_quiet=event.is_quiet)
     if state.record.phase == "fetching" and event.is_quiet:
-        return _in(state, "waiting", why="quiet hours"), (events.StopWork(),)
+        return in_phase(state, "waiting", why="quiet hours"), (events.StopWork(),)
     return _begun(state, now) if state.record.phase == "waiting" and state.record.desired else (state, ())
 
 
@@ -300,7 +228,7 @@ def _waited(state: State, event: events.TimePassed, now: float) -> Outcome:
 
 
 def _trial_begun(state: State, now: float) -> State:
-    return _with(state, seen=health.Seen(), trial_since=now, compared=False, comparing=False, progress=0.0)
+    return changed(state, seen=health.Seen(), trial_since=now, compared=False, comparing=False, progress=0.0)
 
 
 def _question_ended(state: State, event: events.QuestionEnded, now: float) -> Outcome:
@@ -312,14 +240,14 @@ def _question_ended(state: State, event: events.QuestionEnded, now: float) -> Ou
         while len(others) >= _MOST_BUNDLES:
             others.pop(next(iter(others)))
         others[event.bundle] = old.after(event.failed, event.predicted_ms, event.actual_ms)
-        return _with(state, others=others), ()
-    state = _with(state, seen=state.seen.after(event.failed, event.predicted_ms, event.actual_ms))
-    why = health.worse(state.seen, _before(state), desired.trial)
+        return changed(state, others=others), ()
+    state = changed(state, seen=state.seen.after(event.failed, event.predicted_ms, event.actual_ms))
+    why = health.worse(state.seen, seen_before(state), desired.trial)
     return (state, ()) if why is None else _undone(state, why)
 
 
 def _compared(state: State, event: events.Compared, now: float) -> Outcome:
-    return (_with(state, comparing=False), ()) if event.why is None else _undone(state, event.why)
+    return (changed(state, comparing=False), ()) if event.why is None else _undone(state, event.why)
 
 
 def _trial_failed(state: State, event: events.Failed, now: float) -> Outcome:
@@ -332,26 +260,26 @@ def _tried(state: State, event: events.TimePassed, now: float) -> Outcome:
     slot, passed_s = state.record.slots.get(desired.replaces, Slot()), now - state.trial_since
     if not state.is_up or slot.trial is None:
         return state, ()
-    state = _with(state, progress=min(max(passed_s / desired.trial.seconds, 0.0), 1.0))
+    state = changed(state, progress=min(max(passed_s / desired.trial.seconds, 0.0), 1.0))
     idle = not state.seen.answered and not state.seen.failed
     if idle and not state.compared and 2 * passed_s >= desired.trial.seconds:
-        comparing = _with(state, compared=True, comparing=True)
+        comparing = changed(state, compared=True, comparing=True)
         return comparing, (events.Compare(desired.epoch, slot.trial.bundle),)
     if state.comparing or passed_s < desired.trial.seconds:
         return state, ()
-    if (why := health.unproven(state.seen, _before(state), desired.trial)) is not None:
+    if (why := health.unproven(state.seen, seen_before(state), desired.trial)) is not None:
         return _undone(state, why)
     return _confirmed(state, desired, slot.trial, slot)
 
 
 def _confirmed(state: State, desired: wire.Desired, trial: Placed, slot: Slot) -> Outcome:
-    before = _highest(state, trial.model)
+    before = highest_confirmed(state, trial.model)
     confirmed = msgspec.structs.replace(trial, above=before)
-    slots = _placed(state, desired.replaces, trial=None, current=confirmed, previous=slot.current)
+    slots = with_slot(state, desired.replaces, trial=None, current=confirmed, previous=slot.current)
     highest = {**state.record.highest, trial.model: max(before, trial.version)}
     record = msgspec.structs.replace(state.record, phase="serving", why="", slots=slots, highest=highest)
     settle = events.Settle(trial.bundle, desired.replaces)
-    return _with(state, record=record), (settle, events.Tidy(record.kept()))
+    return changed(state, record=record), (settle, events.Tidy(record.kept()))
 
 
 def _undone(state: State, why: str) -> Outcome:
@@ -359,23 +287,15 @@ def _undone(state: State, why: str) -> Outcome:
     desired = state.record.desired
     assert desired is not None
     slot = state.record.slots.get(desired.replaces, Slot())
-    slots = _placed(state, desired.replaces, trial=None)
-    record = msgspec.structs.replace(state.record, phase="undone", why=_line(why), slots=slots)
+    slots = with_slot(state, desired.replaces, trial=None)
+    record = msgspec.structs.replace(state.record, phase="undone", why=one_line(why), slots=slots)
     back: tuple[Effect, ...] = (_go_back(slot, desired.replaces),) if slot.trial is not None and state.is_up else ()
-    return _with(state, record=record, comparing=False), (*back, events.Tidy(record.kept()))
+    return changed(state, record=record, comparing=False), (*back, events.Tidy(record.kept()))
 
 
 def _go_back(slot: Slot, replaces: str) -> events.GoBack:
     assert slot.trial is not None
     return events.GoBack(slot.trial.bundle, replaces, None if slot.current is None else slot.current.folder)
-
-
-def _before(state: State) -> health.Seen:
-    """What was seen of the bundle that the one on trial took the place of."""
-    replaces = state.record.desired.replaces if state.record.desired is not None else ""
-    current = state.record.slots.get(replaces, Slot()).current
-    fixed = next((one.bundle for one in state.fixed if one.model == replaces), "")
-    return state.others.get(fixed if current is None else current.bundle, health.Seen())
 
 
 # --- a process ------------------------------------------------------------------------------------------
@@ -386,7 +306,7 @@ def _started(state: State, event: events.Started, now: float) -> Outcome:
     record = state.record
     tried = record.desired is not None and record.phase in ("checking", "warming", "trial")
     faults = record.faults + (1 if record.is_open and tried else 0)
-    state = _with(state, record=msgspec.structs.replace(record, is_open=True, faults=faults))
+    state = changed(state, record=msgspec.structs.replace(record, is_open=True, faults=faults))
     if not tried or faults < MOST_FAULTS:
         return state, ()
     doing = {"checking": "was checked", "warming": "was opened"}.get(record.phase, "was on trial")
@@ -401,16 +321,16 @@ def _could_not_open(state: State, event: events.CouldNotOpen, now: float) -> Out
     why = f"{slot.serving.bundle} cannot be opened: {event.why}"
     if slot.trial is not None:
         return _undone(state, why)
-    slots = _placed(state, event.replaces, current=slot.previous, previous=None)
+    slots = with_slot(state, event.replaces, current=slot.previous, previous=None)
     record = msgspec.structs.replace(state.record, slots=slots)
     mine = record.desired is not None and record.phase == "serving" and record.desired.replaces == event.replaces
     if mine:
-        record = msgspec.structs.replace(record, phase="undone", why=_line(why))
-    return _with(state, record=record, note="" if mine else why), ()
+        record = msgspec.structs.replace(record, phase="undone", why=one_line(why))
+    return changed(state, record=record, note="" if mine else why), ()
 
 
 def _resumed(state: State, event: events.Resumed, now: float) -> Outcome:
-    state, record = _with(state, is_up=True), state.record
+    state, record = changed(state, is_up=True), state.record
     if record.desired is None or record.phase in ("serving", "refused", "undone"):
         return state, (events.Tidy(record.kept()),)
     if record.phase == "trial":
@@ -420,7 +340,7 @@ def _resumed(state: State, event: events.Resumed, now: float) -> Outcome:
 
 def _closed(state: State, event: events.Closed, now: float) -> Outcome:
     record = msgspec.structs.replace(state.record, is_open=False)
-    return _with(state, record=record, is_up=False), (events.StopWork(),)
+    return changed(state, record=record, is_up=False), (events.StopWork(),)
 
 
 # --- the table ------------------------------------------------------------------------------------------
@@ -452,30 +372,7 @@ _TABLE: Final[dict[tuple[wire.Phase, type], _Handler]] = {
 }
 
 
-def _with(state: State, **changes: Any) -> State:
-    return msgspec.structs.replace(state, **changes)
-
-
-def _in(state: State, phase: wire.Phase, *, why: str = "") -> State:
-    return _with(state, record=msgspec.structs.replace(state.record, phase=phase, why=_line(why)))
-
-
 def _taken(state: State, desired: wire.Desired, phase: wire.Phase, *, why: str = "") -> State:
     """With a newer Desired, and nothing of the one before but what is placed."""
-    record = msgspec.structs.replace(state.record, desired=desired, phase=phase, why=_line(why), faults=0)
+    record = msgspec.structs.replace(state.record, desired=desired, phase=phase, why=one_line(why), faults=0)
     return State(record=record, fixed=state.fixed, is_up=state.is_up, is_quiet=state.is_quiet, others=state.others)
-
-
-def _placed(state: State, replaces: str, **changes: Placed | None) -> dict[str, Slot]:
-    slots = state.record.slots
-    return {**slots, replaces: msgspec.structs.replace(slots.get(replaces, Slot()), **changes)}
-
-
-def _folder(desired: wire.Desired) -> str:
-    name = folder_name(desired.bundle, desired.version, desired.manifest)
-    assert name is not None  # a Desired of another name was refused
-    return name
-
-
-def _line(why: str) -> str:
-    return " ".join(why.split())[: wire.MAX_WHY_CHARS]

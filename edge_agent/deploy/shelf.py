@@ -33,10 +33,10 @@ from typing import Final
 import msgspec
 
 from edge_agent.bundle_files import CHUNK_BYTES
-from edge_agent.bundle_paths import MANIFEST_NAME, MAX_MANIFEST_BYTES
-from edge_agent.deploy.content import Content, read_content
+from edge_agent.bundle_paths import MANIFEST_NAME
 from edge_agent.deploy.disk import Disk
-from edge_agent.deploy.record import Placed, Record, Slot, folder_name
+from edge_agent.deploy.record import Record
+from edge_agent.deploy.recovery import RECORD_NAME, content_of, load
 from edge_agent.errors import DeployError, InputError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ MARGIN_BYTES: Final = 256 * 1024 * 1024  # of the disk, left to others
 _PART: Final = ".part"
 _NEW: Final = ".new"
 _READ: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_decoder = msgspec.json.Decoder(Record)
 
 
 class Shelf:
@@ -73,7 +72,7 @@ class Shelf:
                 if not folder.is_dir():
                     self.disk.mkdir(folder)
             self._remove_leftovers()
-            self.record = self._loaded()
+            self.record = load(root, self.bundles, self._fixed, self.disk)
         except OSError as error:
             self.close()
             raise InputError(f"deployments cannot be kept in {root}: {error}: choose another --deployments") from None
@@ -89,7 +88,7 @@ class Shelf:
 
     def save(self, record: Record) -> None:
         """Make this the record, whole or not at all. Raises OSError."""
-        self._write(self.root / "record.json", msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        self._write(self.root / RECORD_NAME, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         self.record = record
 
     def folder(self, name: str) -> Path:
@@ -200,7 +199,7 @@ class Shelf:
         """Files of bundles that are said to be these, by hash."""
         found: dict[str, list[Path]] = {sha256: [] for sha256 in wanted}
         for root in (*_entries(self.bundles), *self._fixed):
-            if (content := _content(root)) is not None:
+            if (content := content_of(root)) is not None:
                 for file in content.files:
                     if wanted.get(file.sha256) == file.bytes:
                         found[file.sha256].append(root / file.path)
@@ -271,76 +270,7 @@ class Shelf:
                 log.info("removing %s, which was left half done", path)
                 self._remove(path)
         with contextlib.suppress(FileNotFoundError):
-            self.disk.unlink(self.root / ("record.json" + _NEW))
-
-    # --- the record -------------------------------------------------------------------------------------
-
-    def _loaded(self) -> Record:
-        path = self.root / "record.json"
-        try:
-            record = _decoder.decode(path.read_bytes())
-        except FileNotFoundError:
-            if not _entries(self.bundles):
-                return Record()
-            log.warning("%s is not there, although bundles are: beginning from these", path)
-            return self._rebuilt()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            aside = path.with_name("record.json.unreadable")
-            log.warning("%s cannot be read (%s): moved to %s, beginning from the bundles here", path, error, aside.name)
-            self.disk.rename(path, aside)
-            return self._rebuilt()
-        return self._with_what_is_here(record)
-
-    def _with_what_is_here(self, record: Record) -> Record:
-        """A folder that somebody removed serves nobody; the one before it does."""
-        slots = {}
-        for replaces, slot in record.slots.items():
-            here = [self._here(one) for one in (slot.trial, slot.current, slot.previous)]
-            trial, current, previous = here
-            if current is None and slot.current is not None:
-                current, previous = previous, None
-            slots[replaces] = Slot(trial=trial, current=current, previous=previous)
-        if record.phase == "trial" and record.desired is not None:
-            slot = slots.get(record.desired.replaces, Slot())
-            if slot.trial is None:
-                why = "the folder of the bundle on trial is gone"
-                record = msgspec.structs.replace(record, phase="undone", why=why)
-        return msgspec.structs.replace(record, slots=slots)
-
-    def _here(self, placed: Placed | None) -> Placed | None:
-        if placed is None or self.folder(placed.folder).is_dir():
-            return placed
-        log.warning("%s is gone from %s", placed.folder, self.bundles)
-        return None
-
-    def _rebuilt(self) -> Record:
-        """Of each model the lowest version here serves, a fixed one before any: it was confirmed once.
-
-        What is newer was perhaps on trial; the hub's retained Desired brings it again, to be checked and tried anew.
-        The epoch is lost, and with it the memory of Desired that were replaced.
-        """
-        fixed = {content.model.name for content in map(_content, self._fixed) if content is not None}
-        lowest: dict[str, Placed] = {}
-        for path in _entries(self.bundles):
-            content = _content(path)
-            if content is None or content.model.name in fixed:
-                continue
-            name = content.model.name
-            manifest = hashlib.sha256((path / MANIFEST_NAME).read_bytes()).hexdigest()
-            if path.name != folder_name(content.bundle_id, content.version, manifest):
-                log.warning("%s is no folder of this agent's: left alone", path)
-            elif name not in lowest or content.version < lowest[name].version:
-                lowest[name] = Placed(
-                    bundle=content.bundle_id,
-                    version=content.version,
-                    manifest=manifest,
-                    model=name,
-                    folder=path.name,
-                    rollout="unknown",
-                    is_first=True,
-                )
-        slots = {model: Slot(current=placed) for model, placed in lowest.items()}
-        return Record(slots=slots, highest={model: placed.version for model, placed in lowest.items()})
+            self.disk.unlink(self.root / (RECORD_NAME + _NEW))
 
 
 def _locked(path: Path) -> int:
@@ -364,12 +294,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _content(root: Path) -> Content | None:
-    """What the manifest of a bundle here says; None where it says nothing that can be used."""
-    try:
-        with (root / MANIFEST_NAME).open("rb") as file:
-            return read_content(file.read(MAX_MANIFEST_BYTES + 1))
-    except (OSError, DeployError):
-        return None

@@ -90,15 +90,17 @@ class Switching:
 
     def __init__(self, first: Ready, choice: Choice, preparation: Preparation | None = None) -> None:
         self.choice = choice
+        self.version: int | None = None  # what the same bundle was signed as anew
         self._now = first
         self._preparation = preparation
 
     @property
     def served(self) -> wire.ServedBundle:
         """What is in use, why nothing better is, and how far the building of that has come."""
-        under_way = self._preparation
+        under_way, served = self._preparation, self._now.answerer.served
         return msgspec.structs.replace(
-            self._now.answerer.served,
+            served,
+            version=served.version if self.version is None else self.version,
             runtime=self.choice.used,
             why=self.choice.why,
             progress=None if under_way is None else under_way.progress,

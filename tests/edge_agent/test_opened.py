@@ -29,6 +29,7 @@ class Answerer:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle.manifest.bundle_id
         self.closed = 0
+        self.version: int | None = None
         self.served = wire.ServedBundle(
             bundle=self.bundle, version=bundle.manifest.version, model=bundle.manifest.model.name, task="t", context=1,
             fixed_ms=0, prefill_ms_per_token=0, decode_ms_per_token=0,
@@ -162,8 +163,10 @@ def test_the_same_content_in_another_version_is_not_opened_again(scene: Scene) -
     opened.switch("same", "m")
     opened.settle("same", "m")
     assert (service.offered, scene.alive, service.going) == (["same"], ["same"], {})
+    assert scene.answerers["same"].version == 2
     opened.go_back("same", "m", None)
     assert (service.offered, scene.alive, service.going) == (["same"], ["same"], {})
+    assert scene.answerers["same"].version == 1
 
 
 def test_a_bundle_that_is_still_closing_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

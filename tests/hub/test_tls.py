@@ -138,23 +138,3 @@ def test_files_that_cannot_be_used(files: Files, tmp_path: Path) -> None:
         Tls().server_context()
     with pytest.raises(ValueError, match="give both or none"):
         Tls(good.ca, good.cert)
-
-
-def test_who_is_revoked_later_is_refused_from_the_next_connection_on(files: Files, tmp_path: Path) -> None:
-    """The list that a server was given is looked at again when it was written anew; one that is gone still counts."""
-    hub, node = files.issue("hub", "h", "localhost"), files.issue("node", "n")
-    serial, crl = files.serial, tmp_path / "crl.pem"
-    crl.write_bytes(files.authority.crl([], 1, NOW))
-    server = hub.server_context(crl)
-
-    def why() -> str | None:
-        mine, _ = shake_hands(server, node.client_context())
-        return refusal(mine) if isinstance(mine, Exception) else None
-
-    assert why() is None
-    crl.write_bytes(b"half a li")
-    assert why() is None
-    crl.write_bytes(files.authority.crl([Revoked(serial, NOW, "key_compromise")], 2, NOW + dt.timedelta(seconds=1)))
-    assert why() == "it refuses our certificate: certificate revoked"
-    crl.unlink()
-    assert why() == "it refuses our certificate: certificate revoked"
