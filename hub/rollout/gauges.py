@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final, get_args
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from hub.rollout.order import Status
 from hub.rollout.view import PHASES, View
 
-STATUSES = ("waiting", "active", "done", "stopped", "cancelled")
+STATUSES: Final[tuple[str, ...]] = get_args(Status)
 
 
 class RolloutGauges(Collector):

@@ -124,7 +124,11 @@ def seen_in(states: Mapping[str, wire.NodeState]) -> dict[str, Seen]:
 def in_words(one: View) -> str:
     """A document in one line."""
     phases = ", ".join(f"{count} {phase}" for phase, count in one["phases"].items())
-    wave = f", wave {one['wave']} of {one['waves']}: {phases}" if phases else ", no node is there yet"
+    wave = (
+        f", wave {one['wave']} of {one['waves']}: {phases}"
+        if phases
+        else ", and waits for a hub that carries it out, or for a node"
+    )
     why = f" ({one['why']})" if one["why"] else ""
     return f"rollout {one['name']} is {one['status']}{why}{wave}"
 

@@ -80,11 +80,21 @@ def test_a_bundle_that_went_back_was_never_confirmed() -> None:
     plan.to_trial(4, 4)
 
 
-def test_the_fixed_bundle_that_serves_again_is_served_already() -> None:
-    """After a rollout went back, the same answers under a higher version are no other bundle."""
+def test_the_same_answers_may_be_signed_anew_as_a_higher_version() -> None:
+    """So keys are changed; it is fetched, since its manifest is another one."""
     plan = Plan()
-    plan.to_trial(2, 1)
-    plan.take(events.DesiredReceived(desired(2, 2, undo=True)))
     plan.take(events.DesiredReceived(desired(3, 3, bundle="b1")))
     plan.take(events.Described(3, facts(3, bundle="b1")))
-    assert plan.why == "b1 is served already, and would answer the same"
+    assert (plan.phase, plan.why) == ("fetching", "")
+
+
+def test_a_rollout_that_was_undone_can_be_made_again() -> None:
+    """Its version counts as never confirmed; what was above before it still holds."""
+    plan = Plan()
+    plan.to_serving(3, 1)
+    plan.to_serving(5, 2)
+    plan.take(events.DesiredReceived(desired(5, 3, undo=True)))
+    plan.take(events.DesiredReceived(desired(3, 4, bundle="b9", rollout="old")))
+    plan.take(events.Described(4, facts(3, bundle="b9")))
+    assert "not above 3" in plan.why
+    plan.to_serving(5, 5)

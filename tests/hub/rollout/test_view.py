@@ -55,7 +55,7 @@ def test_troubles_are_bounded() -> None:
 
 def test_in_words() -> None:
     """One line, also where nobody is there."""
-    assert in_words(document(order(), Progress(), None)) == "rollout r1 is waiting, no node is there yet"
+    assert "is waiting, and waits for a hub" in in_words(document(order(), Progress(), None))
     nodes = {"a": NodeProgress(wave=0, stage="serving", epoch=1), "b": NodeProgress(wave=1)}
     shown = document(order(), Progress(status="active", nodes=nodes), None)
     assert in_words(shown) == "rollout r1 is active, wave 1 of 2: 1 queued, 1 serving"
