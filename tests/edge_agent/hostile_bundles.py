@@ -51,6 +51,8 @@ def read_manifest(root: Path) -> Manifest:
 
 def seal(root: Path) -> None:
     """Write sizes, hashes and id anew, as somebody who changes a bundle would."""
+    if not (root / MANIFEST_NAME).is_file():  # a pipe, say, which would be waited for
+        return
     manifest = read_manifest(root)
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     files = []

@@ -15,10 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent import bundle
 from edge_agent.bundle import bundle_id, encode_manifest, open_bundle, staged_id, write_bundle
 from edge_agent.bundle_paths import MANIFEST_NAME, MAX_MANIFEST_BYTES, path_refusal
 from edge_agent.errors import BundleError
 from edge_agent.manifest import Manifest
+from edge_agent.signature import trusted_key
+from tests.edge_agent.hostile_bundles import sign
 
 
 @pytest.fixture
@@ -398,3 +401,32 @@ def test_encoding_sorts_what_has_no_order(draft: Manifest) -> None:
     """Two manifests that differ only in the order of a dict have the same bytes."""
     turned = msgspec.structs.replace(draft, precision=dict(reversed(draft.precision.items())))
     assert encode_manifest(turned) == encode_manifest(draft)
+
+
+def test_each_file_is_read_once_also_with_a_signature(opened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing is what opening costs: the signature is over the hashes that are computed anyway."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    sign(opened, key)
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    read: list[str] = []
+    describe = bundle.describe
+    monkeypatch.setattr(
+        bundle, "describe", lambda root, path, **more: (read.append(path), describe(root, path, **more))[1]
+    )
+    signed = open_bundle(opened, (trusted_key(pem, "maker.pub"),))
+    assert sorted(read) == sorted(entry.path for entry in signed.manifest.files)
+
+
+def test_a_downgrade_is_said_only_where_there_is_one(draft: Manifest) -> None:
+    """So that agents which do not know the key read all other bundles; old manifests are read as without one."""
+    assert b"downgrade_from" not in encode_manifest(draft)
+    down = msgspec.structs.replace(draft, version=3, downgrade_from=5)
+    payload = encode_manifest(down)
+    assert msgspec.json.decode(payload, type=Manifest) == down
+    assert list(json.loads(payload))[-1] == "downgrade_from"
+    assert msgspec.json.decode(encode_manifest(draft), type=Manifest).downgrade_from is None
+    with pytest.raises(ValueError, match="downgrade_from 2 is below version 3"):
+        msgspec.structs.replace(draft, version=3, downgrade_from=2)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.edge_agent.encoder_bundles import encoder_bundle
+from tests.edge_agent.hostile_bundles import sign
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx", "cuda"])
@@ -71,3 +75,29 @@ def test_the_broker_may_stand_in_the_environment(bin_folder: Path, tmp_path: Pat
     )
     assert done.returncode == 1
     assert "not a broker URL" in done.stderr
+
+
+def test_only_what_a_trusted_key_signed_is_served(
+    bin_folder: Path, tiny_bundle: Path, tmp_path: Path, free_port: Callable[[], int], eventually: Callable[..., None]
+) -> None:
+    """Unsigned, it is refused in one line before a broker is asked; signed by either of two keys, it is opened."""
+    key, stranger = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    options = []
+    for name, one in (("old", stranger), ("new", key)):
+        public = one.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / f"{name}.pub").write_bytes(public)
+        options += ["--trust", str(tmp_path / f"{name}.pub")]
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    broker = f"mqtt://127.0.0.1:{free_port()}"  # nobody listens there
+    command = [bin_folder / "edge-agent", "serve", "--bundle", bundle, "--node", "n", "--broker", broker, *options]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1
+    assert "is not signed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    sign(bundle, key)
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            eventually(lambda: "opened tiny-" in (tmp_path / "log").read_text() or process.poll() is not None, 60)
+        finally:
+            process.terminate()
+    assert f"is signed by {tmp_path}/new.pub" in (tmp_path / "log").read_text()

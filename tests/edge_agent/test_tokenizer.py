@@ -129,6 +129,29 @@ def test_a_template_that_never_works_is_found_when_the_bundle_opens(
         open_tokenizer(open_bundle(make_bundle(change)))
 
 
+class PanicException(BaseException):
+    """What pyo3 raises, by its name."""
+
+
+def test_a_panic_of_the_library_fails_one_question(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no Exception, and must not end the thread that answers; Ctrl-C still does."""
+    tokenizer = open_tokenizer(open_bundle(tiny_bundle))
+
+    class Panicking:
+        def __init__(self, error: BaseException) -> None:
+            self._error = error
+
+        def encode(self, *_: object, **__: object) -> None:
+            raise self._error
+
+    monkeypatch.setattr(tokenizer, "_backend", Panicking(PanicException("index out of bounds")))
+    with pytest.raises(RequestError, match="the tokenizer failed: index out of bounds"):
+        tokenizer.encode_question(Question(question="Why?"))
+    monkeypatch.setattr(tokenizer, "_backend", Panicking(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode("Why?")
+
+
 # --- pieces ---------------------------------------------------------------------------------------------
 
 

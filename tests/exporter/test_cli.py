@@ -57,7 +57,7 @@ REFUSED = Report(
 def test_a_refusal_tells_what_was_tried_and_ends_with_3(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gate refusal is no failure of the program: document or table say what was tried, stderr why."""
 
-    def refuse(order: object, tell: object) -> Report:
+    def refuse(order: object, tell: object, sign: object) -> Report:
         raise GateRefused("no candidate passed", REFUSED)
 
     monkeypatch.setattr("exporter.pipeline.export", refuse)
