@@ -201,6 +201,7 @@ def test_a_record_that_cannot_be_written_begins_nothing_and_holds_up_no_way_back
 # A fresh node has version 1 from its start, and no deployed bundle.
 
 GOOD, BAD_WARM, BAD_TRIAL, FRESH, NO_LINKS = "good", "cannot be warmed", "fails its questions", "fresh", "no links"
+SAME_UNTIL = 40  # operations: until then a bundle that turns out bad is like a good one
 
 
 class Ground(msgspec.Struct, frozen=True):
@@ -298,7 +299,7 @@ def test_killed_at_every_operation_it_starts_with_a_whole_bundle_and_gets_there(
     memory: Path, ground: Ground, story: str
 ) -> None:
     """Before each operation in turn, and in the middle of each write; then a start, and the same Desired again."""
-    for point in itertools.count():
+    for point in itertools.count(0 if story in (GOOD, FRESH) else SAME_UNTIL):
         root, node = memory / str(point), None
         ground.copy(root, story)
         try:
@@ -353,7 +354,7 @@ def test_a_power_cut_at_every_operation_loses_what_was_not_synced_and_no_more(
     ends_well(node, story)
     node.close()
     draw, seen = random.Random(7), set[Tree]()
-    for after in range(len(disk.ops) + 1):
+    for after in range(0 if story != BAD_TRIAL else SAME_UNTIL, len(disk.ops) + 1):
         for tree in disk.power_cuts(after, draw):
             if tree in seen:
                 continue
@@ -367,7 +368,7 @@ def test_a_power_cut_at_every_operation_loses_what_was_not_synced_and_no_more(
                 ends_well(again, story)
             again.close()
             shutil.rmtree(left)
-    assert len(seen) > 80, len(seen)
+    assert len(seen) > 200, len(seen)
 
 
 @pytest.mark.parametrize(
