@@ -94,7 +94,7 @@ def test_a_rollout_that_was_undone_can_be_made_again() -> None:
     plan.to_serving(3, 1)
     plan.to_serving(5, 2)
     plan.take(events.DesiredReceived(desired(5, 3, undo=True)))
-    plan.take(events.DesiredReceived(desired(3, 4, bundle="b9", rollout="old")))
-    plan.take(events.Described(4, facts(3, bundle="b9")))
+    plan.take(events.DesiredReceived(desired(2, 4)))
+    plan.take(events.Described(4, facts(2)))
     assert "not above 3" in plan.why
     plan.to_serving(5, 5)
