@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from edge_agent.bundle import Bundle
-from edge_agent.errors import BundleError, DeployError
+from edge_agent.errors import BundleError, DeployError, RequestError
 from edge_agent.runtime.generation import Answerer
 from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.runtime.switching import Switching
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 CLOSES_WITHIN_S: Final = 60.0
 COMPARES_WITHIN_S: Final = 120.0
+PROBE: Final = "What is the capital of France?"
+PROBE_CONTEXT: Final = "Paris is the capital of France."
+PROBE_TOKENS: Final = 8
 
 
 class Service(Protocol):
@@ -100,12 +103,15 @@ class Opened:
         return None
 
     def compare(self, bundle: str) -> SamplesScore | None:
-        """None where questions came in between: they will tell."""
+        """Also answer a question as it would come from a device: on trial without one, nothing else has been seen.
+
+        None where questions came in between: they will tell.
+        """
         outcome: concurrent.futures.Future[SamplesScore | None] = concurrent.futures.Future()
 
         def compared(idle: bool) -> None:
             try:
-                outcome.set_result(self._open[bundle].compare() if idle else None)
+                outcome.set_result(_tried(self._open[bundle]) if idle else None)
             except Exception as error:  # it is for whoever asked, not for the thread that answers questions
                 outcome.set_exception(error)
 
@@ -180,3 +186,24 @@ class Opened:
             closed.set()
 
         self._running.let_go(bundle, close)
+
+
+def _tried(answerer: Switching) -> SamplesScore | None:
+    """The samples again, and a question. Raises what the answerer does, but for a question that it does not take."""
+    score = answerer.compare()
+    finds = answerer.served.task == "question-answering"
+    question = wire.Question(
+        id="trial", question=PROBE, context=PROBE_CONTEXT if finds else None, max_tokens=PROBE_TOKENS
+    )
+    try:
+        ticket = answerer.begin(question, should_stop=lambda: False)
+        while True:
+            for ended, outcome in answerer.advance():
+                if ended == ticket and isinstance(outcome, RequestError):
+                    raise outcome
+                if ended == ticket:
+                    return score
+    except RequestError as error:
+        if error.code == "internal":
+            raise
+        return score

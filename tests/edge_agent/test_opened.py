@@ -12,7 +12,7 @@ import pytest
 
 from edge_agent import opened as opened_module
 from edge_agent.bundle import Bundle
-from edge_agent.errors import BundleError, DeployError
+from edge_agent.errors import BundleError, DeployError, RequestError
 from edge_agent.opened import Opened
 from edge_agent.runtime.launch import Opening
 from edge_agent.samples import SamplesScore
@@ -30,6 +30,8 @@ class Answerer:
         self.bundle = bundle.manifest.bundle_id
         self.closed = 0
         self.version: int | None = None
+        self.asked: list[wire.Question] = []
+        self.dies: Any = "an outcome"
         self.served = wire.ServedBundle(
             bundle=self.bundle, version=bundle.manifest.version, model=bundle.manifest.model.name, task="t", context=1,
             fixed_ms=0, prefill_ms_per_token=0, decode_ms_per_token=0,
@@ -37,6 +39,15 @@ class Answerer:
 
     def compare(self) -> SamplesScore:
         return SCORE
+
+    def begin(self, question: wire.Question, *, should_stop: Callable[[], bool]) -> str:
+        self.asked.append(question)
+        if isinstance(self.dies, RequestError) and self.dies.code == "overloaded":
+            raise self.dies
+        return "ticket"
+
+    def advance(self) -> list[tuple[str, Any]]:
+        return [("another", "outcome"), ("ticket", self.dies)]
 
     def close(self) -> None:
         self.closed += 1
@@ -188,8 +199,20 @@ def test_samples_are_compared_between_two_questions(scene: Scene) -> None:
     """Where questions came in between, they will tell, and nothing is compared."""
     opened, service = scene.opened(scene.bundle("old", 1))
     assert opened.compare("old") == SCORE
+    assert len(scene.answerers["old"].asked) == 1
     service.idle = False
     assert opened.compare("old") is None
+    assert len(scene.answerers["old"].asked) == 1
+
+
+def test_a_bundle_that_nobody_asked_is_asked_by_the_node_itself(scene: Scene) -> None:
+    """A graph that dies of a question is found out so; a question that it does not take is no fault."""
+    opened, _ = scene.opened(scene.bundle("old", 1))
+    scene.answerers["old"].dies = RequestError("internal", "the graph gives no numbers")
+    with pytest.raises(RequestError, match="gives no numbers"):
+        opened.compare("old")
+    scene.answerers["old"].dies = RequestError("overloaded", "no memory")
+    assert opened.compare("old") == SCORE
 
 
 def test_two_bundles_of_one_model_cannot_be_replaced(scene: Scene) -> None:
