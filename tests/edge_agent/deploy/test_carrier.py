@@ -294,6 +294,7 @@ def ends_well(node: Node, story: str) -> None:
     assert sorted(path.name for path in node.shelf.root.iterdir()) == ["bundles", "incoming", "lock", "record.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", [GOOD, BAD_WARM, BAD_TRIAL, FRESH])
 def test_killed_at_every_operation_it_starts_with_a_whole_bundle_and_gets_there(
     memory: Path, ground: Ground, story: str
@@ -341,6 +342,7 @@ def test_a_real_process_is_killed_and_the_next_one_gets_there(memory: Path, grou
     after.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", [GOOD, BAD_TRIAL, FRESH, NO_LINKS])
 def test_a_power_cut_at_every_operation_loses_what_was_not_synced_and_no_more(
     memory: Path, ground: Ground, story: str
