@@ -121,6 +121,18 @@ def test_samples_that_change_during_an_idle_trial_undo_it(tmp_path: Path, fixed:
     assert node.host.serving == {"tiny": V1.id}
 
 
+def test_a_service_that_cannot_be_told_holds_up_nothing(tmp_path: Path, fixed: Path) -> None:
+    """The state is not published; the bundle comes all the same."""
+    node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])
+
+    def breaks(deployment: object) -> None:
+        raise ZeroDivisionError
+
+    node.host.report = breaks  # type: ignore[method-assign]
+    node.deploy(desired_of(V2, 1))
+    assert node.phase == "serving"
+
+
 def test_a_full_disk_refuses_with_figures(tmp_path: Path, fixed: Path) -> None:
     """What is needed, what is to spare, what is free."""
     node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])
