@@ -99,7 +99,10 @@ class Carrier:
         if self._told is None or (now.phase, now.why) != (self._told.phase, self._told.why):
             log.info("rollout %s, %s: %s %s", now.rollout, now.bundle, now.phase, now.why)
         self._told = now
-        self.host.report(now)
+        try:
+            self.host.report(now)
+        except Exception:  # what is told must not hold up what is done
+            log.exception("the state of a deployment could not be told")
 
     # --- at once ----------------------------------------------------------------------------------------
 

@@ -88,7 +88,8 @@ def too_many(failed: int, asked: int, limit: float) -> bool:
     >>> too_many(1, 3, 0.02), too_many(2, 2, 0.02), too_many(1, 1000, 0.02)
     (False, True, False)
     """
-    return failed > limit * asked and _tail(failed, asked, limit) < 1 - CONFIDENCE
+    beyond = failed > limit * asked  # else it is not, and there is nothing to add up
+    return beyond and _tail(failed, asked, limit) < 1 - CONFIDENCE
 
 
 def _tail(failed: int, asked: int, share: float) -> float:
@@ -97,15 +98,19 @@ def _tail(failed: int, asked: int, share: float) -> float:
         return 0.0 if failed else 1.0
     if share >= 1:
         return 1.0
-    terms = (
-        math.lgamma(asked + 1)
-        - math.lgamma(count + 1)
-        - math.lgamma(asked - count + 1)
-        + count * math.log(share)
-        + (asked - count) * math.log1p(-share)
-        for count in range(failed, asked + 1)
-    )
-    return math.fsum(math.exp(term) for term in terms)
+    total = 0.0
+    for count in range(failed, asked + 1):
+        term = math.exp(
+            math.lgamma(asked + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(asked - count + 1)
+            + count * math.log(share)
+            + (asked - count) * math.log1p(-share)
+        )
+        total += term
+        if count > share * asked and term < 1e-9 * total:  # beyond the mean they only become less
+            break
+    return total
 
 
 def _median_low(ratios: tuple[float, ...]) -> float:

@@ -143,20 +143,19 @@ class Shelf:
                 self.disk.unlink(path)
 
     def assemble(self, folder: str, files: Mapping[str, str]) -> Path:
-        """The bundle `folder` of these files (SHA-256 by path), all of which are in `incoming`; done if it is there."""
+        """The new bundle `folder` of these files (SHA-256 by path), all of which are in `incoming`."""
         target, new = self.folder(folder), self.bundles / _NEW
-        if not target.exists():
-            self._remove(new)
-            self.disk.mkdir(new)
-            folders = sorted({parent for path in files for parent in Path(path).parents if parent != Path(".")})
-            for one in folders:  # parents sort before what is in them
-                self.disk.mkdir(new / one)
-            for path, sha256 in files.items():
-                self._place(self.incoming / sha256, new / path)
-            for one in [*reversed(folders), Path(".")]:
-                self.disk.sync_directory(new / one)
-            self.disk.rename(new, target)
-            self.disk.sync_directory(self.bundles)
+        self._remove(new)
+        self.disk.mkdir(new)
+        folders = sorted({parent for path in files for parent in Path(path).parents if parent != Path(".")})
+        for one in folders:  # parents sort before what is in them
+            self.disk.mkdir(new / one)
+        for path, sha256 in files.items():
+            self._place(self.incoming / sha256, new / path)
+        for one in [*reversed(folders), Path(".")]:
+            self.disk.sync_directory(new / one)
+        self.disk.rename(new, target)
+        self.disk.sync_directory(self.bundles)
         self.forget_incoming()
         return target
 

@@ -121,6 +121,18 @@ def test_samples_that_change_during_an_idle_trial_undo_it(tmp_path: Path, fixed:
     assert node.host.serving == {"tiny": V1.id}
 
 
+def test_a_service_that_cannot_be_told_holds_up_nothing(tmp_path: Path, fixed: Path) -> None:
+    """The state is not published; the bundle comes all the same."""
+    node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])
+
+    def breaks(deployment: object) -> None:
+        raise ZeroDivisionError
+
+    node.host.report = breaks  # type: ignore[method-assign]
+    node.deploy(desired_of(V2, 1))
+    assert node.phase == "serving"
+
+
 def test_a_full_disk_refuses_with_figures(tmp_path: Path, fixed: Path) -> None:
     """What is needed, what is to spare, what is free."""
     node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])
@@ -294,6 +306,7 @@ def ends_well(node: Node, story: str) -> None:
     assert sorted(path.name for path in node.shelf.root.iterdir()) == ["bundles", "incoming", "lock", "record.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", [GOOD, BAD_WARM, BAD_TRIAL, FRESH])
 def test_killed_at_every_operation_it_starts_with_a_whole_bundle_and_gets_there(
     memory: Path, ground: Ground, story: str
@@ -341,6 +354,7 @@ def test_a_real_process_is_killed_and_the_next_one_gets_there(memory: Path, grou
     after.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", [GOOD, BAD_TRIAL, FRESH, NO_LINKS])
 def test_a_power_cut_at_every_operation_loses_what_was_not_synced_and_no_more(
     memory: Path, ground: Ground, story: str
