@@ -53,7 +53,7 @@ demo: setup models
 	$(BIN)/python demo/demo.py
 
 test: setup models
-	$(BIN)/pytest -m "not gpu" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "not gpu" -n 2
 
 check: setup
 	$(BIN)/ruff check .

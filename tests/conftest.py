@@ -34,18 +34,25 @@ GGUF = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MADE_BUNDLE = os.environ.get("EDGEFLEET_BUNDLE")  # an fp32 bundle of SmolLM2 made before: spares its export
 EXPORT_LIMIT_S = 600  # it takes two minutes beside the other tests
 
-EXPORTER, FLEET = "exporter", "fleet"  # groups of tests that may run beside each other
+EXPORT_FOLDER = "EDGEFLEET_TEST_EXPORT"  # of the environment, which the processes of a run share
 
 _skipped: list[str] = []
 
 
 class Export:
-    """SmolLM2 exported by the command, in the background while other tests run: it takes two minutes."""
+    """SmolLM2 exported by the command, in the background while other tests run: it takes two minutes.
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="edgefleet-test-bundle-")
-        folder = Path(self._folder.name)
+    One for all processes of a run, in the `folder` that they share: whoever comes first starts it, all take its bundle.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.output = folder / "smollm2"
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            (folder / "begun").mkdir()
+        except FileExistsError:
+            return
         text = "".join((ROOT / name).read_text() for name in ("LICENSE", "README.md", "CONTRIBUTING.md"))
         text = text[:18_900]  # about 4,400 tokens; the gate wants 4,096, and more would only take longer
         rows = [{"text": text[start : start + 2000]} for start in range(0, len(text), 2000)]
@@ -53,42 +60,52 @@ class Export:
         command = ["edge-export", "--model", str(GGUF), "--profile", "desktop-cpu", "--precision", "fp32"]
         command += ["--eval", str(folder / "text.jsonl"), "--output", str(self.output)]
         command[0] = str(Path(sys.executable).parent / command[0])
-        with (folder / "log").open("wb") as log:
+        with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def bundle(self) -> Path:
-        """The bundle, once it is there."""
-        assert self._process.wait(EXPORT_LIMIT_S) == 0, (self.output.parent / "log").read_text()
+        """The bundle, once it is there: it appears whole."""
+        eventually(lambda: self._failed() or self.output.exists(), EXPORT_LIMIT_S)
+        assert self.output.exists(), self._log.read_text()
         return self.output
 
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._folder.cleanup()
+    def end(self, *, is_wanted: bool) -> None:
+        """Where it `is_wanted`, another process of the run may still wait for it."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXPORT_LIMIT_S if is_wanted else 0)
+            self._process.kill()
+            self._process.wait()
+
+    def _failed(self) -> bool:
+        return self._process is not None and self._process.poll() not in (None, 0)
 
 
 _export: list[Export] = []
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for all processes of this run."""
+    if EXPORT_FOLDER not in os.environ:
+        folder = tempfile.mkdtemp(prefix="edgefleet-test-bundle-")
+        os.environ[EXPORT_FOLDER] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the export with the first test of the process that has the tests that need it."""
+    """Start the export with the first test of a run that has tests that need it."""
     wanted = any(each.get_closest_marker("model") for each in item.session.items) and MADE_BUNDLE is None
-    group = item.get_closest_marker("xdist_group")
-    if wanted and GGUF.exists() and not _export and group is not None and group.args[0] == FLEET:
-        _export.append(Export())
+    if wanted and GGUF.exists() and not _export:
+        _export.append(Export(Path(os.environ[EXPORT_FOLDER])))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real model last, when its export is done; skip, with the reason, what this machine cannot run.
 
-    In two processes (`-n 2 --dist loadgroup`) the exporter's own tests run beside all others, and what a session's
-    fixtures make is made once. Those of whole fleets come late, when the exporter's are done: with what they start they
-    need the machine.
+    Those of whole fleets come late: with what they start they need the machine.
     """
     items.sort(key=lambda item: (item.get_closest_marker("model") is not None, "tests/end_to_end/" in item.nodeid))
     for item in items:
-        of_exporter = "tests/exporter/" in item.nodeid and not item.get_closest_marker("model")
-        item.add_marker(pytest.mark.xdist_group(EXPORTER if of_exporter else FLEET))
         if item.get_closest_marker("broker") and not shutil.which("mosquitto", path=_path_with_sbin()):
             item.add_marker(pytest.mark.skip(reason="Mosquitto is not installed (apt-get install mosquitto)"))
         if item.get_closest_marker("prometheus") and not shutil.which("promtool"):
@@ -111,7 +128,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the export; where EDGEFLEET_NO_SKIPS is set, a skip that is not for want of a GPU fails the run."""
     for export in _export:
-        export.end()
+        export.end(is_wanted=hasattr(session.config, "workerinput"))
     if os.environ.get("EDGEFLEET_NO_SKIPS") and _skipped and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

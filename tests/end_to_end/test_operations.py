@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import FLEET, ROOT
+from tests.conftest import ROOT
 from tests.secured import PATH
 
 LIMIT_S = 300
@@ -35,7 +35,6 @@ def script(bundle: Path) -> str:
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S + 60)
-@pytest.mark.xdist_group(FLEET)
 def test_a_first_fleet(tmp_path: Path, bundle: Path, free_port: Callable[[], int]) -> None:
     """Every command succeeds: the model comes to both nodes, answers, and the stolen device is turned away."""
     text = script(bundle).replace("9810", str(free_port())).replace("--path", f"--port {free_port()} --path")
