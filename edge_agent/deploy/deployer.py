@@ -74,7 +74,7 @@ class Deployer:
         self._local_time = local_time
         self._tick_s = tick_s
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._works: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()  # with the epoch it is for
         self._carrier = Carrier(shelf, fetcher, check, fixed=fixed, free_memory=free_memory, tell=self._events.put)
         self._threads: tuple[threading.Thread, ...] = ()
 
@@ -159,11 +159,17 @@ class Deployer:
     def _take(self, event: Event) -> None:
         try:
             for work in self._carrier.take(event, self._clock()):
-                self._works.put(work)
-        except Exception:  # a bug in a step must not end what can still go back
+                self._works.put((self._carrier.state.record.epoch, work))
+        except BaseException:  # a bug in a step must not end what can still go back
             log.exception("%s could not be taken", type(event).__name__)
 
     def _work(self) -> None:
-        while (work := self._works.get()) is not None:
-            if (event := work()) is not None:
+        while (job := self._works.get()) is not None:
+            epoch, work = job
+            try:
+                event = work()
+            except BaseException as error:  # a library's panic is no Exception: it must not end the thread, nor be lost
+                log.exception("the deployment of epoch %d failed", epoch)
+                event = events.Failed(epoch, f"{type(error).__name__}: {error}")
+            if event is not None:
                 self._events.put(event)

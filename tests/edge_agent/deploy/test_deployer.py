@@ -181,17 +181,24 @@ def test_what_cannot_be_opened_gives_way(
     deployer.close()
 
 
-def test_a_fault_of_the_service_ends_no_thread(running: Running, server: BlobServer, eventually: Eventually) -> None:
+class Panic(BaseException):
+    """What a library in Rust raises where it is at its end: no Exception."""
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError, Panic])
+def test_a_fault_of_the_service_ends_no_thread(
+    running: Running, server: BlobServer, eventually: Eventually, fault: type[BaseException]
+) -> None:
     """It raises what it should not; the next rollout is carried out all the same."""
 
     def breaks(bundle: Bundle) -> None:
-        raise ZeroDivisionError("a bug")
+        raise fault("a bug")
 
     warm = running.host.warm
     running.host.warm = breaks  # type: ignore[method-assign,assignment]
     running.deployer.desired(wanted(V2, 1, server))
     eventually(lambda: running.phase == "refused")
-    eventually(lambda: running.host.reports[-1].why == "ZeroDivisionError: a bug")
+    eventually(lambda: running.host.reports[-1].why == f"{fault.__name__}: a bug")
     running.host.warm = warm  # type: ignore[method-assign]
     running.deployer.desired(wanted(V3, 2, server))
     eventually(lambda: running.phase == "trial")
