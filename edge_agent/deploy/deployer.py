@@ -119,11 +119,14 @@ class Deployer:
         """A question was answered by `bundle` in so much compute, or failed by its fault (`internal`)."""
         self._events.put(events.QuestionEnded(bundle, failed, predicted_ms, actual_ms))
 
-    def close(self, limit_s: float = CLOSE_S) -> None:
-        """End in good order, so that this is no crash; what was under way goes on at the next start."""
+    def close(self, limit_s: float = CLOSE_S, *, in_order: bool = True) -> None:
+        """End in good order, so that this is no crash; what was under way goes on at the next start.
+
+        Where the service has failed, `in_order` is false: then it is one. Of two calls the first counts.
+        """
         if not self._threads:
-            self._carrier.take(events.Closed(), self._clock())
-        self._events.put(events.Closed())
+            self._carrier.take(events.Closed(in_order), self._clock())
+        self._events.put(events.Closed(in_order))
         end = self._clock() + limit_s
         for thread in self._threads:
             thread.join(max(end - self._clock(), 0.0))

@@ -340,7 +340,7 @@ def _resumed(state: State, event: events.Resumed, now: float) -> Outcome:
 
 
 def _closed(state: State, event: events.Closed, now: float) -> Outcome:
-    record = msgspec.structs.replace(state.record, is_open=False)
+    record = msgspec.structs.replace(state.record, is_open=state.record.is_open and not event.in_order)
     return changed(state, record=record, is_up=False), (events.StopWork(),)
 
 

@@ -164,6 +164,21 @@ def test_what_was_under_way_goes_on_at_the_next_start(
     silent.let_go.set()
 
 
+def test_a_service_that_fails_is_a_crash(tmp_path: Path, server: BlobServer, eventually: Eventually) -> None:
+    """A bundle that ends the inference thread ends the process with a message; twice on trial, and it goes back."""
+    first = Running(tmp_path)
+    first.deployer.desired(wanted(V2, 1, server))
+    eventually(lambda: first.phase == "trial")
+    first.deployer.close(in_order=False)
+    first.deployer.close()
+    second = Running(tmp_path)
+    assert second.phase == "trial"
+    second.deployer.close(in_order=False)
+    third = Running(tmp_path)
+    assert (third.phase, third.host.serving) == ("undone", {"tiny": V1.id})
+    third.deployer.close()
+
+
 def test_what_cannot_be_opened_gives_way(
     tmp_path: Path, running: Running, server: BlobServer, eventually: Eventually
 ) -> None:
