@@ -130,6 +130,14 @@ class NodeCore:
         """The ids of those that are loaded, offered or not."""
         return self._bundles.parallel.keys()
 
+    def successor(self, bundle: str) -> str:
+        """The bundle itself while it takes questions; then what is offered of its model, if anything is."""
+        known = self.known.get(bundle)
+        if known is None or self._bundles.takes(bundle):
+            return bundle
+        same = (one.bundle for one in self.served.values() if (one.model, one.task) == (known.model, known.task))
+        return next(same, bundle)
+
     def wait_here_ms(self, bundle: str, now: float) -> float:
         """How long a question of this device, which goes first, would wait for its turn."""
         running = [job for job in list(self._running.values()) if job.work.bundle == bundle]

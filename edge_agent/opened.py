@@ -73,7 +73,8 @@ class Opened:
             raise BundleError(f"{bundle.path} is bundle {opened} again: give each bundle once")
         self._open[opened] = answerer = open_answerer(bundle, self._opening)
         self.profile = self.profile or bundle.manifest.profile
-        self._places[place or bundle.manifest.model.name] = opened
+        model = bundle.manifest.model.name
+        self._places[place or (opened if model in self._twice else model)] = opened
         served = answerer.served
         log.info(
             "opened %s: %.1f ms + %.2f ms a prompt token + %.2f ms an answer token here",
@@ -112,8 +113,10 @@ class Opened:
         def compared(idle: bool) -> None:
             try:
                 outcome.set_result(_tried(self._open[bundle]) if idle else None)
-            except Exception as error:  # it is for whoever asked, not for the thread that answers questions
+            except BaseException as error:  # it is for whoever asked, not for the thread that answers questions
                 outcome.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
 
         self._running.between_questions(bundle, compared)
         try:
@@ -137,8 +140,13 @@ class Opened:
             self._let_go(before)
 
     def go_back(self, bundle: str, replaces: str, to: Path | None) -> None:
-        """What served before is open still, but for a rollout that had been settled."""
-        self._before.pop(replaces, None)
+        """What served before is open still, but for a rollout that had been settled: only then is it checked again."""
+        if self._places.get(replaces) != bundle:  # it was never switched to, and what serves goes on
+            return self.release(bundle)
+        before = self._before.pop(replaces, None)
+        if before is not None and before in self._open:
+            self._offer(before, replaces, bundle)
+            return self._let_go(bundle)
         back = self._check(to) if to is not None else self._fixed.get(replaces)
         if back is None:
             self._places.pop(replaces, None)
@@ -148,6 +156,7 @@ class Opened:
             self._offer(back.manifest.bundle_id, replaces, bundle)
         if back is None or back.manifest.bundle_id != bundle:
             self._let_go(bundle)
+        return None
 
     def release(self, bundle: str) -> None:
         """Nobody was answered with it."""
@@ -181,9 +190,13 @@ class Opened:
             self._closing[bundle] = closed
 
         def close() -> None:
-            answerer.close()
-            self._closing.pop(bundle, None)
-            closed.set()
+            try:
+                answerer.close()
+            except Exception:  # it is called where questions are answered: that must go on
+                log.exception("%s could not be closed", bundle)
+            finally:
+                self._closing.pop(bundle, None)
+                closed.set()
 
         self._running.let_go(bundle, close)
 
@@ -207,3 +220,6 @@ def _tried(answerer: Switching) -> SamplesScore | None:
         if error.code == "internal":
             raise
         return score
+    except BaseException:  # what was begun for it must not end among the questions of others
+        answerer.abandon()
+        raise

@@ -207,6 +207,7 @@ class OwnQuestions:
     def _ask_here(self, own: _Own, now: float) -> None:
         assert own.bundle is not None
         own.asked_here = True
+        own.bundle = self._node.successor(own.bundle)  # it may have gone since somebody asked for it
         self._handle(events.Asked(own.id, own.question, own.bundle, own.left_ms(now)))
 
     def _ask_fleet(self, own: _Own, fleet: Fleet, now: float) -> None:

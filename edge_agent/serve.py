@@ -104,7 +104,12 @@ def serve(
             deployer.start(opened)
         if listening is not None:
             stack.enter_context(_http(service, listening))
-        service.run()
+        try:
+            service.run()
+        except AgentError:  # nothing computes any more: for a bundle on trial that is a crash
+            if deployer is not None:
+                deployer.close(in_order=False)
+            raise
 
 
 def _checked(path: Path, trust: Sequence[TrustedKey]) -> Bundle:

@@ -40,6 +40,7 @@ SESSION_EXPIRY_S: Final = 0  # work that was queued for a node that went away ha
 TELL_EVERY_S: Final = 5.0  # how the machine is
 DRAIN_S: Final = 5.0  # for what runs when the node is to leave
 MARGIN_MS: Final = 50.0
+LINGER_S: Final = 2.0  # that a bundle still takes what hubs send for it that have not heard that it is gone
 
 
 class Own(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,13 +232,13 @@ class AgentService:
         self._loop.call_soon(lambda: self._handle(events.BundleWithdrawn(bundle)))
 
     def let_go(self, bundle: str, close: Callable[[], None]) -> None:
-        """Call `close`, in the worker's thread, once all that waits for this bundle is answered."""
+        """Call `close`, in the worker's thread, once all that waits for this bundle, or comes late, is answered."""
 
         def going() -> None:
             self._closers[bundle] = close
             self._handle(events.BundleDone(bundle))
 
-        self._loop.call_soon(going)
+        self._loop.call_soon(lambda: self._loop.call_at(time.monotonic() + LINGER_S, going))
 
     def between_questions(self, bundle: str, call: Callable[[bool], None]) -> None:
         """Call this in the worker's thread, between two runs, with whether nothing of that bundle is under way."""

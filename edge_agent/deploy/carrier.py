@@ -21,7 +21,7 @@ from edge_agent.deploy.fetch import Fetcher, Stop, Stopped
 from edge_agent.deploy.host import Host
 from edge_agent.deploy.plan import step
 from edge_agent.deploy.shelf import Shelf
-from edge_agent.deploy.state import State, deployment
+from edge_agent.deploy.state import State, changed, deployment
 from edge_agent.errors import AgentError, DeployError, FetchBroken
 from hub import wire
 
@@ -116,6 +116,8 @@ class Carrier:
             if isinstance(effect, events.Switch):
                 return events.Failed(self.state.record.epoch, f"cannot be switched to: {error}")
             log.error("%s: %s", type(effect).__name__, error)
+            if isinstance(effect, events.GoBack):  # the hub must not take it for done
+                self.state = changed(self.state, note=f"but {effect.bundle} still serves, until a restart: {error}")
         return None
 
     def _do(self, effect: Effect) -> None:

@@ -74,7 +74,7 @@ class Deployer:
         self._local_time = local_time
         self._tick_s = tick_s
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._works: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()  # with the epoch it is for
         self._carrier = Carrier(shelf, fetcher, check, fixed=fixed, free_memory=free_memory, tell=self._events.put)
         self._threads: tuple[threading.Thread, ...] = ()
 
@@ -119,11 +119,14 @@ class Deployer:
         """A question was answered by `bundle` in so much compute, or failed by its fault (`internal`)."""
         self._events.put(events.QuestionEnded(bundle, failed, predicted_ms, actual_ms))
 
-    def close(self, limit_s: float = CLOSE_S) -> None:
-        """End in good order, so that this is no crash; what was under way goes on at the next start."""
+    def close(self, limit_s: float = CLOSE_S, *, in_order: bool = True) -> None:
+        """End in good order, so that this is no crash; what was under way goes on at the next start.
+
+        Where the service has failed, `in_order` is false: then it is one. Of two calls the first counts.
+        """
         if not self._threads:
-            self._carrier.take(events.Closed(), self._clock())
-        self._events.put(events.Closed())
+            self._carrier.take(events.Closed(in_order), self._clock())
+        self._events.put(events.Closed(in_order))
         end = self._clock() + limit_s
         for thread in self._threads:
             thread.join(max(end - self._clock(), 0.0))
@@ -159,11 +162,17 @@ class Deployer:
     def _take(self, event: Event) -> None:
         try:
             for work in self._carrier.take(event, self._clock()):
-                self._works.put(work)
-        except Exception:  # a bug in a step must not end what can still go back
+                self._works.put((self._carrier.state.record.epoch, work))
+        except BaseException:  # a bug in a step must not end what can still go back
             log.exception("%s could not be taken", type(event).__name__)
 
     def _work(self) -> None:
-        while (work := self._works.get()) is not None:
-            if (event := work()) is not None:
+        while (job := self._works.get()) is not None:
+            epoch, work = job
+            try:
+                event = work()
+            except BaseException as error:  # a library's panic is no Exception: it must not end the thread, nor be lost
+                log.exception("the deployment of epoch %d failed", epoch)
+                event = events.Failed(epoch, f"{type(error).__name__}: {error}")
+            if event is not None:
                 self._events.put(event)

@@ -48,7 +48,9 @@ class Resumed(msgspec.Struct, frozen=True):
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """The process ends in good order."""
+    """The process ends in good order; or else it still can write that it does not."""
+
+    in_order: bool = True
 
 
 class DesiredReceived(msgspec.Struct, frozen=True):

@@ -102,7 +102,8 @@ def _undo(state: State, desired: wire.Desired, now: float) -> Outcome:
         if previous is None and not current.is_first:
             why = f"{current.bundle} stays: the bundle before it is no longer here"
             return _refused(_taken(state, desired, "refused"), why, effects)
-        slots = with_slot(state, desired.replaces, current=previous, previous=None)
+        last_one = None if previous is None else msgspec.structs.replace(previous, is_first=False)  # one step, no more
+        slots = with_slot(state, desired.replaces, current=last_one, previous=None)
         highest = {**state.record.highest, current.model: current.above}  # as if it had never been confirmed
         state = changed(state, record=msgspec.structs.replace(state.record, slots=slots, highest=highest))
         folder = None if previous is None else previous.folder
@@ -339,7 +340,7 @@ def _resumed(state: State, event: events.Resumed, now: float) -> Outcome:
 
 
 def _closed(state: State, event: events.Closed, now: float) -> Outcome:
-    record = msgspec.structs.replace(state.record, is_open=False)
+    record = msgspec.structs.replace(state.record, is_open=state.record.is_open and not event.in_order)
     return changed(state, record=record, is_up=False), (events.StopWork(),)
 
 

@@ -63,6 +63,12 @@ def _with_what_is_here(record: Record, bundles: Path) -> Record:
     if record.phase == "trial" and all(slot.trial is None for slot in slots.values()):
         why = "the folder of the bundle on trial is gone"
         record = msgspec.structs.replace(record, phase="undone", why=why)
+    desired = record.desired
+    if record.phase == "serving" and desired is not None and desired.replaces in slots:
+        before, now = record.slots[desired.replaces].current, slots[desired.replaces].current
+        if before != now:
+            why = "the folder of the bundle that served is gone"
+            record = msgspec.structs.replace(record, phase="undone", why=why)
     return msgspec.structs.replace(record, slots=slots)
 
 

@@ -162,7 +162,7 @@ class Carrier:
                 log.error("rollout %s is left out: %s", name, error)
 
     def _seen(self, rollout: Rollout, nodes: Mapping[str, Node]) -> dict[str, Seen]:
-        busy = set().union(*(other.under_way for other in self._rollouts.values() if other is not rollout))
+        busy = set().union(*(other.held for other in self._rollouts.values() if other is not rollout))
         return {
             name: self._seen_of(name, nodes.get(name), busy=name in busy)
             for name in nodes.keys() | rollout.progress.nodes.keys()

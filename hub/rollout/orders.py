@@ -83,6 +83,8 @@ class Orders:
             self.stop(other, f"replaced by {order.name}")
         with _told(self._orders):
             self._orders.mkdir(parents=True, exist_ok=True)
+            for left in (self._progress / f"{order.name}.json", self._stops / order.name):
+                left.unlink(missing_ok=True)  # of one of that name whose order somebody has removed
             write_whole(self._orders / f"{order.name}.json", msgspec.json.format(msgspec.json.encode(order), indent=2))
 
     def stop(self, name: str, why: str) -> None:
@@ -97,10 +99,17 @@ class Orders:
                 write_whole(self._stops / name, why[:_MOST_WHY_CHARS].encode())
 
     def refuse_in_use(self, bundle: str) -> None:
-        """Raise where a rollout that is not over brings this bundle."""
+        """Raise where a rollout that is not over brings this bundle, or the last one of its model to those to come."""
+        newest = {order.replaces: order.name for order, _ in self.all()}
         for order, progress in self.all():
-            if progress.status in OPEN and name_of(order.bundle, order.version) == bundle:
+            if name_of(order.bundle, order.version) != bundle:
+                continue
+            if progress.status in OPEN:
                 raise RolloutError(f"rollout {order.name!r} is bringing {bundle}: wait, or stop it first")
+            if progress.status == "done" and newest[order.replaces] == order.name:
+                raise RolloutError(
+                    f"rollout {order.name!r} still brings {bundle} to nodes that come late: deploy a later one before"
+                )
 
     def write_progress(self, name: str, progress: Progress) -> None:
         """Have it on the disk."""

@@ -102,8 +102,13 @@ class Rollout:
 
     @property
     def under_way(self) -> set[str]:
-        """The nodes that are to do something, and no other rollout may tell them anything."""
+        """The nodes that are to do something."""
         return {name for name, one in self._nodes.items() if one.stage in ("told", "undoing")}
+
+    @property
+    def held(self) -> set[str]:
+        """Those among them that no other rollout may tell anything: a later one takes over who came late to this."""
+        return set() if self._status == "done" and self.closed else self.under_way
 
     def cancel(self, why: str) -> None:
         """Somebody has stopped it; has no effect where it has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ class Answerer:
         self.version: int | None = None
         self.asked: list[wire.Question] = []
         self.dies: Any = "an outcome"
+        self.raises: BaseException | None = None
+        self.abandoned = 0
         self.served = wire.ServedBundle(
             bundle=self.bundle, version=bundle.manifest.version, model=bundle.manifest.model.name, task="t", context=1,
             fixed_ms=0, prefill_ms_per_token=0, decode_ms_per_token=0,
@@ -47,10 +50,17 @@ class Answerer:
         return "ticket"
 
     def advance(self) -> list[tuple[str, Any]]:
+        if self.raises is not None:
+            raise self.raises
         return [("another", "outcome"), ("ticket", self.dies)]
+
+    def abandon(self) -> None:
+        self.abandoned += 1
 
     def close(self) -> None:
         self.closed += 1
+        if self.raises is not None:
+            raise self.raises
 
 
 class Service:
@@ -72,7 +82,11 @@ class Service:
         self.going[bundle] = close
 
     def between_questions(self, bundle: str, call: Callable[[bool], None]) -> None:
-        threading.Thread(target=call, args=(self.idle,)).start()
+        def called() -> None:
+            with contextlib.suppress(BaseException):  # a worker outlives it
+                call(self.idle)
+
+        threading.Thread(target=called).start()
 
     def deployed(self, deployment: wire.Deployment) -> None:
         self.told.append(deployment)
@@ -140,6 +154,31 @@ def test_going_back_within_the_trial_opens_nothing(scene: Scene) -> None:
     assert (service.offered, list(service.going)) == (["old"], ["new"])
     service.going["new"]()
     assert (scene.alive, scene.answerers["old"].closed) == (["old"], 0)
+
+
+def test_going_back_within_the_trial_needs_no_disk(scene: Scene) -> None:
+    """What served before is open: a disk that cannot be read now keeps no bad bundle in its place."""
+    opened, service = scene.opened()
+    first, second = scene.bundle("first", 1), scene.bundle("second", 2)
+    opened.warm(first)
+    opened.switch("first", "m")
+    opened.settle("first", "m")
+    opened.warm(second)
+    opened.switch("second", "m")
+    scene.on_disk.clear()
+    opened.go_back("second", "m", first.path)
+    assert (service.offered, list(service.going)) == (["first"], ["second"])
+
+
+def test_going_back_from_what_was_never_switched_to_closes_it(scene: Scene) -> None:
+    """The node knows nothing of it, so nobody else would; and neither of two fixed bundles is closed by that."""
+    opened, service = scene.opened(scene.bundle("int4", 1), scene.bundle("int8", 1))
+    for name in ("new", "int4"):
+        opened.warm(scene.bundle(name, 2))
+        with pytest.raises(DeployError):
+            opened.switch(name, "m")
+        opened.go_back(name, "m", None)
+    assert (scene.alive, service.offered, service.going) == (["int4", "int8"], ["int4", "int8"], {})
 
 
 def test_going_back_later_opens_what_was_there(scene: Scene) -> None:
@@ -213,6 +252,31 @@ def test_a_bundle_that_nobody_asked_is_asked_by_the_node_itself(scene: Scene) ->
         opened.compare("old")
     scene.answerers["old"].dies = RequestError("overloaded", "no memory")
     assert opened.compare("old") == SCORE
+
+
+def test_a_trial_that_breaks_leaves_nothing_behind(scene: Scene) -> None:
+    """Its question must not end among those of others, and a fault of a library is told to whoever asked."""
+
+    class Panic(BaseException):
+        pass
+
+    opened, _ = scene.opened(scene.bundle("old", 1))
+    for error in (ZeroDivisionError(), Panic()):
+        scene.answerers["old"].raises = error
+        with pytest.raises(type(error)):
+            opened.compare("old")
+    assert scene.answerers["old"].abandoned == 2
+
+
+def test_a_bundle_that_cannot_be_closed_ends_no_thread(scene: Scene) -> None:
+    """And the same bundle can be deployed again."""
+    opened, service = scene.opened(scene.bundle("old", 1))
+    opened.warm(scene.bundle("new", 2))
+    opened.switch("new", "m")
+    scene.answerers["new"].raises = ZeroDivisionError()
+    opened.go_back("new", "m", None)
+    service.going.pop("new")()
+    opened.warm(scene.bundle("new", 3))
 
 
 def test_two_bundles_of_one_model_cannot_be_replaced(scene: Scene) -> None:

@@ -129,6 +129,19 @@ class Desk:
         return self.told[-1]
 
 
+def test_a_bundle_that_went_meanwhile_gives_way_to_its_successor() -> None:
+    """The fleet has failed a question whose bundle here was replaced since it was asked."""
+    desk = Desk(QUICK)
+    desk.ask()
+    desk.handle(events.BundleOffered(msgspec.structs.replace(SERVED, bundle="b2"), 1, "b"))
+    desk.handle(events.BundleDone("b"))
+    desk.fleet.say(wire.Failure(id="1", error=wire.Problem(code="internal", message="it broke")))
+    desk.loop.turn()
+    desk.answer_here()
+    assert isinstance(desk.told[-1], wire.Answer)
+    assert (desk.told[-1].bundle, desk.ends[-1].bundle) == ("b2", "b2")
+
+
 def test_sooner_elsewhere_and_why_is_in_the_answer() -> None:
     """With both predictions."""
     desk = Desk(QUICK)

@@ -319,6 +319,25 @@ def test_a_bundle_is_replaced_while_the_node_answers(
     assert sorted(deployments.ended) == [("b", False), ("better", False)]
 
 
+def test_what_a_hub_sends_before_it_has_heard_of_the_change_is_answered(
+    broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
+) -> None:
+    """Also where the bundle goes at once, because it was worse: a node alone in its fleet has nobody else to ask."""
+    watcher = Watcher(broker_url)
+    running(watcher)
+    eventually(lambda: watcher.link.is_open)
+    agent = AgentService(broker_url, "n", {"b": OneByOne(Echo())})
+    running(agent)
+    eventually(lambda: watcher.states)
+    closed = threading.Event()
+    agent.offer(OneByOne(Better()), instead_of="b")
+    agent.let_go("b", closed.set)
+    eventually(lambda: [one.bundle for one in watcher.states[-1].bundles] == ["better"])
+    watcher.say("work", work("1"))
+    eventually(lambda: watcher.dones() == [("1", "answered")])
+    eventually(closed.is_set)
+
+
 def test_a_bundle_that_fails_is_told_to_whoever_deployed_it(
     broker_url: str, running: Callable[[object], Any], eventually: Callable[..., None]
 ) -> None:

@@ -191,7 +191,7 @@ def test_bundles(tmp_path: Path, bundle: Path, root: Path) -> None:
     assert name in run("bundles", "--bundles", root).stdout
     refused = run("bundles", "--bundles", root, "--remove", name)
     assert (refused.exit_code, "is bringing" in refused.stderr) == (1, True)
-    Orders(root).write_progress("smol-v2", Progress(status="done"))
+    Orders(root).write_progress("smol-v2", Progress(status="stopped"))
     freed = run("bundles", "--bundles", root, "--remove", name)
     assert (freed.exit_code, "kB are free" in freed.stderr) == (0, True)
     assert list((root / "blobs").iterdir()) == []

@@ -109,6 +109,20 @@ def test_a_switch_that_fails_goes_back(tmp_path: Path, fixed: Path) -> None:
     assert node.host.serving == {"tiny": V1.id}
 
 
+def test_a_way_back_that_fails_is_told(tmp_path: Path, fixed: Path) -> None:
+    """Who reads the state would take the bundle for gone, while it answers."""
+    node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])
+    node.take(events.Resumed(), events.DesiredReceived(desired_of(V2, 1)))
+
+    def fails(bundle: str, replaces: str, to: Path | None) -> None:
+        raise RuntimeUnavailable("no memory")
+
+    node.host.go_back = fails  # type: ignore[method-assign]
+    node.take(events.DesiredReceived(desired_of(V2, 2, undo=True)))
+    assert node.phase == "undone"
+    assert node.host.reports[-1].why.endswith(f"but {V2.id} still serves, until a restart: no memory")
+
+
 def test_samples_that_change_during_an_idle_trial_undo_it(tmp_path: Path, fixed: Path) -> None:
     """Nobody asks, so after half the trial the samples are answered again."""
     node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])

@@ -164,6 +164,21 @@ def test_what_was_under_way_goes_on_at_the_next_start(
     silent.let_go.set()
 
 
+def test_a_service_that_fails_is_a_crash(tmp_path: Path, server: BlobServer, eventually: Eventually) -> None:
+    """A bundle that ends the inference thread ends the process with a message; twice on trial, and it goes back."""
+    first = Running(tmp_path)
+    first.deployer.desired(wanted(V2, 1, server))
+    eventually(lambda: first.phase == "trial")
+    first.deployer.close(in_order=False)
+    first.deployer.close()
+    second = Running(tmp_path)
+    assert second.phase == "trial"
+    second.deployer.close(in_order=False)
+    third = Running(tmp_path)
+    assert (third.phase, third.host.serving) == ("undone", {"tiny": V1.id})
+    third.deployer.close()
+
+
 def test_what_cannot_be_opened_gives_way(
     tmp_path: Path, running: Running, server: BlobServer, eventually: Eventually
 ) -> None:
@@ -181,17 +196,24 @@ def test_what_cannot_be_opened_gives_way(
     deployer.close()
 
 
-def test_a_fault_of_the_service_ends_no_thread(running: Running, server: BlobServer, eventually: Eventually) -> None:
+class Panic(BaseException):
+    """What a library in Rust raises where it is at its end: no Exception."""
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError, Panic])
+def test_a_fault_of_the_service_ends_no_thread(
+    running: Running, server: BlobServer, eventually: Eventually, fault: type[BaseException]
+) -> None:
     """It raises what it should not; the next rollout is carried out all the same."""
 
     def breaks(bundle: Bundle) -> None:
-        raise ZeroDivisionError("a bug")
+        raise fault("a bug")
 
     warm = running.host.warm
     running.host.warm = breaks  # type: ignore[method-assign,assignment]
     running.deployer.desired(wanted(V2, 1, server))
     eventually(lambda: running.phase == "refused")
-    eventually(lambda: running.host.reports[-1].why == "ZeroDivisionError: a bug")
+    eventually(lambda: running.host.reports[-1].why == f"{fault.__name__}: a bug")
     running.host.warm = warm  # type: ignore[method-assign]
     running.deployer.desired(wanted(V3, 2, server))
     eventually(lambda: running.phase == "trial")

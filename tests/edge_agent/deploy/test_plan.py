@@ -161,9 +161,22 @@ def test_undo_goes_back_from_what_this_rollout_confirmed() -> None:
     effects = plan.take(events.DesiredReceived(desired(3, 4, undo=True)))
     assert effects[0] == events.GoBack("b3", "tiny", "b2-v2-22222222")
     assert plan.state.record.highest == {"tiny": 2}, "as if version 3 had never been confirmed"
-    effects = plan.take(events.DesiredReceived(desired(2, 5, undo=True)))  # r2 was the first: back to the fixed one
+
+
+def test_undo_of_the_first_goes_back_to_the_fixed_one() -> None:
+    """But no second step back, which no hub in order ever asks for: whoever has stolen a certificate might."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    effects = plan.take(events.DesiredReceived(desired(2, 2, undo=True)))
     assert effects[0] == events.GoBack("b2", "tiny", None)
     assert plan.slot.serving is None
+    plan.to_serving(2, 3)
+    plan.to_serving(3, 4)
+    plan.take(events.DesiredReceived(desired(3, 5, undo=True)))
+    assert not [
+        one for one in plan.take(events.DesiredReceived(desired(2, 6, undo=True))) if type(one) is events.GoBack
+    ]
+    assert (plan.phase, plan.state.record.highest) == ("refused", {"tiny": 2})
 
 
 def test_undo_without_a_bundle_before_stays() -> None:

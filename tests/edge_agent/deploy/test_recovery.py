@@ -71,10 +71,12 @@ def test_a_folder_that_somebody_removed_serves_nobody(tmp_path: Path, caplog: py
     here = Placed(bundle=V1.id, version=1, manifest=V1.sha256, model="tiny", folder=name, rollout="r1")
     gone = Placed(bundle=V2.id, version=2, manifest=V2.sha256, model="tiny", folder="gone-v2-0", rollout="r2")
     shelf = Shelf(root)
-    shelf.save(Record(slots={"tiny": Slot(current=gone, previous=here)}, highest={"tiny": 2}))
+    slots = {"tiny": Slot(current=gone, previous=here)}
+    shelf.save(Record(desired=desired_of(V2, 1), phase="serving", slots=slots, highest={"tiny": 2}))
     shelf.close()
     node = Node(root, DictFetcher())
     assert node.host.serving == {"tiny": V1.id}
+    assert (node.phase, node.why) == ("undone", "the folder of the bundle that served is gone")
     assert "gone-v2-0 is gone" in caplog.text
     node.close()
 

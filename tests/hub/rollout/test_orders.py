@@ -68,8 +68,24 @@ def test_bundles_in_use_stay(tmp_path: Path) -> None:
     with pytest.raises(RolloutError, match="is bringing smol-orin-1-v2"):
         orders.refuse_in_use("smol-orin-1-v2")
     orders.refuse_in_use("smol-orin-1-v1")
+    orders.write_progress("r1", Progress(status="done"))
+    with pytest.raises(RolloutError, match="to nodes that come late"):
+        orders.refuse_in_use("smol-orin-1-v2")
+    orders.begin(order(name="r2", at_s=2.0, bundle="smol-orin-2", version=3), replace=False)
+    orders.refuse_in_use("smol-orin-1-v2")
     orders.write_progress("r1", Progress(status="stopped"))
     orders.refuse_in_use("smol-orin-1-v2")
+
+
+def test_what_is_left_of_a_removed_order_is_not_believed(tmp_path: Path) -> None:
+    """A damaged order is to be removed, and its name comes again with the next deployment."""
+    orders = Orders(tmp_path)
+    orders.begin(order(), replace=False)
+    orders.stop("r1", "by hand")
+    orders.write_progress("r1", Progress(status="done"))
+    (tmp_path / "rollouts" / "r1.json").unlink()
+    orders.begin(order(), replace=False)
+    assert (orders.progress("r1"), orders.stop_of("r1")) == (Progress(), None)
 
 
 def test_only_one_carries_out(tmp_path: Path) -> None:

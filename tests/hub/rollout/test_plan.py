@@ -83,6 +83,17 @@ def test_a_closed_rollout_waits_for_nobody() -> None:
     assert scene.stages()["n1"] == "waiting"
 
 
+def test_a_closed_rollout_holds_nobody() -> None:
+    """Who came late and waits for files that are gone would be lost to every later rollout."""
+    nodes = {"n0": FakeNode(), "n1": FakeNode(there=False)}
+    scene = Scene(nodes).run(30)
+    nodes["n1"].there, nodes["n1"].course = True, ("waiting",)
+    scene.run(5)
+    assert (scene.status, scene.stages()["n1"], scene.rollout.held) == ("done", "told", {"n1"})
+    scene.rollout.closed = True
+    assert (scene.rollout.held, scene.rollout.is_settled) == (set(), False)
+
+
 def test_a_named_node_that_nobody_has_seen_is_waited_for() -> None:
     """With nobody there nothing is chosen; when it appears it is the canary."""
     scene = Scene({}, to=("orin-7",)).run(3)
