@@ -40,6 +40,7 @@ class _Job:
         self.received_at = now
         self.deadline_at = now + work.budget_ms / 1000
         self.started_at: float | None = None
+        self.alone = True  # nothing else was computed at any time meanwhile
         self.unwanted: events.Refusal | None = None  # set when running and cancelled (code "") or late
         self.pending_text = ""
         self.chunks = 0
@@ -57,6 +58,7 @@ class _Answered:
     def __init__(self, question: wire.Question, answer: wire.Answer) -> None:
         self.question = question
         self.answer = answer
+        self.alone = False  # nothing else was computed meanwhile
         self.number: int | None = None
         self.done: wire.Done | None = None  # as hubs were told last
         self.size_bytes = len(wire.plain_text(answer).encode())
@@ -328,6 +330,7 @@ class NodeCore:
             ),
         )
         answered = _Answered(job.work.question, answer)
+        answered.alone = job.alone
         if not job.here:  # nobody repeats what was asked here
             self._answered[job.key] = answered
         while len(self._answered) > self._remembered_limit:
@@ -376,6 +379,9 @@ class NodeCore:
                 self._turns.popitem(last=False)
             job.started_at = now
             self._running[job.key] = job
+            if len(self._running) > 1:
+                for beside in self._running.values():
+                    beside.alone = False
             effects.append(events.StartWork(job.key, job.work.bundle, job.work.question))
         return effects
 
@@ -421,7 +427,8 @@ class NodeCore:
             self._answers += 1
             answered.number = self._answers
         answer = msgspec.structs.replace(answered.answer, attempt=work.attempt)
-        return [events.PublishAnswer(work, answer, until, again), self._done(work, "answered", now, answered=answered)]
+        publish = events.PublishAnswer(work, answer, until, again=again, alone=answered.alone)
+        return [publish, self._done(work, "answered", now, answered=answered)]
 
     def _failed(self, work: wire.Work, refusal: events.Refusal, now: float) -> events.Effect:
         return self._done(work, refusal.code, now, message=refusal.message)

@@ -144,6 +144,7 @@ class PublishAnswer(msgspec.Struct, frozen=True):
     answer: wire.Answer
     until: float  # when nobody waits for it any more
     again: bool = False  # a repeat: it was computed before
+    alone: bool = False  # nothing else was computed meanwhile: it took what it takes
 
 
 class PublishChunk(msgspec.Struct, frozen=True):

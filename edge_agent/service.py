@@ -369,7 +369,7 @@ class AgentService:
             if not effect.again:
                 self._metrics.answered(effect.answer, "fleet")
                 self._tally.answered(effect.answer)
-                self._judge(effect.answer.bundle, effect.answer)
+                self._judge(effect.answer.bundle, effect.answer, alone=effect.alone)
         elif isinstance(effect, events.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
@@ -396,13 +396,16 @@ class AgentService:
         else:
             self._presence.changed()
 
-    def _judge(self, bundle: str, answer: wire.Answer | None) -> None:
-        """Tell who deploys bundles how a question for one ended; None where it failed by the bundle's fault."""
+    def _judge(self, bundle: str, answer: wire.Answer | None, *, alone: bool = False) -> None:
+        """Tell who deploys bundles how a question for one ended; None where it failed by the bundle's fault.
+
+        Beside others an answer takes longer, by what these need: only one that was computed `alone` tells of its bundle.
+        """
         if self._deployments is None or bundle not in self._priced:
             return
         priced = self._priced[bundle]
         predicted_ms = actual_ms = 0.0
-        if answer is not None:
+        if answer is not None and alone:
             tokens = answer.tokens
             predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
             predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)

@@ -352,11 +352,11 @@ class Machine(Message, frozen=True):
 class Deployment(Message, frozen=True):
     """How far a node has come with the Desired of this `epoch`.
 
-    `waiting` for quiet hours to end or for its turn, `fetching` files, `checking` them, `warming` the new bundle beside
-    the old, on `trial` with real questions, `serving` it for good; or it was `refused` before anybody was answered with
-    it, or the node went back (`undone`), and `why`. `progress` is that of the phase, `fetched_bytes` came over the
-    network, `answered` and `failed` are questions of the trial, `slower` by what share answers take longer than
-    predicted.
+    `waiting` for quiet hours to end (`quiet`) or for the network, `fetching` files, `checking` them, `warming` the new
+    bundle beside the old, on `trial` with real questions, `serving` it for good; or it was `refused` before anybody was
+    answered with it, or the node went back (`undone`), and `why`. `progress` is that of the phase, `fetched_bytes` came
+    over the network, `answered` and `failed` are questions of the trial, `slower` by what share answers take longer
+    than predicted.
     """
 
     epoch: Count
@@ -370,6 +370,7 @@ class Deployment(Message, frozen=True):
     answered: Count = 0
     failed: Count = 0
     slower: float | None = None
+    quiet: bool = False
 
 
 class NodeState(Message, frozen=True):

@@ -58,6 +58,7 @@ class Carrier:
         self._stop = Stop()
         self._checked: Bundle | None = None
         self._told: wire.Deployment | None = None
+        self._holds = False  # a bundle serves that the record knows nothing of: its files stay until the next start
         self._unsaved_why = ""
 
     def take(self, event: Event, now: float) -> tuple[Work, ...]:
@@ -118,11 +119,13 @@ class Carrier:
             log.error("%s: %s", type(effect).__name__, error)
             if isinstance(effect, events.GoBack):  # the hub must not take it for done
                 self.state = changed(self.state, note=f"but {effect.bundle} still serves, until a restart: {error}")
+                self._holds = True
         return None
 
     def _do(self, effect: Effect) -> None:
         if isinstance(effect, events.Tidy):
-            self.shelf.tidy(effect.keep)
+            if not self._holds:
+                self.shelf.tidy(effect.keep)
         elif isinstance(effect, events.StopWork):
             self._stop.set()
             self._stop = Stop()

@@ -53,6 +53,7 @@ def deployment(state: State) -> wire.Deployment | None:
         answered=state.seen.answered,
         failed=state.seen.failed,
         slower=health.slower(state.seen, seen_before(state)),
+        quiet=record.phase == "waiting" and state.is_quiet,
     )
 
 

@@ -172,7 +172,7 @@ class Rollout:
             self._said[name] = (said, now)
         if one.stage == "waiting":
             return replace(one, stage="serving") if self._has_it(node) else one
-        if one.stage == "told" and said is not None and said.phase == "waiting" and node.is_there:
+        if one.stage == "told" and said is not None and said.quiet and node.is_there:
             self._said[name] = (said, now)  # quiet hours end when they end
         if said is None or one.undo_epoch:
             one = self._gone_back(name, one, said)

@@ -576,3 +576,19 @@ def test_a_bundle_that_is_much_slower_than_it_should_be_is_noted() -> None:
     assert tight.handle(events.TimePassed(), 0.1) == [events.StopWork(KEY)]
     hung.handle(events.WorkReceived(work(budget_ms=2000.0)), 0.0)
     assert hung.handle(events.TimePassed(), 2.0) == [events.StopWork(KEY), events.NoteOverdue("b")]
+
+
+def test_only_what_was_computed_alone_says_how_long_it_takes() -> None:
+    """Who was beside another, at whatever time, is not told as alone; a repeat is as it was."""
+    agent = node(parallel=2)
+
+    def alone(question_id: str, now: float) -> bool:
+        effects = agent.handle(events.WorkFinished(("kitchen", question_id), generation()), now)
+        return next(effect.alone for effect in effects if isinstance(effect, events.PublishAnswer))
+
+    agent.handle(events.WorkReceived(work("1")), 0.0)
+    assert alone("1", 0.1)
+    agent.handle(events.WorkReceived(work("2")), 0.2)
+    agent.handle(events.WorkReceived(work("3")), 0.3)
+    assert not alone("2", 0.4)
+    assert not alone("3", 0.5)

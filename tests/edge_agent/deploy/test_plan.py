@@ -64,6 +64,15 @@ def test_the_same_epoch_again_is_nothing_new() -> None:
     assert plan.why == "another Desired of epoch 7 is ignored"
 
 
+def test_nobody_skips_to_the_last_epoch() -> None:
+    """After which no Desired would ever be new; it is said, and the next one is taken."""
+    plan = Plan()
+    plan.to_serving(2, 1)
+    plan.take(events.DesiredReceived(desired(3, 2**53)))
+    assert (plan.state.record.epoch, plan.why) == (1, f"a Desired of epoch {2**53} after 1 skips too many, and is ignored")
+    plan.to_serving(3, 1_000_001)
+
+
 def test_a_bundle_that_serves_already_is_not_fetched() -> None:
     """Neither the deployed nor the fixed one; a newer version of the same answers is, for its signature."""
     plan = Plan()

@@ -43,6 +43,7 @@ class FakeNode:
         self.profile = profile
         self.there = there
         self.why = "it is worse"
+        self.quiet = False
         self.heard: wire.Desired | None = None
         self.retained: wire.Desired | None = None
         self.deployment: wire.Deployment | None = None
@@ -65,6 +66,7 @@ class FakeNode:
             self.deployment = wire.Deployment(
                 epoch=self.heard.epoch, rollout=self.heard.rollout, bundle=self.heard.bundle,
                 version=self.heard.version, phase=phase, why=self.why if phase in ("undone", "refused") else "",
+                quiet=self.quiet,
             )  # fmt: skip
 
     @property

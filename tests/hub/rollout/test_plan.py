@@ -165,9 +165,13 @@ def test_what_it_said_to_an_earlier_epoch_is_not_believed() -> None:
 
 
 def test_quiet_hours_are_no_silence() -> None:
-    """A node that waits for the night is waited for as long as it is there."""
-    scene = Scene({"n0": FakeNode(("waiting",))}, silent_s=10.0).run(100)
-    assert scene.status == "active"
+    """A node that waits for the night is waited for as long as it is there; one that cannot fetch is not."""
+    night, lost = FakeNode(("waiting",)), FakeNode(("waiting",))
+    night.quiet = True
+    assert Scene({"n0": night}, silent_s=10.0).run(100).status == "active"
+    scene = Scene({"n0": lost}, silent_s=10.0).run(100)
+    assert (scene.status, scene.stages()["n0"]) == ("stopped", "undone")
+    assert "said nothing" in scene.rollout.progress.why
 
 
 def test_nodes_that_have_it_are_told_nothing() -> None:
