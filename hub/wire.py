@@ -36,7 +36,8 @@ QuestionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00
 MAX_REPLY_CHARS: Final = 65_535 // 4  # MQTT counts a topic's bytes, and a character has up to four
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]  # an answer ends before it
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+MAX_COUNT: Final = 2**53  # every JSON parser has whole numbers up to it
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 TopicKind = Literal["ask", "answer", "node_state", "work", "control", "desired", "report", "hub_state"]
 Phase = Literal["waiting", "fetching", "checking", "warming", "trial", "serving", "refused", "undone"]
