@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from hub import wire
 from hub.broker_url import BrokerUrl
@@ -16,6 +17,7 @@ from hub.errors import LinkError, WireError
 from hub.handlers import Handlers, Received
 from hub.loop import Loop
 from hub.mqtt_link import Link
+from hub.printable import printable
 
 QUIET_S: Final = 0.3  # retained messages come in one burst after the subscription
 
@@ -76,7 +78,7 @@ def _plain(state: wire.NodeState) -> dict[str, Any]:
 
 
 def nodes_table(fleet: Fleet) -> Table:
-    """One row per node and bundle, and a line on the hubs."""
+    """One row per node and bundle, and a line on the hubs. What nodes say is text: no markup, nothing for terminals."""
     states = fleet.nodes
     hubs = ", ".join(f"{name} ({hub.status})" for name, hub in sorted(fleet.hubs.items()))
     table = Table(title=f"{len(states)} nodes", caption=f"hubs: {hubs or 'none'}", caption_justify="left")
@@ -91,7 +93,7 @@ def nodes_table(fleet: Fleet) -> Table:
                 continue
             costs = (served.fixed_ms, served.prefill_ms_per_token, served.decode_ms_per_token)
             figures = (*(f"{cost:.2f}" for cost in costs), *_machine(state.machine or wire.Machine()))
-            table.add_row(name, state.status, served.bundle, served.runtime, *figures)
+            table.add_row(*map(Text, (name, state.status, *map(printable, (served.bundle, served.runtime)), *figures)))
     return table
 
 

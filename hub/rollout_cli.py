@@ -123,7 +123,7 @@ def _ordered(
         at_s=time.time(),
         bundle=contents.bundle,
         version=contents.version,
-        replaces=replaces or contents.model,
+        replaces=contents.model if replaces is None else replaces,
         manifest=contents.manifest.sha256,
         signature=None if contents.signature is None else contents.signature.sha256,
         size_bytes=contents.size_bytes,

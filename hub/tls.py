@@ -74,7 +74,8 @@ class Tls(msgspec.Struct, frozen=True):
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise IdentityError(f"{self.key} is not the key of {self.cert}: copy both from one directory") from None
-            raise IdentityError(f"{self.cert} and {self.key} cannot be used: {_reason(error)}") from None
+            why = _reason(error) if error.reason else "the one holds no certificate in PEM, or the other no key"
+            raise IdentityError(f"{self.cert} and {self.key} cannot be used: {why}") from None
 
 
 def refusal(error: Exception) -> str | None:

@@ -32,11 +32,14 @@ _NAME_PATTERN: Final = re.compile(f"{_NAME}\\Z")
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=f"^{_NAME}\\Z", max_length=64)]
-QuestionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]  # one line in a log
+_LINE: Final = r"^[^\x00-\x1f\x7f]*\Z"  # in a log
+QuestionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_LINE)]
+Word = Annotated[str, Meta(min_length=1, max_length=256, pattern=_LINE)]  # what a bundle, a model or a task is called
 MAX_REPLY_CHARS: Final = 65_535 // 4  # MQTT counts a topic's bytes, and a character has up to four
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]  # an answer ends before it
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]  # finite: NaN and infinity fail both bounds
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+MAX_COUNT: Final = 2**53  # every JSON parser has whole numbers up to it
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 TopicKind = Literal["ask", "answer", "node_state", "work", "control", "desired", "report", "hub_state"]
 Phase = Literal["waiting", "fetching", "checking", "warming", "trial", "serving", "refused", "undone"]
@@ -540,13 +543,13 @@ class Desired(Message, frozen=True):
 
     epoch: Count
     rollout: Name
-    bundle: Annotated[str, Meta(min_length=1, max_length=256)]
+    bundle: Word
     version: Count
-    replaces: Annotated[str, Meta(min_length=1, max_length=256)]
+    replaces: Word
     manifest: Sha256
     signature: Sha256 | None = None
     size_bytes: Count = 0
-    sources: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=8)] = ()
+    sources: Annotated[tuple[Annotated[str, Meta(max_length=512, pattern=_LINE)], ...], Meta(max_length=8)] = ()
     trial: Trial = Trial()
     undo: bool = False
 

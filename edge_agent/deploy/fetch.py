@@ -146,6 +146,8 @@ class Fetcher:
             host, _ = parts.hostname, parts.port
         except ValueError as error:
             return str(error)
+        if not (source.isascii() and source.isprintable()) or " " in source:
+            return "is no address of a server"
         if not host or parts.query or parts.fragment or parts.username is not None:
             return "is no address of a server"
         if parts.scheme == "https":

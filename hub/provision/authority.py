@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hub.errors import ProvisionError
-from hub.provision.subject import Subject
+from hub.provision.subject import Subject, is_host
 
 AUTHORITY_DAYS: Final = 3650 * 2
+_MOST_PASSPHRASE_BYTES: Final = 1023  # what OpenSSL takes
 BACKDATED: Final = dt.timedelta(days=1)  # for clocks that are behind
 
 
@@ -52,7 +53,8 @@ class Authority:
     def new(cls, fleet: str, now: dt.datetime) -> Authority:
         """One that signs itself; it may sign identities, and no other authority."""
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgefleet {fleet}"[:64])])
+        plain = fleet.encode("ascii", "replace").decode()  # a common name has 64 bytes, and a directory's any
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgefleet {plain}"[:64])])
         builder = _builder(name, name, key.public_key(), now - BACKDATED, now + dt.timedelta(days=AUTHORITY_DAYS))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
@@ -82,7 +84,9 @@ class Authority:
         return self._cert.public_bytes(serialization.Encoding.PEM)
 
     def key(self, passphrase: bytes | None) -> bytes:
-        """Its key in PEM, under the passphrase where there is one."""
+        """Its key in PEM, under the passphrase where there is one. Raises ProvisionError where that is too long."""
+        if passphrase is not None and len(passphrase) > _MOST_PASSPHRASE_BYTES:
+            raise ProvisionError(f"a passphrase has at most {_MOST_PASSPHRASE_BYTES} bytes, this has {len(passphrase)}")
         protection = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
         return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
 
@@ -173,7 +177,6 @@ def _host(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(text)
-    except ValueError:
-        raise ProvisionError(f"{text!r} is neither a host name nor an address") from None
+    if not is_host(text):
+        raise ProvisionError(f"{text!r} is neither a host name nor an address")
+    return x509.DNSName(text)

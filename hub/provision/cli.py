@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hub.errors import HubError, ProvisionError
+from hub.broker_url import BrokerUrl
+from hub.errors import HubError, LinkError, ProvisionError
 from hub.provision.register import REASONS, Reason
-from hub.provision.subject import ROLES, Role, Subject
+from hub.provision.subject import ROLES, Role, Subject, is_host
 
 if TYPE_CHECKING:
     from hub.provision.fleet import Fleet
@@ -232,10 +233,18 @@ def _issue(
     keep_old: bool,
     hosts: tuple[str, ...] = (),
 ) -> None:
-    if broker is not None and not broker.startswith("mqtts://"):
+    if broker is not None and not _is_broker(broker):
         raise click.UsageError(f"--broker must be mqtts://HOST[:PORT], got {broker!r}")
     fleet = _opened(folder, passphrase_file)
     click.echo(fleet.issue(subject, _now(), days=days, hosts=hosts, broker=broker, keep_old=keep_old))
+
+
+def _is_broker(url: str) -> bool:
+    try:
+        at = BrokerUrl.parse(url)
+    except LinkError:
+        return False
+    return at.tls is not None and is_host(at.host) and url.isprintable()
 
 
 def _opened(folder: Path, passphrase_file: Path | None) -> Fleet:
@@ -257,7 +266,7 @@ def _module() -> Any:
 
 def _given(passphrase_file: Path | None) -> bytes | None:
     if passphrase_file is None:
-        return os.environ.get(PASSPHRASE, "").encode() or None
+        return os.fsencode(os.environ.get(PASSPHRASE, "")) or None
     try:
         passphrase = passphrase_file.read_bytes().rstrip(b"\r\n")
     except OSError as error:

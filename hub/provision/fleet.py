@@ -16,7 +16,8 @@ from typing import Final
 
 import msgspec
 
-from hub.errors import ProvisionError
+from hub.broker_url import read_secret
+from hub.errors import IdentityError, ProvisionError
 from hub.provision import mosquitto, register
 from hub.provision.acl import acl_file
 from hub.provision.authority import Authority, Revoked
@@ -118,6 +119,10 @@ class Fleet:
     def set_broker(self, place: BrokerPlace, now: dt.datetime, days: int) -> Path:
         """A directory with all that Mosquitto needs, and its data; a new certificate each time."""
         subject = Subject("broker", BROKER_NAME)
+        if not (place.folder.startswith("/") and place.folder.isprintable()):  # each is the rest of a line in its conf
+            raise ProvisionError(
+                f"the broker's files cannot lie in {place.folder!r}: give a --path that is absolute and printable"
+            )
         with locked(self.folder):
             issued = self._authority.issue(subject, place.hosts, now, days)
             entry = Entry(subject, f"{issued.serial:x}", issued.not_after, place.hosts)
@@ -173,7 +178,10 @@ class Fleet:
     def _secret(self, subject: Subject) -> str | None:
         """A node's own, all hubs' one, for they inherit each other's sessions; devices have no fixed client id."""
         if subject.role == "hub":
-            return self._read(_SECRET).decode().strip()
+            try:
+                return read_secret(self.folder / _SECRET)
+            except IdentityError as error:
+                raise ProvisionError(f"{error}; restore a backup") from None
         return secrets.token_hex(32) if subject.role == "node" else None
 
     def _refuse_taken_device(self, subject: Subject) -> None:
@@ -196,8 +204,8 @@ def reload(pid: int) -> None:
     """Let a Mosquitto read its files again. Raises ProvisionError."""
     try:
         os.kill(pid, signal.SIGHUP)
-    except OSError as error:
-        raise ProvisionError(f"process {pid} cannot be told to reload: {error.strerror}") from None
+    except (OSError, OverflowError) as error:
+        raise ProvisionError(f"process {pid} cannot be told to reload: {getattr(error, 'strerror', error)}") from None
 
 
 def _refuse_names(subject: Subject) -> None:

@@ -94,9 +94,15 @@ class Carrier:
             self._lock.close()
 
     def _run(self, hub: Hub) -> None:
+        fault = ""
         while not self._stopping.wait(LOOK_EVERY_S):
             try:
                 self.look(hub, time.monotonic())
+                fault = ""
+            except RolloutError as error:  # of the directory: said once, until it is another
+                if str(error) != fault:
+                    fault = str(error)
+                    log.error("rollouts stand still: %s", fault)
             except TimeoutError:
                 log.warning("the hub's loop has not answered within %.0f s", ANSWERS_WITHIN_S)
             except Exception:  # one bad second must not end all rollouts, nor in silence

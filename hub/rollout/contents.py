@@ -34,7 +34,6 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\:]")
 Bytes = Annotated[int, Meta(ge=0, le=MAX_BUNDLE_BYTES)]
 BundleId = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{_MOST_ID_CHARS - 1}}}\Z")]
 Version = Annotated[int, Meta(ge=0, le=2**53)]
-Word = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,8 +49,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     bundle: BundleId
     version: Version
-    model: Word
-    task: Word
+    model: wire.Word
+    task: wire.Word
     profile: str
     manifest: Blob
     signature: Blob | None
@@ -95,14 +94,14 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Model(msgspec.Struct, frozen=True):
-    name: Word
+    name: wire.Word
 
 
 class _Manifest(msgspec.Struct, frozen=True):
     bundle_id: BundleId
     version: Version
     model: _Model
-    task: Word
+    task: wire.Word
     profile: Annotated[str, Meta(max_length=256)]
     files: Annotated[tuple[_File, ...], Meta(max_length=MAX_FILES)]
 

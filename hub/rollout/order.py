@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from hub import wire
 from hub.errors import RolloutError
-from hub.rollout.contents import BundleId, Bytes, Version, Word
+from hub.rollout.contents import BundleId, Bytes, Version
 
 Status = Literal["waiting", "active", "done", "stopped", "cancelled"]
 Stage = Literal["waiting", "told", "stuck", "serving", "failed", "undoing", "undone"]
@@ -34,11 +34,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     at_s: float  # since the epoch, when it was ordered: of two the later one counts
     bundle: BundleId
     version: Version
-    replaces: Word
+    replaces: wire.Word
     manifest: wire.Sha256
     signature: wire.Sha256 | None
     size_bytes: Bytes
-    to: Annotated[tuple[Word, ...], Meta(min_length=1, max_length=10_000)]
+    to: Annotated[tuple[wire.Word, ...], Meta(min_length=1, max_length=10_000)]
     canary: Annotated[float, Meta(gt=0, le=1)] = 0.1
     max_failure: wire.Share = 0.02
     silent_s: Annotated[float, Meta(gt=0, le=30 * 86_400)] = 1800.0

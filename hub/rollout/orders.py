@@ -68,6 +68,7 @@ class Orders:
 
         A name is used once, and of a model one rollout at a time is under way.
         """
+        payload = _checked(order)
         if order.name in self.names():
             raise RolloutError(f"there is a rollout {order.name!r} already: give another --name")
         others = [
@@ -85,7 +86,7 @@ class Orders:
             self._orders.mkdir(parents=True, exist_ok=True)
             for left in (self._progress / f"{order.name}.json", self._stops / order.name):
                 left.unlink(missing_ok=True)  # of one of that name whose order somebody has removed
-            write_whole(self._orders / f"{order.name}.json", msgspec.json.format(msgspec.json.encode(order), indent=2))
+            write_whole(self._orders / f"{order.name}.json", payload)
 
     def stop(self, name: str, why: str) -> None:
         """Let the hub stop it; nothing where that is under way. One that has ended cannot be stopped."""
@@ -128,6 +129,16 @@ class Orders:
             file.close()
             return None
         return file
+
+
+def _checked(order: Order) -> bytes:
+    """The file of an order, which whoever reads it will take. Raises RolloutError."""
+    try:
+        payload = msgspec.json.encode(order)
+        msgspec.json.decode(payload, type=Order)  # infinity is written as null, and lengths are looked at only here
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise RolloutError(f"rollout {order.name!r} cannot be ordered: {error}") from None
+    return msgspec.json.format(payload, indent=2)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

@@ -37,6 +37,7 @@ import msgspec
 from msgspec.structs import replace
 
 from hub import wire
+from hub.printable import printable
 from hub.rollout.order import OPEN, NodeProgress, Order, Progress, Stage, Status, is_target, named_in
 from hub.rollout.waves import Seen, at_once, canaries, in_turn, waves
 
@@ -190,19 +191,20 @@ class Rollout:
     def _come_on(self, name: str, one: NodeProgress, said: wire.Deployment) -> NodeProgress:
         """As it says; figures that change all the time are kept where the phase has changed, too."""
         stage: Stage = _ENDS.get(said.phase, "told")
-        if stage == one.stage and said.phase == one.phase and said.why == one.why:
+        why = printable(said.why)
+        if stage == one.stage and said.phase == one.phase and why == one.why:
             return one
         if stage == "failed" and one.stage != "failed":
-            self._note(f"{name} {_what(said.phase)}: {said.why or 'it does not say why'}")
+            self._note(f"{name} {_what(said.phase)}: {why or 'it does not say why'}")
         elif stage == "serving" and one.stage != "serving":
             self._note(f"{name} serves it")
-        return replace(one, stage=stage, phase=said.phase, why=said.why, fetched_bytes=said.fetched_bytes)
+        return replace(one, stage=stage, phase=said.phase, why=why, fetched_bytes=said.fetched_bytes)
 
     def _gone_back(self, name: str, one: NodeProgress, said: wire.Deployment | None) -> NodeProgress:
         if one.stage != "undoing" or said is None or said.epoch != one.undo_epoch or said.phase not in _GONE_BACK:
             return one
         self._note(f"{name} has gone back")
-        return replace(one, stage="undone", phase=said.phase, why=said.why or one.why)
+        return replace(one, stage="undone", phase=said.phase, why=printable(said.why) or one.why)
 
     # --- what they are told -----------------------------------------------------------------------------
 
@@ -232,7 +234,7 @@ class Rollout:
                 if room <= 0:
                     continue
                 room -= 1
-            epoch = node.epoch + 1
+            epoch = _after(node.epoch)
             self._nodes[name] = replace(one, stage="told", epoch=epoch)
             self._said[name] = (None, now)
             told.append(PublishDesired(name, self.order.desired(epoch, self._sources)))
@@ -273,7 +275,7 @@ class Rollout:
             node = seen.get(name, _NOBODY)
             if one.epoch == 0 or one.stage not in ("told", "stuck", "serving") or node.busy:
                 continue
-            epoch = max(node.epoch, one.epoch) + 1
+            epoch = _after(max(node.epoch, one.epoch))
             self._nodes[name] = replace(one, stage="undoing", undo_epoch=epoch)
             told.append(PublishDesired(name, self.order.desired(epoch, self._sources, undo=True)))
         return told
@@ -296,6 +298,13 @@ class Rollout:
 
     def _note(self, text: str) -> None:
         self._notes.append(Note(f"rollout {self.order.name}: {text}"))
+
+
+def _after(epoch: int) -> int:
+    """The next epoch. A node may say that it has heard the last one there is: it is then told that one, which it takes
+    for an old message, so it fails, and nobody else with it.
+    """
+    return min(epoch + 1, wire.MAX_COUNT)
 
 
 def _what(phase: wire.Phase) -> str:

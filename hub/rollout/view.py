@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from hub import wire
+from hub.printable import printable
 from hub.rollout.order import NodeProgress, Order, Progress
 from hub.rollout.waves import Seen
 
@@ -64,7 +65,7 @@ def _row(order: Order, name: str, one: NodeProgress, node: Seen | None) -> Row:
         node=name,
         wave=one.wave,
         phase=phase,
-        why=said.why or one.why,
+        why=printable(said.why) or one.why,
         progress=None if phase in ("serving", *_TROUBLE) else round(said.progress, 2),
         fetched_bytes=max(said.fetched_bytes, one.fetched_bytes),
         answered=said.answered,

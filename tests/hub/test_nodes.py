@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -64,3 +66,14 @@ def test_document_and_table() -> None:
     assert "smollm2-x" in text
     assert "6.25" in text
     assert "hubs: one (ready), two (offline)" in text
+
+
+def test_what_a_node_says_is_text() -> None:
+    """Markup and orders to a terminal are shown as they are: one node must not hide, or break, the list of all."""
+    said = msgspec.structs.replace(SERVED, bundle="[/red]x", runtime="\x1b[2Jcpu")
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(nodes_table(Fleet({"n": wire.NodeState(epoch=1, status="ready", bundles=(said,))}, {})))
+    text = console.export_text(styles=True)
+    assert "[/red]x" in text
+    assert "\\x1b[2Jcpu" in text
+    assert "\x1b[2J" not in text

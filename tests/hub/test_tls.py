@@ -128,7 +128,7 @@ def test_files_that_cannot_be_used(files: Files, tmp_path: Path) -> None:
         (lambda: Tls(garbage), "holds no certificate"),
         (lambda: Tls(good.ca, good.cert, other.key), "is not the key of"),
         (lambda: Tls(good.ca, good.cert, protected), "protected by a passphrase"),
-        (lambda: Tls(good.ca, garbage, good.key), "cannot be used"),
+        (lambda: Tls(good.ca, garbage, good.key), "cannot be used: the one holds no certificate in PEM"),
     ]
     for make, words in cases:
         with pytest.raises(IdentityError, match=words) as caught:

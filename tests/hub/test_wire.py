@@ -208,7 +208,9 @@ def test_what_a_node_is_to_serve_crosses_whole() -> None:
         b'"sources":["https://hub:8443"]}'
     )
     assert wire.decode_desired(wire.encode(desired)) == desired
-    for name, value in (("manifest", "0" * 63), ("signature", "G" * 64), ("trial", {"max_failure": 2}), ("epoch", -1)):
+    lines = (("bundle", "a\nb"), ("replaces", "a\x1b[2J"), ("sources", ["https://h\r\nx"]))  # they go into logs
+    bounds = (("manifest", "0" * 63), ("signature", "G" * 64), ("trial", {"max_failure": 2}), ("epoch", -1))
+    for name, value in (*lines, *bounds):
         wrong = msgspec.to_builtins(desired) | {name: value}
         with pytest.raises(WireError):
             wire.decode_desired(msgspec.json.encode(wrong))

@@ -173,6 +173,9 @@ def test_a_liar_in_the_middle_does_not_spoil_the_file(tmp_path: Path, server: Bl
         ("http://127.0.0.1:99999", "Port out of range"),
         ("http://127.0.0.1/?x=", "is no address"),
         ("", "is no address"),
+        ("http://127.0.0.1/a b", "is no address"),
+        ("http://127.0.0.1/a\r\nX-Y: z", "is no address"),
+        ("http://\u00fc", "is no address"),
     ],
 )
 def test_an_address_that_must_not_be_asked_is_not(tmp_path: Path, source: str, why: str) -> None:

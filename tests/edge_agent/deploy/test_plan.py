@@ -69,7 +69,10 @@ def test_nobody_skips_to_the_last_epoch() -> None:
     plan = Plan()
     plan.to_serving(2, 1)
     plan.take(events.DesiredReceived(desired(3, 2**53)))
-    assert (plan.state.record.epoch, plan.why) == (1, f"a Desired of epoch {2**53} after 1 skips too many, and is ignored")
+    assert (plan.state.record.epoch, plan.why) == (
+        1,
+        f"a Desired of epoch {2**53} after 1 skips too many, and is ignored",
+    )
     plan.to_serving(3, 1_000_001)
 
 

@@ -96,3 +96,10 @@ def test_a_key_under_a_passphrase(authority: Authority) -> None:
     ):
         with pytest.raises(ProvisionError, match=words):
             Authority.load(authority.cert, key, passphrase)
+
+
+@pytest.mark.parametrize("fleet", ["é" * 100, "x" * 300, "f\udcffleet", ""])
+def test_a_fleet_may_be_called_anything(fleet: str) -> None:
+    """Its directory's name is cut and written in ASCII, as a common name must be."""
+    (name,) = x509.load_pem_x509_certificate(Authority.new(fleet, NOW).cert).subject
+    assert str(name.value).startswith("edgefleet ")

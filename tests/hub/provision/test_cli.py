@@ -73,6 +73,17 @@ def test_passphrases(tmp_path: Path) -> None:
         (("init",), 1, "is there already"),
         (("device", "a b"), 1, "cannot name a device"),
         (("device", "a", "--broker", "mqtt://h"), 2, "must be mqtts://"),
+        (("device", "a", "--broker", "mqtts://"), 2, "must be mqtts://"),
+        (("device", "a", "--broker", "mqtts://h:99999"), 2, "must be mqtts://"),
+        (("device", "a", "--broker", "mqtts://a b"), 2, "must be mqtts://"),
+        (("device", "a", "--broker", "mqtts://h\nx"), 2, "must be mqtts://"),
+        (("hub", "a", "--host", "h:9810"), 1, "neither a host name nor an address"),
+        (("hub", "a", "--host", ""), 1, "neither a host name nor an address"),
+        (("broker", "--host", "a b"), 1, "neither a host name nor an address"),
+        (("broker", "--path", "etc/fleet"), 1, "a --path that is absolute"),
+        (("broker", "--path", "/etc\nallow_anonymous true"), 1, "a --path that is absolute"),
+        (("broker", "--path", "/etc\udcff"), 1, "a --path that is absolute"),
+        (("broker", "--reload", "9" * 30), 1, "cannot be told to reload"),
         (("device", "a", "--days", "0"), 2, "--days"),
         (("revoke", "nobody"), 1, "no identity 'nobody'"),
         (("device", "a", "--reload", "1", "--pid-file", "p"), 2, "either --reload PID or --pid-file"),
@@ -107,3 +118,26 @@ def test_the_broker_is_told(tmp_path: Path) -> None:
             assert told.wait(5)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_passphrases_that_are_no_text(tmp_path: Path) -> None:
+    """Any bytes will do, from a file and from the environment alike, up to what OpenSSL takes."""
+    odd, long = tmp_path / "odd", tmp_path / "long"
+    odd.write_bytes(b"p\xffw\n")
+    long.write_bytes(b"x" * 1024)
+    done = run(tmp_path, "init", "--passphrase-file", str(long))
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "at most 1023 bytes" in done.stderr
+    assert not (tmp_path / "fleet").exists()
+    assert run(tmp_path, "init", **{PASSPHRASE: os.fsdecode(b"p\xffw")}).exit_code == 0
+    assert run(tmp_path, "device", "a", "--passphrase-file", str(odd)).exit_code == 0
+
+
+@pytest.mark.parametrize("secret", ["", "short\n", "\udcff" * 40])
+def test_a_secret_that_was_damaged_is_given_to_no_hub(tmp_path: Path, secret: str) -> None:
+    """All would take it, and whoever guesses it could take their place."""
+    run(tmp_path, "init")
+    (tmp_path / "fleet" / "session.key").write_bytes(os.fsencode(secret))
+    done = run(tmp_path, "hub", "a", "--host", "h")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "restore a backup" in done.stderr

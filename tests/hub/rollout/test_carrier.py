@@ -272,3 +272,23 @@ def test_the_thread(site: Site, eventually: Callable[..., None]) -> None:
         carrier.stop()
     assert GOOD[-1] == "serving"
     assert msgspec.to_builtins(site.orders.progress("r1"))["nodes"]["n0"]["stage"] == "told"
+
+
+def test_a_directory_that_cannot_be_used_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """Not with each second again, and in one line."""
+    monkeypatch.setattr("hub.rollout.carrier.LOOK_EVERY_S", 0.01)
+    (tmp_path / "file").touch()
+    carrier = Carrier(tmp_path / "file" / "site", "http://127.0.0.1:1")
+    looks: list[float] = []
+    look = carrier.look
+    monkeypatch.setattr(carrier, "look", lambda hub, now: (looks.append(now), look(hub, now)))
+    carrier.start(FakeHub({}))
+    try:
+        eventually(lambda: len(looks) > 3)
+    finally:
+        carrier.stop()
+    (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert said.exc_info is None
+    assert "rollouts stand still" in said.getMessage()

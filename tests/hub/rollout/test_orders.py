@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hub import wire
 from hub.errors import RolloutError
 from hub.rollout.order import NodeProgress, Progress
 from hub.rollout.orders import Orders
@@ -106,3 +107,24 @@ def test_damaged_files_are_said(tmp_path: Path) -> None:
     (tmp_path / "rollouts" / "r1.json").write_text('{"name": "r1", "more": 1}')
     with pytest.raises(RolloutError, match=r"r1\.json is damaged"):
         orders.order("r1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"silent_s": float("inf")},
+        {"silent_s": float("nan")},
+        {"trial": wire.Trial(seconds=float("nan"))},
+        {"replaces": "m" * 257},
+        {"replaces": ""},
+        {"replaces": "\udcff"},
+    ],
+)
+def test_what_could_not_be_read_again_is_not_ordered(tmp_path: Path, changes: dict[str, object]) -> None:
+    """It would stand in the way of every other rollout."""
+    orders = Orders(tmp_path)
+    orders.begin(order(name="r0", replaces="other"), replace=False)
+    with pytest.raises(RolloutError, match="'r1' cannot be ordered"):
+        orders.begin(order(**changes), replace=True)
+    assert [each.name for each, _ in orders.all()] == ["r0"]
+    assert orders.stop_of("r0") is None

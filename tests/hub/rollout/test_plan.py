@@ -340,3 +340,25 @@ def test_a_node_that_goes_back_later_counts(phase: wire.Phase) -> None:
     scene = Scene(nodes).run(60)
     assert scene.status == ("stopped" if scene.told[0].node == "n0" else "done")
     assert scene.stages()["n0"] == "failed"
+
+
+def test_a_node_that_says_the_last_epoch_hurts_itself_alone() -> None:
+    """Its own state may say any epoch; what the hub writes down and sends of it can still be read."""
+    rollout, node = Rollout(order()), FakeNode(())
+    seen = msgspec.structs.replace(node.seen, epoch=wire.MAX_COUNT)
+    told = [each for each in rollout.step({"n0": seen}, 0.0) if isinstance(each, PublishDesired)]
+    rollout.cancel("by hand")
+    told += [each for each in rollout.step({"n0": seen}, 1.0) if isinstance(each, PublishDesired)]
+    assert [each.desired.undo for each in told] == [False, True]
+    for each in told:
+        assert wire.decode_desired(wire.encode(each.desired)) == each.desired
+    assert msgspec.json.decode(msgspec.json.encode(rollout.progress), type=Progress) == rollout.progress
+
+
+def test_why_a_node_failed_is_one_line() -> None:
+    """It goes into the log, into terminals and into files."""
+    node = FakeNode(REFUSES)
+    node.why = "bad\n2026 INFO all is well\x1b[2J"
+    scene = Scene({"n0": node}).run(5)
+    assert scene.disk.nodes["n0"].why == "bad\\n2026 INFO all is well\\x1b[2J"
+    assert "\n" not in scene.disk.why
