@@ -399,7 +399,7 @@ class AgentService:
     def _judge(self, bundle: str, answer: wire.Answer | None, *, alone: bool = False) -> None:
         """Tell who deploys bundles how a question for one ended; None where it failed by the bundle's fault.
 
-        Beside others an answer takes longer, by what these need: only one that was computed `alone` tells of its bundle.
+        Beside others an answer takes longer, by what these need: only one computed `alone` tells of its bundle.
         """
         if self._deployments is None or bundle not in self._priced:
             return

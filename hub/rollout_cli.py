@@ -209,6 +209,7 @@ def stop(name: str, root: Path, wait: bool) -> None:
     try:
         orders = Orders(root)
         orders.stop(name, "stopped by hand")
+        click.echo(f"rollout {name} is to stop: the hub that carries it out tells its nodes to go back", err=True)
         if wait:
             _follow(orders, name)
     except HubError as error:

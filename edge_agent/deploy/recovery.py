@@ -5,6 +5,7 @@ A record that cannot be read is moved aside, never written over. Knows nothing o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -17,19 +18,29 @@ from edge_agent.bundle_paths import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from edge_agent.deploy.content import Content, read_content
 from edge_agent.deploy.disk import Disk
 from edge_agent.deploy.record import Placed, Record, Slot, folder_name
-from edge_agent.errors import DeployError
+from edge_agent.errors import DeployError, InputError
 
 log = logging.getLogger(__name__)
 
 RECORD_NAME: Final = "record.json"
+SCHEMA: Final = 1
+
 _decoder = msgspec.json.Decoder(Record)
 
 
+class _Schema(msgspec.Struct):
+    schema: int
+
+
 def load(root: Path, bundles: Path, fixed: Sequence[Path], disk: Disk) -> Record:
-    """The record in `root`, held against the folders in `bundles`. Raises OSError."""
+    """The record in `root`, held against the folders in `bundles`. Raises OSError, and InputError for one of a
+    newer edgefleet: what it says must not be lost.
+    """
     path = root / RECORD_NAME
     try:
-        record = _decoder.decode(path.read_bytes())
+        payload = path.read_bytes()
+        _refuse_newer(path, payload)
+        record = _decoder.decode(payload)
     except FileNotFoundError:
         if not any(bundles.iterdir()):
             return Record()
@@ -41,6 +52,16 @@ def load(root: Path, bundles: Path, fixed: Sequence[Path], disk: Disk) -> Record
         disk.rename(path, aside)
         return _rebuilt(bundles, fixed)
     return _with_what_is_here(record, bundles)
+
+
+def _refuse_newer(path: Path, payload: bytes) -> None:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        schema = msgspec.json.decode(payload, type=_Schema).schema
+        if schema > SCHEMA:
+            raise InputError(
+                f"{path} has schema {schema}, this edgefleet reads {SCHEMA}: install the one that wrote it, "
+                "or choose another --deployments"
+            )
 
 
 def content_of(bundle: Path) -> Content | None:

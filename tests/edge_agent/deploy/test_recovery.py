@@ -9,6 +9,7 @@ import pytest
 
 from edge_agent.deploy.record import Placed, Record, Slot, folder_name
 from edge_agent.deploy.shelf import Shelf
+from edge_agent.errors import InputError
 from tests.edge_agent.deploy.small_bundles import DictFetcher, Node, Small, desired_of, small
 
 V1, V2, V3 = (small(version) for version in (1, 2, 3))
@@ -24,7 +25,7 @@ def shelf_of(root: Path, *bundles: Small) -> Path:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\x00" * 300, b'{"schema": 1, "more": 2}', b'{"schema": 2}', b"[" * 9999]
+    "damage", [b"", b"{", b"\x00" * 300, b'{"schema": 1, "more": 2}', b'{"schema": 0}', b"[" * 9999]
 )
 def test_a_record_that_cannot_be_read_is_moved_aside(
     tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
@@ -40,6 +41,17 @@ def test_a_record_that_cannot_be_read_is_moved_aside(
     node.deploy(desired_of(V2, 5))
     assert (node.phase, node.host.serving) == ("serving", {"tiny": V2.id})
     node.close()
+
+
+def test_a_record_of_a_newer_edgefleet_is_left_alone(tmp_path: Path) -> None:
+    """An agent that was downgraded must not forget which versions and epochs there were: it does not start."""
+    root = shelf_of(tmp_path / "d", V1)
+    (root / "record.json").write_bytes(b'{"schema": 2, "epochs": []}')
+    with pytest.raises(InputError, match="has schema 2, this edgefleet reads 1"):
+        Shelf(root)
+    assert (root / "record.json").read_bytes() == b'{"schema": 2, "epochs": []}'
+    with pytest.raises(InputError, match="schema 2"):  # not the lock of the one before
+        Shelf(root)
 
 
 def test_without_a_record_a_fixed_bundle_goes_before(tmp_path: Path) -> None:
