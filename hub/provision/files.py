@@ -7,33 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hub import whole_file
 from hub.errors import ProvisionError
+from hub.whole_file import PUBLIC, sync_folder
+
+__all__ = ["PUBLIC", "SECRET", "locked", "make_folder", "write_whole"]
 
 SECRET = 0o600
-PUBLIC = 0o644
 
 
 def write_whole(path: Path, data: bytes, mode: int) -> None:
     """Put `data` at `path`: a reader sees all of the old or all of the new."""
     with _told(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 from the start
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
+        whole_file.write_whole(path, data, mode)
 
 
 def make_folder(path: Path, files: Mapping[str, tuple[bytes, int]], *, replace: bool = False) -> None:
@@ -51,7 +42,7 @@ def make_folder(path: Path, files: Mapping[str, tuple[bytes, int]], *, replace: 
             if replace and path.exists():
                 path.rename(old)
             staged.rename(path)  # fails where there is a directory that is not empty
-            _sync(path.parent)
+            sync_folder(path.parent)
         finally:
             for each in (staged, old):
                 shutil.rmtree(each, ignore_errors=True)
@@ -72,11 +63,3 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ProvisionError(f"{path}: {error.strerror or error}") from None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

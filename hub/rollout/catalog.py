@@ -22,8 +22,11 @@ import msgspec
 
 from hub.errors import RolloutError
 from hub.rollout.contents import Blob, Contents, name_of, open_file, read_contents
+from hub.rollout.kept import read_kept, told
+from hub.whole_file import sync_folder, write_whole
 
 CHUNK_BYTES: Final = 1024 * 1024
+ADVICE: Final = "remove it, and deploy the bundle again"
 _STAGED: Final = ".staged-"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -45,13 +48,13 @@ class Catalog:
 
     def all(self) -> list[Contents]:
         """Every bundle, by name. Raises RolloutError."""
-        with _told(self._bundles):
+        with told(self._bundles):
             paths = sorted(path for path in self._bundles.glob("*.json") if not path.name.startswith("."))
-        return [contents for path in paths if (contents := _read(path)) is not None]
+        return [contents for path in paths if (contents := read_kept(path, Contents, ADVICE)) is not None]
 
     def get(self, bundle: str, version: int) -> Contents | None:
         """A bundle; None where it is not there. Raises RolloutError."""
-        return _read(self._named(name_of(bundle, version)))
+        return read_kept(self._named(name_of(bundle, version)), Contents, ADVICE)
 
     def add(self, bundle: Path) -> Contents:
         """Take in the bundle in the directory `bundle`: what is not there yet is copied, and hashed meanwhile.
@@ -59,11 +62,11 @@ class Catalog:
         Nothing is done where it is there already. Raises RolloutError.
         """
         contents = read_contents(bundle)
-        with _told(self.root):
+        with told(self.root):
             for folder in (self._blobs, self._bundles):
                 folder.mkdir(parents=True, exist_ok=True)
-        with self.locked(), _told(self.root):
-            before = _read(self._named(contents.name))
+        with self.locked(), told(self.root):
+            before = read_kept(self._named(contents.name), Contents, ADVICE)
             if before is not None and before.manifest != contents.manifest:
                 raise RolloutError(
                     f"{contents.name} is in {self.root} already, and is not the same: export it with a higher version"
@@ -72,25 +75,25 @@ class Catalog:
                 left.unlink()
             for file in contents.all_files:
                 self._take(bundle, file)
-            _sync(self._blobs)
+            sync_folder(self._blobs)
             if before != contents:
                 self._write(self._named(contents.name), contents)
         return contents
 
     def remove(self, name: str) -> int:
         """Forget a bundle, and every file that no other one has; how many bytes that frees. Raises RolloutError."""
-        with self.locked(), _told(self.root):
+        with self.locked(), told(self.root):
             path = self._named(name)
-            if _read(path) is None:
+            if read_kept(path, Contents, ADVICE) is None:
                 raise RolloutError(f"there is no bundle {name!r} in {self.root}: `edge-hub bundles` tells what is")
             path.unlink()
-            _sync(self._bundles)
+            sync_folder(self._bundles)
             return self._clear()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only one who changes this directory; waits for another one. Raises RolloutError."""
-        with _told(self.root):
+        with told(self.root):
             file = (self.root / "catalog.lock").open("ab")
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -135,44 +138,5 @@ class Catalog:
             if path.name not in named:
                 freed += path.stat().st_size
                 path.unlink()
-        _sync(self._blobs)
+        sync_folder(self._blobs)
         return freed
-
-
-def write_whole(path: Path, payload: bytes) -> None:
-    """Let `path` hold `payload` from one instant to the next, whenever the power goes. Raises OSError."""
-    staged = path.parent / f"{_STAGED}{path.name}"
-    with staged.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    _sync(path.parent)
-
-
-def _read(path: Path) -> Contents | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Contents)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RolloutError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RolloutError(f"{path} is damaged ({error}): remove it, and deploy the bundle again") from None
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the file system refuses, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RolloutError(f"{error.filename or path}: {error.strerror or error}") from None

@@ -9,21 +9,20 @@ Each file has one writer, and is replaced whole. Knows nothing of nodes.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Final
 
 import msgspec
 
 from hub import wire
 from hub.errors import RolloutError
-from hub.rollout.catalog import write_whole
 from hub.rollout.contents import name_of
+from hub.rollout.kept import read_kept, told
 from hub.rollout.order import OPEN, Order, Progress
+from hub.whole_file import write_whole
 
-T = TypeVar("T")
+ADVICE: Final = "remove it"
 _MOST_WHY_CHARS: Final = 400
 
 
@@ -36,19 +35,19 @@ class Orders:
 
     def names(self) -> list[str]:
         """Every rollout."""
-        with _told(self._orders):
+        with told(self._orders):
             return sorted(path.stem for path in self._orders.glob("*.json") if not path.name.startswith("."))
 
     def order(self, name: str) -> Order:
         """What was ordered."""
-        found = _read(self._orders / f"{name}.json", Order) if wire.is_name(name) else None
+        found = read_kept(self._orders / f"{name}.json", Order, ADVICE) if wire.is_name(name) else None
         if found is None:
             raise RolloutError(f"there is no rollout {name!r} in {self.root}: `edge-hub rollout status` tells what is")
         return found
 
     def progress(self, name: str) -> Progress:
         """How far it has come; at its beginning, where no hub has taken it up yet."""
-        return _read(self._progress / f"{name}.json", Progress) or Progress()
+        return read_kept(self._progress / f"{name}.json", Progress, ADVICE) or Progress()
 
     def all(self) -> list[tuple[Order, Progress]]:
         """Every rollout, the oldest first."""
@@ -58,7 +57,7 @@ class Orders:
     def stop_of(self, name: str) -> str | None:
         """Why somebody wants it stopped; None where nobody does."""
         path = self._stops / name
-        with _told(path):
+        with told(path):
             if not path.exists():
                 return None
             return path.read_text("utf-8", errors="replace")[:_MOST_WHY_CHARS].strip() or "stopped"
@@ -82,7 +81,7 @@ class Orders:
             )
         for other in others:
             self.stop(other, f"replaced by {order.name}")
-        with _told(self._orders):
+        with told(self._orders):
             self._orders.mkdir(parents=True, exist_ok=True)
             for left in (self._progress / f"{order.name}.json", self._stops / order.name):
                 left.unlink(missing_ok=True)  # of one of that name whose order somebody has removed
@@ -95,7 +94,7 @@ class Orders:
         if status == "done":
             raise RolloutError(f"rollout {name!r} is done: to go back, deploy the bundle before as a downgrade")
         if status in OPEN and self.stop_of(name) is None:
-            with _told(self._stops):
+            with told(self._stops):
                 self._stops.mkdir(exist_ok=True)
                 write_whole(self._stops / name, why[:_MOST_WHY_CHARS].encode())
 
@@ -114,13 +113,13 @@ class Orders:
 
     def write_progress(self, name: str, progress: Progress) -> None:
         """Have it on the disk."""
-        with _told(self._progress):
+        with told(self._progress):
             self._progress.mkdir(exist_ok=True)
             write_whole(self._progress / f"{name}.json", msgspec.json.encode(progress))
 
     def only_one(self) -> IO[bytes] | None:
         """The right to carry rollouts out, for as long as what is returned is open; None where another hub has it."""
-        with _told(self.root):
+        with told(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / "carrier.lock").open("ab")
         try:
@@ -139,23 +138,3 @@ def _checked(order: Order) -> bytes:
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise RolloutError(f"rollout {order.name!r} cannot be ordered: {error}") from None
     return msgspec.json.format(payload, indent=2)
-
-
-def _read(path: Path, kind: type[T]) -> T | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RolloutError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RolloutError(f"{path} is damaged ({error}): remove it") from None
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the file system refuses, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RolloutError(f"{error.filename or path}: {error.strerror or error}") from None

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from hub import whole_file
 from hub.broker_url import read_secret
 from hub.errors import ProvisionError
-from hub.provision import files
 from hub.provision import fleet as module
 from hub.provision.fleet import Fleet, init, is_protected, reload
 from hub.provision.register import BrokerPlace
@@ -63,7 +63,7 @@ def test_an_interrupted_start_can_be_said_again(tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "_sync", stop)
+        patched.setattr(whole_file, "sync_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             init(tmp_path / "fleet", None, NOW)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hub.errors import RolloutError
-from hub.rollout import catalog as module
 from hub.rollout.catalog import Catalog
 from tests.hub.rollout.made import FILES, make_bundle
 
@@ -137,14 +136,3 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "bundles" / f"{contents.name}.json").write_text("{")
     with pytest.raises(RolloutError, match="is damaged"):
         store.all()
-
-
-def test_written_whole(tmp_path: Path) -> None:
-    """The file is replaced, never opened for writing: who reads meanwhile sees the old or the new."""
-    path = tmp_path / "f"
-    module.write_whole(path, b"one")
-    with path.open("rb") as before:
-        module.write_whole(path, b"two")
-        assert before.read() == b"one"
-    assert path.read_bytes() == b"two"
-    assert list(tmp_path.iterdir()) == [path]
