@@ -11,13 +11,15 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from edge_agent import core, events
 from edge_agent.answer_spans import AnswerSpans
+from edge_agent.books import Books
 from edge_agent.errors import AgentError
+from edge_agent.evidence import Deployments, Evidence
 from edge_agent.local_first import LocalFirst
 from edge_agent.metrics import Metrics
 from edge_agent.own_questions import Ended, OwnQuestions
@@ -50,18 +52,6 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     records: Path | None = None
 
 
-class Deployments(Protocol):
-    """Whoever brings bundles to this node. Called in the loop's thread; returns at once."""
-
-    def desired(self, desired: wire.Desired) -> None:
-        """What this node is to serve, as it comes from a hub."""
-        ...
-
-    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float) -> None:
-        """A question was answered, or failed by the bundle's fault; how long computing it took (0 where it failed)."""
-        ...
-
-
 class AgentService:
     """Serves `answerers` (by bundle id) as node `name`, on the machine that asks as `device` (default: `name`).
 
@@ -87,8 +77,7 @@ class AgentService:
         self.dropped = 0  # messages that were not what they should be
         self._device = name if device is None else device
         parallel = {bundle: answerer.parallel for bundle, answerer in answerers.items()}
-        self._priced = dict(served)  # what an answer was said to cost when the bundle was offered first
-        self._deployments: Deployments | None = None
+        self._evidence = Evidence(served)
         self._deployment: wire.Deployment | None = None
         self._closers: dict[str, Callable[[], None]] = {}
         self._core = core.NodeCore(
@@ -101,7 +90,7 @@ class AgentService:
         )
         self._loop = Loop()
         margin_ms = MARGIN_MS if own is None else own.margin_ms
-        self._own = OwnQuestions(self._loop, self._core, self._handle, self._own_ended, LocalFirst(name, margin_ms))
+        self._own = OwnQuestions(self._loop, self._core, self._handle, self._ended, LocalFirst(name, margin_ms))
         self._store = None if own is None or own.records is None else Store(own.records, self._send_records)
         self._records_hub: str | None = None  # who gets them
         self._asker = None if own is None else Asker(url, self._device, patient=True)
@@ -109,6 +98,15 @@ class AgentService:
         self._machine = self._sense.read()
         self._metrics = Metrics(self._state, self._records_count)
         self._spans = AnswerSpans(name, lambda bundle: self._core.known.get(bundle))
+        self._books = Books(
+            self._device,
+            metrics=self._metrics,
+            spans=self._spans,
+            tally=self._tally,
+            evidence=self._evidence,
+            known=lambda: self._core.known,
+            keep=None if self._store is None else self._store.keep,
+        )
         self._drain_s = drain_s
         self._profile = profile
         self._leave_by: float | None = None  # set when this node is to leave
@@ -209,7 +207,7 @@ class AgentService:
 
     def deploy_with(self, deployments: Deployments) -> None:
         """Let hubs say what this node is to serve; before `run`."""
-        self._deployments = deployments
+        self._evidence.deployments = deployments
         self._link.subscribe(self._desired_topic, qos=1)
 
     def offer(self, answerer: Answerer, *, instead_of: str | None = None) -> None:
@@ -222,7 +220,7 @@ class AgentService:
         def offered() -> None:
             if served.bundle not in self._core.loaded:
                 self._worker.add(served.bundle, answerer)
-                self._priced[served.bundle] = served
+                self._evidence.offered(served)
             self._handle(events.BundleOffered(served, answerer.parallel, instead_of))
 
         self._loop.call_soon(offered)
@@ -287,7 +285,7 @@ class AgentService:
     def _state(self, epoch: int | None = None) -> wire.NodeState:
         machine = self._tally.added_to(self._machine)
         state = self._core.state(epoch or self._presence.epoch, time.monotonic(), machine)
-        deploys = self._deployments is not None
+        deploys = self._evidence.deployments is not None
         return msgspec.structs.replace(state, profile=self._profile, deploys=deploys, deployment=self._deployment)
 
     def _tell_machine(self) -> None:
@@ -344,8 +342,8 @@ class AgentService:
             self._handle(events.ControlReceived(control, time.monotonic()))
 
     def _desired(self, payload: bytes) -> None:
-        if self._deployments is not None and payload:  # none is a Desired that was taken back
-            self._deployments.desired(wire.decode_desired(payload))
+        if self._evidence.deployments is not None and payload:  # none is a Desired that was taken back
+            self._evidence.deployments.desired(wire.decode_desired(payload))
 
     def _hub_said(self, hub: str, payload: bytes) -> None:
         gone = wire.HubState(epoch=0, status="offline")
@@ -365,11 +363,7 @@ class AgentService:
             self._publish_answer(effect)
             self._link.write()  # log and books can wait while it travels
             log.info("answered %s of %s, attempt %d", effect.answer.id, effect.work.device, effect.answer.attempt)
-            self._spans.answered(effect.work, effect.answer, time.monotonic(), again=effect.again)
-            if not effect.again:
-                self._metrics.answered(effect.answer, "fleet")
-                self._tally.answered(effect.answer)
-                self._judge(effect.answer.bundle, effect.answer, alone=effect.alone)
+            self._books.answered(effect, time.monotonic())
         elif isinstance(effect, events.PublishChunk):
             self._link.publish(
                 effect.work.reply_to, wire.encode(effect.chunk), qos=0, correlation=effect.work.correlation
@@ -382,75 +376,18 @@ class AgentService:
             self._own.told_outcome(effect)
         elif isinstance(effect, events.PublishReport):
             if isinstance(effect.report, wire.Done) and effect.report.outcome != "answered":
-                known = effect.report.bundle in self._core.known  # whatever else is asked for makes no labels
-                self._metrics.failed(effect.report.bundle if known else "unknown", "fleet", effect.report.outcome)
-                self._spans.failed(effect.report, time.monotonic())
-                if effect.report.outcome == "internal":
-                    self._judge(effect.report.bundle, None)
+                self._books.failed(effect.report, time.monotonic())
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
         elif isinstance(effect, events.NoteOverdue):
-            self._judge(effect.bundle, None)
+            self._evidence.failed(effect.bundle)
         elif isinstance(effect, events.CloseBundle):
             self._worker.remove(effect.bundle, self._closers.pop(effect.bundle))
         else:
             self._presence.changed()
 
-    def _judge(self, bundle: str, answer: wire.Answer | None, *, alone: bool = False) -> None:
-        """Tell who deploys bundles how a question for one ended; None where it failed by the bundle's fault.
-
-        Beside others an answer takes longer, by what these need: only one computed `alone` tells of its bundle.
-        """
-        if self._deployments is None or bundle not in self._priced:
-            return
-        priced = self._priced[bundle]
-        predicted_ms = actual_ms = 0.0
-        if answer is not None and alone:
-            tokens = answer.tokens
-            predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
-            predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)
-            actual_ms = answer.timing_ms.compute
-        self._deployments.question_ended(bundle, answer is None, predicted_ms, actual_ms)
-
-    def _own_ended(self, ended: Ended) -> None:
-        """A question of this device has its end: it is counted, and kept for a hub unless one has seen it."""
-        answer, outcome = None, "answered"
-        if isinstance(ended.outcome, wire.Answer):
-            answer = ended.outcome
-        else:
-            outcome = "cancelled" if ended.cancelled else ended.outcome.code
-        if ended.route.where == "fleet":
-            self._metrics.sent_away(outcome)
-            return
-        assert ended.bundle is not None
-        self._spans.own(ended.id, ended.question, ended.bundle, answer or outcome, ended.total_ms)
-        if answer is not None:
-            self._metrics.answered(answer, "here")
-            self._tally.answered(answer)
-            self._judge(ended.bundle, answer)
-        else:
-            self._metrics.failed(ended.bundle, "here", outcome)
-            if outcome == "internal":
-                self._judge(ended.bundle, None)
-        if self._store is not None and not ended.cancelled:
-            self._store.keep(self._own_record(ended, outcome, answer))
-
-    def _own_record(self, ended: Ended, outcome: str, answer: wire.Answer | None) -> wire.OwnRecord:
-        assert ended.bundle is not None
-        served = self._core.known[ended.bundle]
-        return wire.OwnRecord(
-            device=self._device,
-            id=ended.id,
-            bundle=served.bundle,
-            model=served.model,
-            task=served.task,
-            outcome=outcome,  # type: ignore[arg-type]  # "answered" or one of wire.Code
-            ago_ms=0.0,
-            total_ms=round(ended.total_ms, 3),
-            question_bytes=ended.question.size_chars,
-            tokens=answer.tokens if answer is not None else wire.Tokens(),
-            timing_ms=answer.timing_ms if answer is not None else wire.Timing(),
-        )
+    def _ended(self, ended: Ended) -> None:
+        self._books.own_ended(ended)
 
     def _send_records(self, seq: int, records: tuple[wire.OwnRecord, ...]) -> None:
         """From the store's thread: to one hub, which says Kept."""
