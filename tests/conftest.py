@@ -114,6 +114,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="PostgreSQL is not installed (apt-get install postgresql)"))
         if item.get_closest_marker("chromium") and not shutil.which("chromium"):
             item.add_marker(pytest.mark.skip(reason="Chromium is not installed (apt-get install chromium)"))
+        if item.get_closest_marker("openssl") and not shutil.which("openssl"):
+            item.add_marker(pytest.mark.skip(reason="openssl is not installed (apt-get install openssl)"))
         if item.get_closest_marker("model") and not GGUF.exists():
             item.add_marker(pytest.mark.skip(reason=f"{GGUF.name} is not in models/ (make models)"))
         if item.get_closest_marker("gpu") and not shutil.which("nvidia-smi"):

@@ -40,6 +40,7 @@ def test_either_of_two_trusted_keys_will_do(tmp_path: Path) -> None:
         verify_signature(Signing(new)("b", FILES), FILES, trusted[:1])
 
 
+@pytest.mark.openssl
 def test_the_fingerprint_is_what_openssl_says(tmp_path: Path) -> None:
     """`openssl pkey -pubin -outform DER | sha256sum`, so that a maker can say it on the telephone."""
     _, file = key_files(tmp_path, "maker")

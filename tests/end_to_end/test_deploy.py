@@ -24,7 +24,7 @@ from hub.broker_url import BrokerUrl
 from tests.edge_agent.conftest import build_graph, build_tokenizer, write_tiny
 from tests.secured import SecuredFleet
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.openssl]
 BIN = Path(sys.executable).parent
 FAULTY = Path(__file__).parent / "faulty_node.py"
 NODES = ("n1", "n2", "n3", "n4", "n5")

@@ -33,6 +33,7 @@ def script(bundle: Path) -> str:
 
 @pytest.mark.model
 @pytest.mark.broker
+@pytest.mark.openssl
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S + 60)
 def test_a_first_fleet(tmp_path: Path, bundle: Path, free_port: Callable[[], int]) -> None:
