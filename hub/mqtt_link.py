@@ -189,7 +189,7 @@ class Link:
         end = time.monotonic() + limit_s
         while (sock := self._client.socket()) is not None and self._client.want_write():
             remaining_s = end - time.monotonic()
-            if remaining_s <= 0 or not select.select([], [sock], [], remaining_s)[1]:
+            if remaining_s <= 0 or not tcp.takes_more(sock, remaining_s):
                 return
             self._client.loop_write()
 

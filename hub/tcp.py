@@ -32,6 +32,13 @@ def cork(sock: Any, *, on: bool) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, _CORK, int(on))
 
 
+def takes_more(sock: Any, limit_s: float) -> bool:
+    """Whether something can be written within so many seconds."""
+    poller = select.poll()  # select() ends at 1,024 descriptors
+    poller.register(sock, select.POLLOUT)
+    return bool(poller.poll(1000 * limit_s))
+
+
 def has_more(sock: Any) -> bool:
     """Whether something can be read at once."""
     if has_pending(sock):

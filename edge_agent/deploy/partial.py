@@ -111,6 +111,7 @@ class Partial:
 
     def finish(self, source: str) -> int:
         """The file is whole and synced, or was not the right one. Raises Wrong or Broken."""
+        self.close()
         if self._digest.hexdigest() == self.blob.sha256:
             with self._on_disk():
                 self._handle = self._disk.append(self._part)

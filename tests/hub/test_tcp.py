@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import select
 import socket
 import ssl
@@ -70,3 +73,20 @@ def test_what_tls_holds_back_is_seen(tmp_path: Path) -> None:
         assert not tcp.has_pending(mine)
         told[0].close()
     assert not tcp.has_pending(None)
+
+
+def test_a_full_socket_takes_nothing_more() -> None:
+    """Until the other side has read; also where the descriptor has a high number, which select() does not take."""
+    near, far = socket.socketpair()
+    high = fcntl.fcntl(near.fileno(), fcntl.F_DUPFD, 1500)
+    try:
+        assert tcp.takes_more(high, 0)
+        near.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                near.send(b"x" * 65_536)
+        assert not tcp.takes_more(high, 0)
+    finally:
+        os.close(high)
+        near.close()
+        far.close()

@@ -119,9 +119,9 @@ class DictFetcher(Fetcher):
                 partial.add(piece)
                 on_bytes(len(piece))
             self.fetched.append(blob.sha256)
-            return partial.finish(SOURCE)
         finally:
             partial.close()
+        return partial.finish(SOURCE)
 
 
 class FakeHost:
