@@ -258,3 +258,46 @@ def test_a_bad_rollout_stops_and_a_good_one_arrives(site: Site, bundles: tuple[P
         lambda: site.processes["n1"].log.count("is at mqtts://") > 1 and site.serving() == expected, limit_s=60
     )
     site.answered_until_now()
+
+
+@pytest.mark.timeout(200)
+def test_two_crashes_after_the_switch_bring_the_old_bundle_back_without_a_network(
+    tmp_path: Path, bundles: tuple[Path, Path, Path], free_port: Callable[[], int], eventually: Callable[..., None]
+) -> None:
+    """The agent is killed twice in the trial, and then the hub and its broker are gone: the old one serves, and why."""
+    folder, first, second = bundles
+    old, new = names(first, second)
+    port, store = free_port(), str(tmp_path / "store")
+    broker = f"mqtt://127.0.0.1:{port}"
+    hub = Process(
+        tmp_path / "hub.log", str(BIN / "edge-hub"), "serve", "--embedded-broker", str(port), "--bundles", store,
+        "--bundles-listen", str(free_port()),
+    )  # fmt: skip
+    started: list[Process] = []
+
+    def start_node() -> Process:
+        log = tmp_path / f"node-{len(started)}.log"
+        options = ("--deployments", str(tmp_path / "d"), "--trust", str(folder / "sign.pub"), "--bundle", str(first))
+        command = (str(BIN / "edge-agent"), "serve", "--node", "n1", "--broker", broker, "--threads", "1", *options)
+        started.append(Process(log, *command))
+        return started[-1]
+
+    try:
+        eventually(lambda: "takes questions" in hub.log, limit_s=30)
+        node = start_node()
+        run("edge-hub", "deploy", str(second), "--bundles", store, "--to", "n1", "--trial", "3600")
+        eventually(lambda: f"{new}: trial" in node.log, limit_s=60)
+        node.kill()
+        node = start_node()
+        eventually(lambda: f"opened {new}" in node.log and "node n1 is at" in node.log, limit_s=60)
+        node.kill()
+        hub.end()
+        node = start_node()
+        eventually(lambda: f"opened {old}" in node.log, limit_s=60)
+        assert f"opened {new}" not in node.log
+        record = json.loads((tmp_path / "d" / "record.json").read_text())
+        assert record["phase"] == "undone"
+        assert "ended 2 times without a close" in record["why"]
+    finally:
+        for process in (*started, hub):
+            process.end()
