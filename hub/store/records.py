@@ -34,7 +34,7 @@ _GATHER_S: Final = 0.25
 _HEARD_AFTER_S: Final = 1.0  # what an asker tells is written later: its row may come through another hub
 _TRY_AGAIN_S: Final = 0.5
 _HANG_S: Final = 10.0  # for one try, beyond that
-_CLOSE_S: Final = 3.0  # for a database that is away when the hub ends
+_CLOSE_S: Final = 3.0  # for a database that takes nothing when the hub ends
 _SWEEP_EVERY_S: Final = 30.0
 _TELL_EVERY_S: Final = 5.0  # of records that were lost, where no others come
 _LOG_EVERY_S: Final = 10.0  # of the same, whoever routes must not wait for the log
@@ -93,10 +93,11 @@ class Records:
         self._put((note, wall_time_s))
 
     def close(self) -> None:
-        """Write what is queued, then end. A database that is away is waited for, but only for a few seconds."""
+        """Write what is queued, then end. A database that takes nothing is waited for, but only for a few seconds."""
         self._close_by = time.monotonic() + _CLOSE_S
         self._closing.set()
-        self._thread.join(_CLOSE_S + _HANG_S)
+        while self._thread.is_alive() and time.monotonic() < self._close_by + _HANG_S:
+            self._thread.join(0.1)
         self._database.engine.dispose()
 
     def _put(self, each: Dated) -> None:
@@ -198,6 +199,8 @@ class Records:
         loss = Loss(self._hub, untold, why, time.time()) if untold else None
         with self._database.engine.begin() as connection:
             new = write(connection, batch, loss)
+        if self._closing.is_set():
+            self._close_by = time.monotonic() + _CLOSE_S  # it is slow, not away
         with self._lock:
             self._untold -= untold
             self._written += new

@@ -18,6 +18,7 @@ from edge_agent.errors import BundleError, ContextOverflow, InputError, RequestE
 from edge_agent.manifest import GenerationDefaults, Graph, Manifest, ModelInfo
 from edge_agent.runtime.engine import Engine, open_engine
 from edge_agent.runtime.generation import Generation
+from edge_agent.runtime.step_cost import StepCost
 from hub.wire import Question
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -164,12 +165,11 @@ def test_what_the_hub_is_told(tiny_bundle: Path) -> None:
 def test_a_machine_that_slows_down_is_priced_so(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a look between questions, and by the answers themselves; both ways, within a few of either."""
     engine = open_engine(tiny_bundle, threads=1)
-    engine.warm_up()
-    before = engine.served
+    engine.priced(StepCost(fixed_ms=1.0, prefill_ms_per_token=0.1, decode_ms_per_token=1.0))
     step_rows = engine.decoder.step_rows
 
     def slow(token_ids: Any) -> Any:
-        end = time.perf_counter() + 0.02
+        end = time.perf_counter() + 0.05
         while time.perf_counter() < end:
             pass
         return step_rows(token_ids)
@@ -178,8 +178,8 @@ def test_a_machine_that_slows_down_is_priced_so(tiny_bundle: Path, monkeypatch: 
     for _ in range(3):
         engine.tend()
     slowed = engine.served
-    assert slowed.decode_ms_per_token > 17
-    assert slowed.prefill_ms_per_token > 3 * before.prefill_ms_per_token
+    assert slowed.decode_ms_per_token > 43
+    assert slowed.prefill_ms_per_token == pytest.approx(0.1 * slowed.decode_ms_per_token)
     monkeypatch.undo()
     ask(engine, "What?", max_tokens=60)
     assert engine.served.decode_ms_per_token < slowed.decode_ms_per_token / 3

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,10 +20,11 @@ from hub import events, wire
 from hub.decision import Decision, Rejected, Terms
 from hub.errors import StoreAway, StoreError
 from hub.report.filter import Filter
+from hub.store import batch
 from hub.store.database import Database
 from hub.store.numbers import heard_before
 from hub.store.reading import read_history
-from hub.store.records import Records
+from hub.store.records import Kept, Records
 from hub.store.retention import Retention
 from hub.store.tables import questions
 from tests.hub.rows import record
@@ -207,6 +209,19 @@ def test_a_hub_ends_soon_with_much_to_write(postgresql: PostgreSQL) -> None:
     assert time.monotonic() - start < 30  # 40 batches
     assert (records.kept().written, records.kept().waiting) == (0, 0)
     assert not records._thread.is_alive()
+
+
+def test_a_hub_that_ends_waits_for_a_slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes a batch now and then is not away: all that is queued is written, however long it takes."""
+    monkeypatch.setattr("hub.store.records._CLOSE_S", 0.5)
+
+    def slow(*written: Any) -> int:
+        time.sleep(0.2)
+        return batch.write(*written)
+
+    monkeypatch.setattr("hub.store.records.write", slow)
+    records = keep(str(tmp_path / "fleet.sqlite"), *(record(id=str(number)) for number in range(3000)))
+    assert records.kept() == Kept(written=3000, lost=0, waiting=0)
 
 
 def test_a_row_that_another_hub_has_just_written_is_not_lost(store: str) -> None:
