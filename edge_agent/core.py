@@ -40,7 +40,7 @@ class _Job:
         self.received_at = now
         self.deadline_at = now + work.budget_ms / 1000
         self.started_at: float | None = None
-        self.alone = True  # nothing else was computed at any time meanwhile
+        self.together = 1  # at most so many were computed at once meanwhile, with it
         self.unwanted: events.Refusal | None = None  # set when running and cancelled (code "") or late
         self.pending_text = ""
         self.chunks = 0
@@ -330,7 +330,7 @@ class NodeCore:
             ),
         )
         answered = _Answered(job.work.question, answer)
-        answered.alone = job.alone
+        answered.alone = job.together == 1
         if not job.here:  # nobody repeats what was asked here
             self._answered[job.key] = answered
         while len(self._answered) > self._remembered_limit:
@@ -364,7 +364,7 @@ class NodeCore:
                 job.unwanted = events.Refusal("deadline", "late while it was being answered")
                 effects.append(events.StopWork(key))
                 assert job.started_at is not None
-                if (now - job.started_at) * 1000 > OVERDUE * self._cost_ms(job.work):
+                if (now - job.started_at) * 1000 > OVERDUE * job.together * self._cost_ms(job.work):
                     effects.append(events.NoteOverdue(job.work.bundle))
         return effects
 
@@ -379,9 +379,8 @@ class NodeCore:
                 self._turns.popitem(last=False)
             job.started_at = now
             self._running[job.key] = job
-            if len(self._running) > 1:
-                for beside in self._running.values():
-                    beside.alone = False
+            for beside in self._running.values():
+                beside.together = max(beside.together, len(self._running))
             effects.append(events.StartWork(job.key, job.work.bundle, job.work.question))
         return effects
 

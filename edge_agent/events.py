@@ -183,7 +183,7 @@ class NoteRepeat(msgspec.Struct, frozen=True):
 
 
 class NoteOverdue(msgspec.Struct, frozen=True):
-    """An answer is late because this bundle has been at it for much longer than it should need."""
+    """An answer is late because this bundle has been at it for much longer than it should need, even beside others."""
 
     bundle: str
 

@@ -570,12 +570,19 @@ def test_a_node_may_have_no_bundle_yet() -> None:
 
 
 def test_a_bundle_that_is_much_slower_than_it_should_be_is_noted() -> None:
-    """A deadline that was too tight for it is not its fault."""
+    """A deadline that was too tight for it is not its fault, nor is what it takes beside others."""
     tight, hung = node(), node()
     tight.handle(events.WorkReceived(work(budget_ms=100.0)), 0.0)
     assert tight.handle(events.TimePassed(), 0.1) == [events.StopWork(KEY)]
     hung.handle(events.WorkReceived(work(budget_ms=2000.0)), 0.0)
     assert hung.handle(events.TimePassed(), 2.0) == [events.StopWork(KEY), events.NoteOverdue("b")]
+    cost_ms = node()._cost_ms(work())
+    for beside, noted in ((1, True), (3, False)):
+        busy = node(parallel=4)
+        budget_ms = 2.5 * core.OVERDUE * cost_ms
+        for number in range(1 + beside):
+            busy.handle(events.WorkReceived(work(str(1 + number), budget_ms=budget_ms if not number else 1e6)), 0.0)
+        assert (events.NoteOverdue("b") in busy.handle(events.TimePassed(), budget_ms / 1000)) == noted
 
 
 def test_only_what_was_computed_alone_says_how_long_it_takes() -> None:
