@@ -124,8 +124,7 @@ def _deployer(
 ) -> Deployer:
     """Fetches as who we are at the broker."""
     shelf = Shelf(deploying.folder, fixed=[bundle.path for bundle in fixed])
-    tls = None if broker.tls is None else broker.tls.client_context()
-    fetcher = Fetcher(tls, bytes_per_s=deploying.bytes_per_s)
+    fetcher = Fetcher(None if broker.tls is None else broker.tls.client_context, bytes_per_s=deploying.bytes_per_s)
     return Deployer(shelf, fetcher, check, fixed=fixed, quiet_hours=deploying.quiet_hours)
 
 

@@ -28,6 +28,7 @@ from edge_agent.deploy.disk import Disk
 from edge_agent.deploy.pace import TokenBucket, pause_s
 from edge_agent.deploy.partial import Blob, Broken, Partial, Wrong
 from edge_agent.errors import DeployError, FetchBroken
+from hub.errors import IdentityError
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
@@ -85,11 +86,15 @@ class Stop:
 
 
 class Fetcher:
-    """Fetches files at no more than `bytes_per_s` in all. With `tls` None only plain http to loopback is spoken."""
+    """Fetches files at no more than `bytes_per_s` in all. With `tls` None only plain http to loopback is spoken.
+
+    `tls` is called for each connection, so that a renewed certificate counts; where it raises IdentityError, it is
+    called again later, as a network is tried again.
+    """
 
     def __init__(
         self,
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
         *,
         bytes_per_s: float | None = None,
         chance: random.Random | None = None,
@@ -177,7 +182,7 @@ class Fetcher:
                     on_bytes(len(chunk))
                     stop.wait(self._bucket.take(len(chunk), self._clock()))
                 partial.ended()
-        except (HTTPError, http.client.HTTPException, OSError) as error:  # of the network: the disk's are DeployErrors
+        except (HTTPError, http.client.HTTPException, OSError, IdentityError) as error:  # of the network: the disk's are DeployErrors
             stop.wait(0)
             raise Broken(f"{type(error).__name__}: {error}"[:200]) from None
         finally:
@@ -190,8 +195,8 @@ class Fetcher:
 
         parts, limit_s = urlsplit(source), self._timeout_s  # to connect, and for each piece
         connection: HTTPConnection
-        if parts.scheme == "https":
-            connection = HTTPSConnection(str(parts.hostname), parts.port, timeout=limit_s, ssl_context=self._tls)
+        if self._tls is not None:
+            connection = HTTPSConnection(str(parts.hostname), parts.port, timeout=limit_s, ssl_context=self._tls())
         else:
             connection = HTTPConnection(str(parts.hostname), parts.port, timeout=limit_s)
         with stop.ends(connection):

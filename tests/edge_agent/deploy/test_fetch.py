@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import ipaddress
 import random
+import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from edge_agent.deploy.fetch import Fetcher, Stop, Stopped
 from edge_agent.deploy.partial import Blob
 from edge_agent.errors import DeployError, FetchBroken
+from hub.tls import Tls
 from tests.edge_agent.deploy import blob_server as moods
 from tests.edge_agent.deploy.blob_server import BlobServer, Silent
 
@@ -338,6 +340,26 @@ class Authority:
         return context
 
 
+def test_a_renewed_certificate_counts_from_the_next_connection_on(tmp_path: Path) -> None:
+    """What cannot be read now is tried again, like a network that is away; the files are read for each connection."""
+    authority = Authority(tmp_path)
+    server = BlobServer(DATA, tls=authority.context(ssl.Purpose.CLIENT_AUTH, authority.issue("hub-h", "127.0.0.1")))
+    pairs = [authority.issue(name, None) for name in ("node-old", "node-new")]
+    shown = Tls(authority.certificate, tmp_path / "node.crt", tmp_path / "node.key")
+    fetcher = Fetcher(shown.client_context, pause=lambda tries, draw: 0.0, most_tries=1, timeout_s=5.0)
+    try:
+        with pytest.raises(FetchBroken, match=r"node\.crt cannot be read"):
+            fetcher.fetch(BLOB, [server.url], tmp_path / "part", lambda size: None, Stop())
+        for number, (certificate, key) in enumerate(pairs):
+            shutil.copy(certificate, tmp_path / "node.crt")
+            shutil.copy(key, tmp_path / "node.key")
+            fetcher.fetch(BLOB, [server.url], tmp_path / f"part{number}", lambda size: None, Stop())
+    finally:
+        server.close()
+    names = [dict(pair[0] for pair in peer["subject"])["commonName"] for peer in server.peers]
+    assert names == ["node-old", "node-new"]
+
+
 def test_files_come_over_mutual_tls_and_nobody_else_gets_or_gives_them(tmp_path: Path) -> None:
     """Our certificate is shown; a server of another name, or of another authority, is not talked to."""
     (tmp_path / "ours").mkdir()
@@ -351,7 +373,7 @@ def test_files_come_over_mutual_tls_and_nobody_else_gets_or_gives_them(tmp_path:
     options: dict[str, Any] = {"pause": lambda tries, draw: 0.0, "most_tries": 1, "timeout_s": 5.0}
 
     def fetch(tls: ssl.SSLContext, source: str) -> None:
-        Fetcher(tls, **options).fetch(BLOB, [source], tmp_path / "part", lambda size: None, Stop())
+        Fetcher(lambda: tls, **options).fetch(BLOB, [source], tmp_path / "part", lambda size: None, Stop())
 
     try:
         fetch(node, server.url)
