@@ -46,7 +46,6 @@ class Books:
         if not effect.again:
             self._metrics.answered(effect.answer, "fleet")
             self._tally.answered(effect.answer)
-            self._evidence.answered(effect.answer, alone=effect.alone)
 
     def failed(self, done: wire.Done, now: float) -> None:
         """A question of the fleet ended without an answer."""
@@ -71,7 +70,6 @@ class Books:
         if answer is not None:
             self._metrics.answered(answer, "here")
             self._tally.answered(answer)
-            self._evidence.answered(answer, alone=False)
         else:
             self._metrics.failed(ended.bundle, "here", outcome)
             if outcome == "internal":

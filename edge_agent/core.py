@@ -40,7 +40,7 @@ class _Job:
         self.received_at = now
         self.deadline_at = now + work.budget_ms / 1000
         self.started_at: float | None = None
-        self.together = 1  # at most so many were computed at once meanwhile, with it
+        self.computed_before_s = 0.0  # by then, of all questions: `NodeCore._count`
         self.unwanted: events.Refusal | None = None  # set when running and cancelled (code "") or late
         self.pending_text = ""
         self.chunks = 0
@@ -58,7 +58,6 @@ class _Answered:
     def __init__(self, question: wire.Question, answer: wire.Answer) -> None:
         self.question = question
         self.answer = answer
-        self.alone = False  # nothing else was computed meanwhile
         self.number: int | None = None
         self.done: wire.Done | None = None  # as hubs were told last
         self.size_bytes = len(wire.plain_text(answer).encode())
@@ -96,6 +95,7 @@ class NodeCore:
         self._bundles = Loaded(served, parallel)
         self._running: dict[events.Key, _Job] = {}
         self._started = 0  # questions so far
+        self._computed_s = self._counted_at = 0.0
         # Of each device the number of its question that was started last; the latest at the end.
         self._turns: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._answered: collections.OrderedDict[events.Key, _Answered] = collections.OrderedDict()
@@ -304,6 +304,7 @@ class NodeCore:
         return [events.PublishChunk(job.work, chunk)]
 
     def _finish(self, event: events.WorkFinished, now: float) -> list[events.Effect]:
+        beside = self._beside(self._running[event.key], now)
         job = self._running.pop(event.key)
         result = event.result
         if isinstance(result, events.Refusal):
@@ -330,18 +331,18 @@ class NodeCore:
             ),
         )
         answered = _Answered(job.work.question, answer)
-        answered.alone = job.together == 1
         if not job.here:  # nobody repeats what was asked here
             self._answered[job.key] = answered
         while len(self._answered) > self._remembered_limit:
             self._answered.popitem(last=False)
         if result.tokens.completion:  # encoders write none
             self._expected_tokens += 0.2 * (result.tokens.completion - self._expected_tokens)
+        computed = events.NoteComputed(answer, beside)
         if job.unwanted is None and now >= job.deadline_at:
             job.unwanted = events.Refusal("deadline", "late when it was answered")
         if job.unwanted is not None:  # the hub has said so to the device: no answer after a failure
-            return [self._unanswered(job, now)]
-        return self._answer(job.work, answered, now, job.deadline_at)
+            return [computed, self._unanswered(job, now)]
+        return [computed, *self._answer(job.work, answered, now, job.deadline_at)]
 
     def _unanswered(self, job: _Job, now: float) -> events.Effect:
         late = job.unwanted is not None and job.unwanted.code == "deadline"
@@ -364,7 +365,8 @@ class NodeCore:
                 job.unwanted = events.Refusal("deadline", "late while it was being answered")
                 effects.append(events.StopWork(key))
                 assert job.started_at is not None
-                if (now - job.started_at) * 1000 > OVERDUE * job.together * self._cost_ms(job.work):
+                due_ms = OVERDUE * (1 + self._beside(job, now)) * self._cost_ms(job.work)
+                if (now - job.started_at) * 1000 > due_ms:
                     effects.append(events.NoteOverdue(job.work.bundle))
         return effects
 
@@ -377,10 +379,8 @@ class NodeCore:
             self._turns.move_to_end(job.work.device)
             while len(self._turns) > self._remembered_limit:
                 self._turns.popitem(last=False)
-            job.started_at = now
+            job.started_at, job.computed_before_s = now, self._count(now)
             self._running[job.key] = job
-            for beside in self._running.values():
-                beside.together = max(beside.together, len(self._running))
             effects.append(events.StartWork(job.key, job.work.bundle, job.work.question))
         return effects
 
@@ -426,7 +426,7 @@ class NodeCore:
             self._answers += 1
             answered.number = self._answers
         answer = msgspec.structs.replace(answered.answer, attempt=work.attempt)
-        publish = events.PublishAnswer(work, answer, until, again=again, alone=answered.alone)
+        publish = events.PublishAnswer(work, answer, until, again=again)
         return [publish, self._done(work, "answered", now, answered=answered)]
 
     def _failed(self, work: wire.Work, refusal: events.Refusal, now: float) -> events.Effect:
@@ -464,6 +464,18 @@ class NodeCore:
         if answered is not None:
             answered.done = done
         return events.PublishReport(done)
+
+    def _count(self, now: float) -> float:
+        """How long questions were computed until now, all added up: two at once for a second are two."""
+        self._computed_s += len(self._running) * max(now - self._counted_at, 0.0)
+        self._counted_at = now
+        return self._computed_s
+
+    def _beside(self, job: _Job, now: float) -> float:
+        """How many others were computed while this one was, on average."""
+        assert job.started_at is not None
+        took_s = now - job.started_at
+        return max((self._count(now) - job.computed_before_s) / took_s - 1, 0.0) if took_s > 0 else 0.0
 
     def _left_ms(self, job: _Job, now: float) -> float:
         """A guess for a running question."""

@@ -144,7 +144,6 @@ class PublishAnswer(msgspec.Struct, frozen=True):
     answer: wire.Answer
     until: float  # when nobody waits for it any more
     again: bool = False  # a repeat: it was computed before
-    alone: bool = False  # nothing else was computed meanwhile: it took what it takes
 
 
 class PublishChunk(msgspec.Struct, frozen=True):
@@ -182,6 +181,13 @@ class NoteRepeat(msgspec.Struct, frozen=True):
     work: wire.Work
 
 
+class NoteComputed(msgspec.Struct, frozen=True):
+    """An answer was computed here, whoever gets it, while so many others were, on average."""
+
+    answer: wire.Answer
+    beside: float
+
+
 class NoteOverdue(msgspec.Struct, frozen=True):
     """An answer is late because this bundle has been at it for much longer than it should need, even beside others."""
 
@@ -208,6 +214,7 @@ Effect = (
     | TellText
     | TellOutcome
     | NoteRepeat
+    | NoteComputed
     | NoteOverdue
     | CloseBundle
 )

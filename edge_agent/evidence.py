@@ -19,8 +19,8 @@ class Deployments(Protocol):
         """What this node is to serve, as it comes from a hub."""
         ...
 
-    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float) -> None:
-        """A question was answered, or failed by the bundle's fault; both durations are 0 where they say nothing."""
+    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float, beside: float) -> None:
+        """An answer was computed, beside so many others on average; or failed by the bundle's fault, without times."""
         ...
 
 
@@ -38,17 +38,14 @@ class Evidence:
     def failed(self, bundle: str) -> None:
         """By its own fault."""
         if self.deployments is not None and bundle in self._priced:
-            self.deployments.question_ended(bundle, True, 0.0, 0.0)
+            self.deployments.question_ended(bundle, True, 0.0, 0.0, 0.0)
 
-    def answered(self, answer: wire.Answer, *, alone: bool) -> None:
-        """Beside others an answer takes longer, by what these need: only one computed `alone` tells of its bundle."""
+    def computed(self, answer: wire.Answer, beside: float) -> None:
+        """An answer was computed; what it should have taken is without the others that were computed `beside` it."""
         priced = self._priced.get(answer.bundle)
         if self.deployments is None or priced is None:
             return
-        predicted_ms = actual_ms = 0.0
-        if alone:
-            tokens = answer.tokens
-            predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
-            predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)
-            actual_ms = answer.timing_ms.compute
-        self.deployments.question_ended(answer.bundle, False, predicted_ms, actual_ms)
+        tokens = answer.tokens
+        predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
+        predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)
+        self.deployments.question_ended(answer.bundle, False, predicted_ms, answer.timing_ms.compute, beside)

@@ -379,6 +379,8 @@ class AgentService:
                 self._books.failed(effect.report, time.monotonic())
             qos = 0 if isinstance(effect.report, wire.Pong) else 1
             self._link.publish(self._report_topic, wire.encode(effect.report), qos=qos)
+        elif isinstance(effect, events.NoteComputed):
+            self._evidence.computed(effect.answer, effect.beside)
         elif isinstance(effect, events.NoteOverdue):
             self._evidence.failed(effect.bundle)
         elif isinstance(effect, events.CloseBundle):

@@ -115,9 +115,9 @@ class Deployer:
         """A Desired came, perhaps again."""
         self._events.put(events.DesiredReceived(desired))
 
-    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float) -> None:
+    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float, beside: float) -> None:
         """A question was answered by `bundle` in so much compute, or failed by its fault (`internal`)."""
-        self._events.put(events.QuestionEnded(bundle, failed, predicted_ms, actual_ms))
+        self._events.put(events.QuestionEnded(bundle, failed, predicted_ms, actual_ms, beside))
 
     def close(self, limit_s: float = CLOSE_S, *, in_order: bool = True) -> None:
         """End in good order, so that this is no crash; what was under way goes on at the next start.

@@ -115,12 +115,13 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 class QuestionEnded(msgspec.Struct, frozen=True):
-    """A question of this bundle was answered, or failed by the bundle's fault."""
+    """An answer of this bundle was computed, beside so many others on average, or failed by the bundle's fault."""
 
     bundle: str
     failed: bool
     predicted_ms: float
     actual_ms: float
+    beside: float = 0.0
 
 
 class TimePassed(msgspec.Struct, frozen=True):

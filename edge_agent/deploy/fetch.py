@@ -182,7 +182,12 @@ class Fetcher:
                     on_bytes(len(chunk))
                     stop.wait(self._bucket.take(len(chunk), self._clock()))
                 partial.ended()
-        except (HTTPError, http.client.HTTPException, OSError, IdentityError) as error:  # of the network: the disk's are DeployErrors
+        except (
+            HTTPError,
+            http.client.HTTPException,
+            OSError,
+            IdentityError,
+        ) as error:  # of the network: the disk's are DeployErrors
             stop.wait(0)
             raise Broken(f"{type(error).__name__}: {error}"[:200]) from None
         finally:

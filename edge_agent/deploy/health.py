@@ -9,6 +9,9 @@ Both questions are asked after every answer of the trial, so chance has many tri
   distributed (an order statistic: Hahn and Meeker, Statistical Intervals, 1991, section 5.2), lies beyond the limit.
   Where the old bundle's latest answers took longer than predicted, too, the machine is slow and not the bundle, so its
   median is what the new one is held against; an old bundle that was sooner than predicted condemns nobody.
+- Beside others an answer takes longer, and that is taken off first. Each of n others makes it longer by at most its
+  whole time (processor sharing); how far batches spare that, the old bundle's answers tell. The new one is granted half
+  of what was spared, because it may gain less by a batch and still be the quicker one.
 
 Knows nothing of clocks, nor of which bundle is which.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -26,23 +30,32 @@ from hub import wire
 CONFIDENCE: Final = 0.99
 LEAST_ANSWERS: Final = 8  # of the new bundle, before its delay is judged
 LEAST_BEFORE: Final = 8  # of the old one, before the new is held against it
+ALONE: Final = 0.05  # others computed meanwhile, on average: that is nobody
+BESIDE: Final = 0.5  # and this is somebody, who tells what one costs
 MOST_RATIOS: Final = 512  # the latest; a trial of a day has more
 
 
+class Ratio(msgspec.Struct, frozen=True):
+    """Actual by predicted compute of an answer, and how many others were computed meanwhile, on average."""
+
+    ratio: float
+    beside: float = 0.0
+
+
 class Seen(msgspec.Struct, frozen=True):
-    """What was seen of a bundle: questions answered, failed, and the latest ratios of actual by predicted compute."""
+    """What was seen of a bundle: questions answered, failed, and how long the latest took."""
 
     answered: int = 0
     failed: int = 0
-    ratios: tuple[float, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
 
-    def after(self, failed: bool, predicted_ms: float, actual_ms: float) -> Seen:
+    def after(self, failed: bool, predicted_ms: float, actual_ms: float, beside: float) -> Seen:
         """With one more question; one without a prediction says nothing of delays."""
         if failed:
             return msgspec.structs.replace(self, failed=self.failed + 1)
         ratios = self.ratios
         if 0 < predicted_ms < math.inf and 0 <= actual_ms < math.inf:
-            ratios = (*ratios[1 - MOST_RATIOS :], actual_ms / predicted_ms)
+            ratios = (*ratios[1 - MOST_RATIOS :], Ratio(actual_ms / predicted_ms, beside))
         return Seen(self.answered + 1, self.failed, ratios)
 
 
@@ -54,12 +67,15 @@ def worse(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
             f"{new.failed} of {asked} questions failed, at most {limits.max_failure:.1%} may "
             f"(at a confidence of {CONFIDENCE:.0%})"
         )
-    low = _median_low(new.ratios) if len(new.ratios) >= LEAST_ANSWERS else 0.0
-    if low / _usual(old) - 1 > limits.max_slower:
-        beside = "" if _usual(old) == 1 else f" where the bundle before took {_usual(old) - 1:.0%} longer"
+    ratios, usual = _held(new, old), _usual(old)
+    low = _median_low(ratios) if len(ratios) >= LEAST_ANSWERS else 0.0
+    if low / usual - 1 > limits.max_slower:
+        before = "" if usual == 1 else f" where the bundle before took {usual - 1:.0%} longer"
+        beside = statistics.median(one.beside for one in new.ratios)
+        less = f", less what {beside:.1f} others beside them need" if beside > ALONE else ""
         return (
-            f"answers take {statistics.median(new.ratios) - 1:.0%} longer than predicted{beside}, at most "
-            f"{limits.max_slower:.0%} is allowed ({len(new.ratios)} answers, at a confidence of {CONFIDENCE:.0%})"
+            f"answers take {statistics.median(ratios) - 1:.0%} longer than predicted{before}{less}, at most "
+            f"{limits.max_slower:.0%} is allowed ({len(ratios)} answers, at a confidence of {CONFIDENCE:.0%})"
         )
     return None
 
@@ -79,7 +95,7 @@ def unproven(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
 
 def slower(new: Seen, old: Seen) -> float | None:
     """By what share answers take longer than predicted, less what the machine does; None before the first."""
-    return statistics.median(new.ratios) / _usual(old) - 1 if new.ratios else None
+    return statistics.median(_held(new, old)) / _usual(old) - 1 if new.ratios else None
 
 
 def too_many(failed: int, asked: int, limit: float) -> bool:
@@ -113,7 +129,31 @@ def _tail(failed: int, asked: int, share: float) -> float:
     return total
 
 
-def _median_low(ratios: tuple[float, ...]) -> float:
+def _held(new: Seen, old: Seen) -> list[float]:
+    """The ratios of the new bundle as if it had been alone, by the most that others may have cost it."""
+    return _as_if_alone(new.ratios, (1 + _longer_by_one(old)) / 2)
+
+
+def _usual(old: Seen) -> float:
+    """How much longer than predicted the old bundle takes when it is alone, and never less than that."""
+    if len(old.ratios) < LEAST_BEFORE:
+        return 1.0
+    return max(1.0, statistics.median(_as_if_alone(old.ratios, _longer_by_one(old))))
+
+
+def _longer_by_one(old: Seen) -> float:
+    """The share by which one other makes an answer longer: 1 where nothing says less."""
+    alone = [one.ratio for one in old.ratios if one.beside <= ALONE]
+    usual = statistics.median(alone) if len(alone) >= LEAST_BEFORE else 1.0
+    costs = [(one.ratio / usual - 1) / one.beside for one in old.ratios if one.beside >= BESIDE] if usual > 0 else []
+    return min(max(statistics.median(costs), 0.0), 1.0) if len(costs) >= LEAST_BEFORE else 1.0
+
+
+def _as_if_alone(ratios: Sequence[Ratio], longer_by_one: float) -> list[float]:
+    return [one.ratio / (1 + longer_by_one * one.beside) for one in ratios]
+
+
+def _median_low(ratios: Sequence[float]) -> float:
     """The lower bound of the median: the largest k-th least with a chance below 1 - CONFIDENCE to lie above it."""
     count = len(ratios)
     below, rank = 0.0, 0  # the chance that at most `rank` values lie below the median
@@ -125,8 +165,3 @@ def _median_low(ratios: tuple[float, ...]) -> float:
             break
         rank += 1
     return sorted(ratios)[rank - 1] if rank else 0.0
-
-
-def _usual(old: Seen) -> float:
-    """How much longer than predicted the old bundle takes, and never less than that."""
-    return max(1.0, statistics.median(old.ratios)) if len(old.ratios) >= LEAST_BEFORE else 1.0

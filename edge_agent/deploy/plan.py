@@ -245,9 +245,9 @@ def _question_ended(state: State, event: events.QuestionEnded, now: float) -> Ou
         others = {bundle: seen for bundle, seen in state.others.items() if bundle != event.bundle}
         while len(others) >= _MOST_BUNDLES:
             others.pop(next(iter(others)))
-        others[event.bundle] = old.after(event.failed, event.predicted_ms, event.actual_ms)
+        others[event.bundle] = old.after(event.failed, event.predicted_ms, event.actual_ms, event.beside)
         return changed(state, others=others), ()
-    state = changed(state, seen=state.seen.after(event.failed, event.predicted_ms, event.actual_ms))
+    state = changed(state, seen=state.seen.after(event.failed, event.predicted_ms, event.actual_ms, event.beside))
     why = health.worse(state.seen, seen_before(state), desired.trial)
     return (state, ()) if why is None else _undone(state, why)
 

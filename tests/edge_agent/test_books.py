@@ -53,11 +53,10 @@ def ended(**changes: Any) -> Ended:
 def test_an_answer_to_the_fleet_is_counted_once() -> None:
     """A repeat of it is not."""
     scene = Scene()
-    effect = events.PublishAnswer(WORK, ANSWER, until=9.0, alone=True)
+    effect = events.PublishAnswer(WORK, ANSWER, until=9.0)
     scene.books.answered(effect, 1.0)
     scene.books.answered(msgspec.structs.replace(effect, again=True), 2.0)
     assert scene.count("b", "fleet", "answered") == 1
-    assert scene.heard.ended == [("b", False, 41.0, 50.0)]
     assert scene.kept == [], "a hub has seen it"
 
 
@@ -67,7 +66,7 @@ def test_only_an_internal_failure_is_the_bundles_fault(outcome: Any, blamed: boo
     scene = Scene()
     scene.books.failed(wire.Done(hub="h", device="d", id="1", attempt=1, bundle="b", outcome=outcome), 1.0)
     assert scene.count("b", "fleet", outcome) == 1
-    assert scene.heard.ended == ([("b", True, 0.0, 0.0)] if blamed else [])
+    assert scene.heard.ended == ([("b", True, 0.0, 0.0, 0.0)] if blamed else [])
 
 
 def test_a_bundle_that_is_not_known_makes_no_label() -> None:
@@ -90,4 +89,4 @@ def test_a_question_of_this_device_is_kept_for_a_hub() -> None:
     ]
     assert [scene.count("b", "here", outcome) for outcome in ("answered", "internal", "cancelled")] == [1, 1, 1]
     assert scene.count("", "sent", "answered") == 1
-    assert scene.heard.ended == [("b", False, 0.0, 0.0), ("b", True, 0.0, 0.0)]
+    assert scene.heard.ended == [("b", True, 0.0, 0.0, 0.0)]

@@ -373,7 +373,8 @@ def test_what_is_asked_here_is_answered_here() -> None:
     assert isinstance(start, events.StartWork)
     assert agent.handle(events.TextProduced(start.key, "be"), 0.001) == [events.TellText("a", "be")]
     assert agent.handle(events.TextProduced(start.key, "cause"), 0.002) == [events.TellText("a", "cause")]
-    (told,) = agent.handle(events.WorkFinished(start.key, generation()), 0.1)
+    computed, told = agent.handle(events.WorkFinished(start.key, generation()), 0.1)
+    assert isinstance(computed, events.NoteComputed)
     assert isinstance(told, events.TellOutcome)
     assert isinstance(told.outcome, wire.Answer)
     assert (told.id, told.outcome.text, told.outcome.node) == ("a", "because", "n")
@@ -585,17 +586,22 @@ def test_a_bundle_that_is_much_slower_than_it_should_be_is_noted() -> None:
         assert (events.NoteOverdue("b") in busy.handle(events.TimePassed(), budget_ms / 1000)) == noted
 
 
-def test_only_what_was_computed_alone_says_how_long_it_takes() -> None:
-    """Who was beside another, at whatever time, is not told as alone; a repeat is as it was."""
-    agent = node(parallel=2)
+def test_who_was_computed_meanwhile_is_told() -> None:
+    """On average over the time that the answer took; a repeat was not computed again."""
+    agent = node(parallel=3)
 
-    def alone(question_id: str, now: float) -> bool:
+    def beside(question_id: str, now: float) -> list[float]:
         effects = agent.handle(events.WorkFinished(("kitchen", question_id), generation()), now)
-        return next(effect.alone for effect in effects if isinstance(effect, events.PublishAnswer))
+        return [effect.beside for effect in effects if isinstance(effect, events.NoteComputed)]
 
     agent.handle(events.WorkReceived(work("1")), 0.0)
-    assert alone("1", 0.1)
+    assert beside("1", 0.1) == [0.0]
     agent.handle(events.WorkReceived(work("2")), 0.2)
     agent.handle(events.WorkReceived(work("3")), 0.3)
-    assert not alone("2", 0.4)
-    assert not alone("3", 0.5)
+    agent.handle(events.WorkReceived(work("4")), 0.4)
+    assert beside("2", 0.6) == [pytest.approx((0.1 + 2 * 0.2) / 0.4)]
+    assert beside("3", 0.7) == [pytest.approx((0.1 + 2 * 0.2 + 0.1) / 0.4)]
+    assert beside("4", 1.0) == [pytest.approx((2 * 0.2 + 0.1) / 0.6)]
+    again = agent.handle(events.WorkReceived(work("2", attempt=2)), 1.1)
+    assert not any(isinstance(effect, events.NoteComputed) for effect in again)
+    assert any(isinstance(effect, events.PublishAnswer) and effect.again for effect in again)

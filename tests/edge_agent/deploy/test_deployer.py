@@ -74,7 +74,7 @@ def test_a_bundle_comes_serves_and_is_there_after_a_restart(
     """From the Desired to the trial without anybody's help; a trial ends by the clock."""
     running.deployer.desired(wanted(V2, 1, server))
     eventually(lambda: running.phase == "trial")
-    running.deployer.question_ended(V2.id, False, 10.0, 10.0)
+    running.deployer.question_ended(V2.id, False, 10.0, 10.0, 0.0)
     eventually(lambda: running.host.reports[-1].answered == 1)
     running.now = 61.0
     eventually(lambda: running.phase == "serving")
@@ -90,7 +90,7 @@ def test_a_bundle_that_fails_goes_back_at_once(running: Running, server: BlobSer
     eventually(lambda: running.phase == "trial")
     server.close()
     for _ in range(2):
-        running.deployer.question_ended(V2.id, True, 10.0, 10.0)
+        running.deployer.question_ended(V2.id, True, 10.0, 10.0, 0.0)
     eventually(lambda: running.phase == "undone")
     assert running.host.serving == {"tiny": V1.id}
     eventually(lambda: running.host.reports[-1].why.startswith("2 of 2 questions failed"))

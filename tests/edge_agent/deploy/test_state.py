@@ -26,7 +26,7 @@ def test_the_reason_and_the_note_are_told_within_the_wires_limit() -> None:
 
 def test_counts_of_the_trial_are_told() -> None:
     """Answered, failed, and how much slower than predicted."""
-    seen = health.Seen(answered=3, failed=1, ratios=(1.5, 1.5, 9.0))
+    seen = health.Seen(answered=3, failed=1, ratios=tuple(map(health.Ratio, (1.5, 1.5, 9.0))))
     told = deployment(State(record=Record(desired=desired(2, 5), phase="trial"), seen=seen, progress=0.5))
     assert told is not None
     assert (told.answered, told.failed, told.slower, told.progress) == (3, 1, 0.5, 0.5)
