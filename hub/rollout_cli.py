@@ -187,8 +187,8 @@ def status(name: str | None, root: Path, broker: str | None, identity: Identity,
     try:
         orders = Orders(root)
         while True:
-            names = [order.name for order, _ in orders.all()] if name is None else [name]
-            documents = _documents(orders, names, _seen(None if broker is None else identity.at(broker)))
+            seen = _seen(None if broker is None else identity.at(broker))
+            documents = _all_documents(orders, seen) if name is None else _documents(orders, [name], seen)
             _show(documents, name is not None, as_json)
             if not watch or not any(each["status"] in OPEN for each in documents):
                 return
@@ -264,6 +264,14 @@ def _documents(orders: Orders, names: list[str], seen: dict[str, Seen] | None) -
     from hub.rollout.view import document
 
     return [document(orders.order(name), orders.progress(name), seen) for name in names]
+
+
+def _all_documents(orders: Orders, seen: dict[str, Seen] | None) -> list[dict[str, Any]]:
+    """The oldest first; last those that cannot be read."""
+    from hub.rollout.view import document, left_out
+
+    whole = [document(order, progress, seen) for order, progress in orders.all()]
+    return [*whole, *({**left_out(name, why), "nodes": []} for name, why in orders.damaged().items())]
 
 
 def _show(documents: list[dict[str, Any]], one: bool, as_json: bool) -> None:

@@ -23,7 +23,7 @@ from hub.fleet import Node, Standing
 from hub.http_server import Address
 from hub.rollout.orders import Orders
 from hub.rollout.plan import Note, Persist, Rollout
-from hub.rollout.view import View, rows_of, summary
+from hub.rollout.view import View, left_out, rows_of, summary
 from hub.rollout.waves import Seen
 from hub.running_hub import RunningHub
 
@@ -63,7 +63,7 @@ class Carrier:
         self._lock: IO[bytes] | None = None
         self._ready_s: float | None = None
         self._rollouts: dict[str, Rollout] = {}
-        self._damaged: set[str] = set()
+        self._damaged: dict[str, str] = {}  # those that are left out, and why
         self._epochs: dict[str, int] = {}  # the highest that each node was told, by whomever
         self._settled: dict[str, View] = {}
         self._views: tuple[View, ...] = ()
@@ -132,7 +132,7 @@ class Carrier:
         for rollout in self._in_order():
             rollout.closed = newest[rollout.order.replaces] is not rollout
             views.append(self._go_on(rollout, nodes, hub, now))
-        self._show(views)
+        self._show(views, self._damaged)
         return None
 
     def _go_on(self, rollout: Rollout, nodes: Mapping[str, Node], hub: Hub, now: float) -> View:
@@ -152,10 +152,13 @@ class Carrier:
 
     def _read(self) -> None:
         """Take up what is new, and what somebody wants stopped."""
-        for name in self._orders.names():
+        names = self._orders.names()
+        self._damaged = {name: why for name, why in self._damaged.items() if name in names}
+        for name in names:
             try:
-                if name not in self._rollouts and name not in self._damaged:
+                if name not in self._rollouts:
                     order, progress = self._orders.order(name), self._orders.progress(name)
+                    self._damaged.pop(name, None)
                     self._rollouts[name] = Rollout(order, progress, self._sources)
                     for node, one in progress.nodes.items():
                         self._told(node, max(one.epoch, one.undo_epoch))
@@ -164,8 +167,9 @@ class Carrier:
                 if rollout is not None and rollout.is_open and (why := self._orders.stop_of(name)) is not None:
                     rollout.cancel(why)
             except RolloutError as error:
-                self._damaged.add(name)
-                log.error("rollout %s is left out: %s", name, error)
+                if self._damaged.get(name) != str(error):  # said once; it may be mended while the hub runs
+                    log.error("rollout %s is left out: %s", name, error)
+                self._damaged[name] = str(error)
 
     def _seen(self, rollout: Rollout, nodes: Mapping[str, Node]) -> dict[str, Seen]:
         busy = set().union(*(other.held for other in self._rollouts.values() if other is not rollout))
@@ -211,9 +215,11 @@ class Carrier:
 
     def _watch(self) -> None:
         """Another hub carries out: show what it has written."""
-        self._show([summary(order, progress, rows_of(order, progress, None)) for order, progress in self._orders.all()])
+        views = [summary(order, progress, rows_of(order, progress, None)) for order, progress in self._orders.all()]
+        self._show(views, self._orders.damaged())
 
-    def _show(self, views: list[View]) -> None:
+    def _show(self, views: list[View], damaged: Mapping[str, str]) -> None:
+        views += [left_out(name, why) for name, why in damaged.items()]
         self._views = tuple(reversed(views[-MOST_SHOWN:]))
 
 

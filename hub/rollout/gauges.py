@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from hub.rollout.order import Status
 from hub.rollout.view import PHASES, View
 
-STATUSES: Final[tuple[str, ...]] = get_args(Status)
+STATUSES: Final[tuple[str, ...]] = (*get_args(Status), "damaged")
 
 
 class RolloutGauges(Collector):

@@ -50,9 +50,19 @@ class Orders:
         return read_kept(self._progress / f"{name}.json", Progress, ADVICE) or Progress()
 
     def all(self) -> list[tuple[Order, Progress]]:
-        """Every rollout, the oldest first."""
-        found = [(self.order(name), self.progress(name)) for name in self.names()]
+        """Every rollout whose files can be read, the oldest first."""
+        found = [both for name in self.names() if not isinstance(both := self._read(name), RolloutError)]
         return sorted(found, key=lambda both: (both[0].at_s, both[0].name))
+
+    def damaged(self) -> dict[str, str]:
+        """The others, and why; the names stay taken. No hub carries them out before that is mended."""
+        return {name: str(why) for name in self.names() if isinstance(why := self._read(name), RolloutError)}
+
+    def _read(self, name: str) -> tuple[Order, Progress] | RolloutError:
+        try:
+            return self.order(name), self.progress(name)
+        except RolloutError as error:
+            return error
 
     def stop_of(self, name: str) -> str | None:
         """Why somebody wants it stopped; None where nobody does."""
@@ -99,7 +109,12 @@ class Orders:
                 write_whole(self._stops / name, why[:_MOST_WHY_CHARS].encode())
 
     def refuse_in_use(self, bundle: str) -> None:
-        """Raise where a rollout that is not over brings this bundle, or the last one of its model to those to come."""
+        """Raise where a rollout that is not over brings this bundle, or the last one of its model to those to come.
+
+        And where it cannot be known.
+        """
+        for why in self.damaged().values():
+            raise RolloutError(why)
         newest = {order.replaces: order.name for order, _ in self.all()}
         for order, progress in self.all():
             if name_of(order.bundle, order.version) != bundle:

@@ -13,7 +13,9 @@ def rollouts_table(documents: list[View]) -> Table:
     table = Table("rollout", "bundle", "status", "wave", "nodes", "travelled", "why")
     for one in reversed(documents):
         phases = ", ".join(f"{count} {phase}" for phase, count in one["phases"].items())
-        cells = (one["name"], f"{one['bundle']} v{one['version']}", one["status"], f"{one['wave']} of {one['waves']}")
+        known = one["status"] != "damaged"
+        bundle, wave = (f"{one['bundle']} v{one['version']}", f"{one['wave']} of {one['waves']}") if known else ("?", "?")
+        cells = (one["name"], bundle, one["status"], wave)
         table.add_row(*map(Text, (*cells, phases, size(one["fetched_bytes"]), one["why"])))
     return table
 

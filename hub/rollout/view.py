@@ -100,6 +100,15 @@ def summary(order: Order, progress: Progress, rows: Iterable[Row]) -> View:
     }
 
 
+def left_out(name: str, why: str) -> View:
+    """Of a rollout whose files cannot be read: its name, and why."""
+    return {
+        "name": name, "bundle": "", "version": 0, "replaces": "", "at_s": 0.0, "status": "damaged", "why": why,
+        "nodes": 0, "wave": 0, "waves": 0, "phases": {}, "fetched_bytes": 0, "size_bytes": 0,
+        "trouble": [], "more_trouble": 0,
+    }  # fmt: skip
+
+
 def document(order: Order, progress: Progress, seen: Mapping[str, Seen] | None) -> View:
     """What `rollout status --json` prints of one rollout."""
     rows = rows_of(order, progress, seen)

@@ -148,6 +148,19 @@ def test_status(bundle: Path, root: Path, fleet: dict[str, wire.NodeState]) -> N
     assert (missing.exit_code, "there is no rollout 'none'" in missing.stderr) == (1, True)
 
 
+def test_one_that_is_damaged(tmp_path: Path, bundle: Path, root: Path) -> None:
+    """Is shown as that, and holds up no other; asked for by its name, it fails."""
+    assert deploy(bundle, root, "--name", "bad").exit_code == 0
+    (root / "rollouts" / "bad.json").write_text('{"name":')
+    assert deploy(make_bundle(tmp_path / "v3", version=3), root, "--name", "good").exit_code == 0
+    good, bad = shown(run("rollout", "status", "--bundles", root, "--json"))
+    assert (good["name"], good["status"]) == ("good", "waiting")
+    assert (bad["name"], bad["status"], good.keys() - bad.keys()) == ("bad", "damaged", set())
+    assert "damaged" in run("rollout", "status", "--bundles", root).stdout
+    done = run("rollout", "status", "bad", "--bundles", root)
+    assert (done.exit_code, done.stderr.count("is damaged")) == (1, 1)
+
+
 def test_stop(bundle: Path, root: Path) -> None:
     """It is written that somebody wants it; one that is not there cannot be stopped."""
     assert deploy(bundle, root).exit_code == 0

@@ -7,7 +7,7 @@ const LOOKS = {
   serving: "good", trial: "moving", warming: "moving", checking: "moving", fetching: "moving", waiting: "moving", told: "moving",
   queued: "idle", absent: "idle", undoing: "back", undone: "back", stuck: "wrong", failed: "wrong",
 };
-const BADGES = { waiting: "asked", active: "asked", done: "answered", stopped: "failed", cancelled: "" };
+const BADGES = { waiting: "asked", active: "asked", done: "answered", stopped: "failed", cancelled: "", damaged: "failed" };
 
 export class Rollouts {
   #section;
@@ -51,9 +51,10 @@ function render(row, rollout) {
   say(row.name, rollout.name);
   say(row.badge, rollout.status);
   row.badge.className = `badge ${BADGES[rollout.status] ?? ""}`;
-  say(row.what, `${rollout.bundle} version ${rollout.version}`);
-  row.item.title = `ordered at ${timeOf(rollout.at_s)}`;
-  say(row.wave, rollout.waves ? `wave ${rollout.wave} of ${rollout.waves}, ${count(rollout.nodes)} nodes` : "no node is there yet");
+  const damaged = rollout.status === "damaged";
+  say(row.what, damaged ? "" : `${rollout.bundle} version ${rollout.version}`);
+  row.item.title = damaged ? "" : `ordered at ${timeOf(rollout.at_s)}`;
+  say(row.wave, damaged ? "" : rollout.waves ? `wave ${rollout.wave} of ${rollout.waves}, ${count(rollout.nodes)} nodes` : "no node is there yet");
   say(row.bytes, rollout.fetched_bytes ? `${size(rollout.fetched_bytes)} travelled` : "");
   const phases = Object.keys(LOOKS).filter((phase) => rollout.phases[phase]);
   const drawn = phases.map((phase) => `${phase} ${rollout.phases[phase]}`).join();

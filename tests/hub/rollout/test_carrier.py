@@ -199,6 +199,33 @@ def test_a_damaged_order_is_left_out(site: Site, caplog: pytest.LogCaptureFixtur
     site.run(40)
     assert site.orders.progress("r1").status == "done"
     assert sum("rollout bad is left out" in record.message for record in caplog.records) == 1
+    assert [(view["name"], view["status"]) for view in site.carrier.views()] == [("bad", "damaged"), ("r1", "done")]
+
+
+def test_a_damaged_order_that_was_mended_is_carried_out(site: Site) -> None:
+    """Without the hub having to be started again; one that was removed is shown no more."""
+    site.orders.begin(order(), replace=False)
+    path = site.root / "rollouts" / "r1.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    (site.root / "rollouts" / "bad.json").write_text("{")
+    site.run(5)
+    assert site.hub.told == []
+    (site.root / "rollouts" / "bad.json").unlink()
+    path.write_bytes(whole)
+    site.run(40)
+    assert [(view["name"], view["status"]) for view in site.carrier.views()] == [("r1", "done")]
+
+
+def test_a_hub_that_watches_shows_what_is_damaged(site: Site) -> None:
+    """As the one does that carries out."""
+    lock = site.orders.only_one()
+    assert lock is not None
+    site.orders.begin(order(), replace=False)
+    (site.root / "rollouts" / "bad.json").write_text("{")
+    site.run(1)
+    lock.close()
+    assert [(view["name"], view["status"]) for view in site.carrier.views()] == [("bad", "damaged"), ("r1", "waiting")]
 
 
 def test_a_hub_without_broker_tells_nothing(site: Site) -> None:

@@ -109,6 +109,25 @@ def test_damaged_files_are_said(tmp_path: Path) -> None:
         orders.order("r1")
 
 
+@pytest.mark.parametrize("folder", ["rollouts", "progress"])
+def test_a_damaged_rollout_stands_in_nobodys_way(tmp_path: Path, folder: str) -> None:
+    """The others are found and more can be ordered; its name stays taken, and no bundle goes that it may bring."""
+    orders = Orders(tmp_path)
+    for name, model in (("r1", "smol"), ("other", "other")):
+        orders.begin(order(name=name, replaces=model), replace=False)
+        orders.write_progress(name, Progress(status="done"))
+    path = tmp_path / folder / "r1.json"
+    path.write_bytes(path.read_bytes()[:20])
+    orders.begin(order(name="r2"), replace=False)
+    assert [each.name for each, _ in orders.all()] == ["other", "r2"]
+    (why,) = orders.damaged().values()
+    assert "r1.json is damaged" in why
+    with pytest.raises(RolloutError, match="another --name"):
+        orders.begin(order(name="r1"), replace=False)
+    with pytest.raises(RolloutError, match="is damaged"):
+        orders.refuse_in_use("smol-orin-1-v9")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -10,7 +10,7 @@ from rich.table import Table
 from hub import wire
 from hub.rollout.order import NodeProgress, Progress
 from hub.rollout.table import nodes_table, rollouts_table
-from hub.rollout.view import document, seen_in
+from hub.rollout.view import document, left_out, seen_in
 from tests.hub.rollout.scene import order
 
 
@@ -40,3 +40,10 @@ def test_a_row_for_each_rollout() -> None:
     documents = [document(order(name=name), Progress(), None) for name in ("old", "new")]
     text = printed(rollouts_table(documents))
     assert text.index("new") < text.index("old")
+
+
+def test_what_cannot_be_read_has_a_row() -> None:
+    """With why, and nothing that is not known."""
+    text = printed(rollouts_table([{**left_out("r1", "r1.json is damaged"), "nodes": []}]))
+    assert "r1.json is damaged" in text
+    assert "v0" not in text
