@@ -19,7 +19,7 @@ from edge_agent.deploy.shelf import Shelf
 from edge_agent.errors import DeployError
 from hub import wire
 
-Heard = Callable[[int, float], None]  # bytes that came over the network, and the share of all that is here
+Heard = Callable[[int, float], None]  # bytes that came over the network until now, and the share of all that is here
 NEWS_BYTES: Final = 1024 * 1024
 
 
@@ -52,9 +52,11 @@ def gather(shelf: Shelf, fetcher: Fetcher, desired: wire.Desired, folder: str, s
         if desired.signature is not None:
             files[SIGNATURE_NAME] = desired.signature
             small.append(desired.signature)
-        shelf.forget_incoming({**wanted, **dict.fromkeys(small, 0)})
+        coming = {**wanted, **dict.fromkeys(small, 0)}
+        shelf.forget_incoming(coming)
+        came_bytes = shelf.came(coming)  # the manifest, and what a process before this one had fetched
         missing = shelf.still_needed(wanted, stop.wait)
-        tally = _Tally(sum(wanted.values()), sum(missing.values()), heard)
+        tally = _Tally(sum(wanted.values()), shelf.left(missing), came_bytes, heard)
         if desired.signature is not None:
             _bring(shelf, fetcher, Blob(desired.signature, MAX_SIGNATURE_BYTES, exact=False), desired, tally.came, stop)
         for sha256, size_bytes in missing.items():
@@ -66,22 +68,22 @@ def gather(shelf: Shelf, fetcher: Fetcher, desired: wire.Desired, folder: str, s
 class _Tally:
     """Adds up what comes, and tells it now and then."""
 
-    def __init__(self, all_bytes: int, missing_bytes: int, heard: Heard) -> None:
-        self._all_bytes, self._missing_bytes = all_bytes, missing_bytes
+    def __init__(self, all_bytes: int, left_bytes: int, came_bytes: int, heard: Heard) -> None:
+        self._all_bytes, self._left_bytes, self._came_bytes = all_bytes, left_bytes, came_bytes
         self._heard = heard
         self._fetched_bytes = self._told_bytes = 0
-        heard(0, self._share())
+        heard(came_bytes, self._share())
 
     def came(self, size_bytes: int) -> None:
         self._fetched_bytes += size_bytes
-        if self._fetched_bytes - self._told_bytes >= NEWS_BYTES or self._fetched_bytes >= self._missing_bytes:
+        if self._fetched_bytes - self._told_bytes >= NEWS_BYTES or self._fetched_bytes >= self._left_bytes:
             self._told_bytes = self._fetched_bytes
-            self._heard(self._fetched_bytes, self._share())
+            self._heard(self._came_bytes + self._fetched_bytes, self._share())
 
     def _share(self) -> float:
         if not self._all_bytes:
             return 1.0
-        here_bytes = self._all_bytes - self._missing_bytes + self._fetched_bytes
+        here_bytes = self._all_bytes - self._left_bytes + self._fetched_bytes
         return min(max(here_bytes / self._all_bytes, 0.0), 1.0)
 
 

@@ -127,7 +127,7 @@ class Shelf:
         the figures.
         """
         missing = {sha256: size for sha256, size in wanted.items() if not self.has(sha256)}
-        self._check_room(sum(max(size - _size(self.part(one)), 0) for one, size in missing.items()))
+        self._check_room(self.left(missing))
         have = self._on_disk(missing)
         needed = {}
         for sha256, size in missing.items():
@@ -135,6 +135,15 @@ class Shelf:
             if not any(self._copied(one, sha256) for one in have[sha256]):
                 needed[sha256] = size
         return needed
+
+    def left(self, missing: Mapping[str, int]) -> int:
+        """How many bytes of these, with their sizes, are still to come."""
+        return sum(max(size - _size(self.part(one)), 0) for one, size in missing.items())
+
+    def came(self, wanted: Mapping[str, int]) -> int:
+        """How many bytes of these, with their sizes, have come over the network; what a bundle here has was copied."""
+        have = self._on_disk(wanted)
+        return sum(_size(self.incoming / one) or _size(self.part(one)) for one in wanted if not have[one])
 
     def forget_incoming(self, keep: Mapping[str, int] | None = None) -> None:
         """Remove what was fetched and is not one of `keep`. What a power cut brings back is removed another time."""

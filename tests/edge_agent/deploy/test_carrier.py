@@ -48,7 +48,7 @@ def test_a_bundle_comes_and_only_what_is_new_travels(tmp_path: Path, fixed: Path
     assert node.host.reports[-1].phase == "serving"
     assert [one.phase for one in node.host.reports[:2]] == ["fetching", "fetching"]
     assert {one.phase for one in node.host.reports} == {"fetching", "checking", "warming", "trial", "serving"}
-    assert max(one.fetched_bytes for one in node.host.reports) == len(V2.blobs[weights])
+    assert max(one.fetched_bytes for one in node.host.reports) == len(V2.payload) + len(V2.blobs[weights])
     assert list((tmp_path / "d" / "incoming").iterdir()) == []
 
 

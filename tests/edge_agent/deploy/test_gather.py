@@ -59,8 +59,8 @@ def test_a_signed_bundle_comes_whole_and_the_next_one_brings_what_is_new(shelf: 
     assert (shelf.folder(folder) / "model.sig").read_bytes() == SIGNATURE
     new = len(SIGNATURE) + V3.manifest.files[0].bytes
     assert server.sent - before == len(V3.payload) + new
-    assert heard[0][0] == 0
-    assert heard[-1] == (new, 1.0)
+    assert heard[0][0] == len(V3.payload)
+    assert heard[-1] == (len(V3.payload) + new, 1.0)
     assert [share for _, share in heard] == sorted(share for _, share in heard)
     requests = len(server.ranges)
     brought(shelf, desired_of(V3, 2))  # it is there: nobody is asked
@@ -85,6 +85,19 @@ def test_who_stops_it_finds_what_came(shelf: Shelf, server: BlobServer) -> None:
         gather(shelf, FETCHER, desired, folder, stop, lambda size, share: stop.set() if size else None)
     assert not shelf.folder(folder).exists()
     assert len(list(shelf.incoming.iterdir())) >= 1
+
+
+def test_what_came_before_a_restart_is_counted(shelf: Shelf, server: BlobServer) -> None:
+    """As part of a file and as a whole one; what another bundle here has did not travel."""
+    brought(shelf, desired_of(V2, 1, sources=(server.url,)))
+    weights = V3.manifest.files[0]
+    shelf.part(weights.sha256).write_bytes(V3.blobs[weights.sha256][:30])
+    shared = V3.manifest.files[1]
+    (shelf.incoming / shared.sha256).write_bytes(V3.blobs[shared.sha256])  # copied by the process before
+    _, heard = brought(shelf, desired_of(V3, 2, sources=(server.url,)))
+    assert heard[0][0] == len(V3.payload) + 30
+    assert heard[0][1] == pytest.approx(1 - (weights.bytes - 30) / sum(file.bytes for file in V3.manifest.files))
+    assert heard[-1] == (len(V3.payload) + weights.bytes, 1.0)
 
 
 def test_eight_digits_of_a_hash_are_no_identity(shelf: Shelf, server: BlobServer) -> None:
