@@ -23,6 +23,10 @@ OPTION: Final = "config"
 _MOST_BYTES: Final = 1_000_000
 
 
+class EachTime(click.Option):
+    """An option that no file gives, because it is another each time; the file's key of that name is another command's."""
+
+
 class Located(click.types.StringParamType):
     """A text that may be a path: a name or a URL otherwise."""
 
@@ -66,7 +70,9 @@ def _options(command: click.Command) -> dict[str, click.Option]:
     return {
         max(option.opts, key=len).removeprefix("--"): option
         for option in command.params
-        if isinstance(option, click.Option) and (option.expose_value or option.is_eager is False)
+        if isinstance(option, click.Option)
+        and (option.expose_value or option.is_eager is False)
+        and not isinstance(option, EachTime)
     }
 
 

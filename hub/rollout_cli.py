@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hub.config_file import config_option
+from hub.config_file import EachTime, config_option
 from hub.errors import HubError, RolloutError
 from hub.identity_options import Identity, identity_options
 
@@ -56,7 +56,7 @@ def share(_: click.Context, __: click.Parameter, text: str) -> float:
               show_default=True, metavar="SECONDS", help="For so long a node is watched after its switch.")  # fmt: skip
 @click.option("--silent", "silent_s", type=click.FloatRange(min=0, min_open=True), default=1800.0, show_default=True,
               metavar="SECONDS", help="A node that says nothing for so long counts as failed.")  # fmt: skip
-@click.option("--name", metavar="NAME", help="The rollout's name. Default: the model's, with the version.")
+@click.option("--name", cls=EachTime, metavar="NAME", help="The rollout's name. Default: the model's, with the version.")
 @click.option("--replaces", metavar="MODEL", help="The model whose place it takes. Default: the bundle's own.")
 @click.option("--unsigned", is_flag=True, help="Deploy it although nobody has signed it; few nodes will take it.")
 @click.option("--replace", "replace", is_flag=True, help="Stop a rollout of the same model that is not over.")

@@ -57,6 +57,14 @@ def test_an_order_is_written(bundle: Path, root: Path) -> None:
     assert (root / "blobs" / order.signature).read_bytes() == (bundle / "model.sig").read_bytes()
 
 
+def test_the_hubs_own_file_names_no_rollout(tmp_path: Path, bundle: Path, root: Path) -> None:
+    """What `edge-hub provision hub` writes has the name of the hub; each rollout has its own all the same."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'broker = "mqtt://127.0.0.1:1"\nname = "hub"\nbundles = "{root}"\n')
+    done = run("deploy", bundle, "--config", config, "--json")
+    assert shown(done)["name"] == "smol-v2"
+
+
 def test_again(bundle: Path, root: Path) -> None:
     """While the first is not over a second is refused, or takes its place; its name is another one."""
     assert deploy(bundle, root).exit_code == 0
