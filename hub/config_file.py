@@ -24,7 +24,7 @@ _MOST_BYTES: Final = 1_000_000
 
 
 class EachTime(click.Option):
-    """An option that no file gives, because it is another each time; the file's key of that name is another command's."""
+    """An option that is another each time, so no file gives it: the key of that name there is for another command."""
 
 
 class Located(click.types.StringParamType):

@@ -56,7 +56,8 @@ def share(_: click.Context, __: click.Parameter, text: str) -> float:
               show_default=True, metavar="SECONDS", help="For so long a node is watched after its switch.")  # fmt: skip
 @click.option("--silent", "silent_s", type=click.FloatRange(min=0, min_open=True), default=1800.0, show_default=True,
               metavar="SECONDS", help="A node that says nothing for so long counts as failed.")  # fmt: skip
-@click.option("--name", cls=EachTime, metavar="NAME", help="The rollout's name. Default: the model's, with the version.")
+@click.option("--name", cls=EachTime, metavar="NAME",
+              help="The rollout's name. Default: the model's, with the version.")  # fmt: skip
 @click.option("--replaces", metavar="MODEL", help="The model whose place it takes. Default: the bundle's own.")
 @click.option("--unsigned", is_flag=True, help="Deploy it although nobody has signed it; few nodes will take it.")
 @click.option("--replace", "replace", is_flag=True, help="Stop a rollout of the same model that is not over.")

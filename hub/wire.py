@@ -23,6 +23,7 @@ MAX_QUESTION_BYTES: Final = 256 * 1024
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # anything larger is no message of ours
 MAX_EARLIER: Final = 16  # outcomes of earlier questions that a question tells
 MAX_WHY_CHARS: Final = 400  # of the reason why a better runtime is not used
+MOST_SKIPPED_EPOCHS: Final = 1_000_000  # of a Desired: a node ignores more, lest one message end all its rollouts
 ASK_GROUP: Final = "hubs"  # those that share the asks
 ERROR_PROPERTY: Final = "error"  # MQTT user property that marks a plain-text failure with its code
 

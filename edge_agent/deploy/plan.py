@@ -47,7 +47,6 @@ from edge_agent.deploy.state import State, changed, folder_of, in_phase, one_lin
 from edge_agent.deploy.versions import highest_confirmed, version_fault
 from hub import wire
 
-MOST_SKIPPED: Final = 1_000_000  # epochs: who could skip to the highest would end all rollouts of this node
 MOST_FAULTS: Final = 2  # ends without a close, then a bundle is not tried again
 FIRST_RETRY_S: Final = 15.0  # after the fetcher has given up for now
 LONGEST_RETRY_S: Final = 600.0
@@ -73,7 +72,7 @@ def _desired_received(state: State, event: events.DesiredReceived, now: float) -
     desired, epoch = event.desired, state.record.epoch
     if desired.epoch < epoch:
         return changed(state, note=f"a Desired of epoch {desired.epoch} came again after {epoch}, and is ignored"), ()
-    if desired.epoch > max(epoch, 0) + MOST_SKIPPED:
+    if desired.epoch > max(epoch, 0) + wire.MOST_SKIPPED_EPOCHS:
         return changed(
             state, note=f"a Desired of epoch {desired.epoch} after {epoch} skips too many, and is ignored"
         ), ()

@@ -64,7 +64,8 @@ class Carrier:
         self._ready_s: float | None = None
         self._rollouts: dict[str, Rollout] = {}
         self._damaged: dict[str, str] = {}  # those that are left out, and why
-        self._epochs: dict[str, int] = {}  # the highest that each node was told, by whomever
+        self._epochs: dict[str, int] = {}  # the highest that each node was told in these rollouts
+        self._heard: dict[str, int] = {}  # ... and by whomever
         self._settled: dict[str, View] = {}
         self._views: tuple[View, ...] = ()
         self._stopping = threading.Event()
@@ -74,7 +75,7 @@ class Carrier:
         """What a node was told, by whomever; in the hub's thread."""
         with contextlib.suppress(WireError):
             if payload:
-                self._told(node, wire.decode_desired(payload).epoch)
+                self._heard[node] = max(self._heard.get(node, 0), wire.decode_desired(payload).epoch)
 
     def views(self) -> tuple[View, ...]:
         """The latest rollouts in figures, the last one first; from any thread."""
@@ -179,7 +180,11 @@ class Carrier:
         }
 
     def _seen_of(self, name: str, node: Node | None, *, busy: bool) -> Seen:
-        epoch = self._epochs.get(name, 0)
+        known = 0 if node is None or node.deployment is None else node.deployment.epoch
+        told = (self._epochs.get(name, 0), self._heard.get(name, 0))
+        epoch = max(
+            known, *(each if each <= known + wire.MOST_SKIPPED_EPOCHS else 0 for each in told)
+        )  # as the node does
         if node is None:
             return Seen(is_there=False, epoch=epoch, busy=busy)
         return Seen(
@@ -189,7 +194,7 @@ class Carrier:
             profile=node.profile,
             bundles=node.bundles,
             deployment=node.deployment,
-            epoch=max(epoch, 0 if node.deployment is None else node.deployment.epoch),
+            epoch=epoch,
         )
 
     def _carry_out(self, rollout: Rollout, seen: Mapping[str, Seen], hub: Hub, now: float) -> None:

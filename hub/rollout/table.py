@@ -14,7 +14,9 @@ def rollouts_table(documents: list[View]) -> Table:
     for one in reversed(documents):
         phases = ", ".join(f"{count} {phase}" for phase, count in one["phases"].items())
         known = one["status"] != "damaged"
-        bundle, wave = (f"{one['bundle']} v{one['version']}", f"{one['wave']} of {one['waves']}") if known else ("?", "?")
+        bundle, wave = (
+            (f"{one['bundle']} v{one['version']}", f"{one['wave']} of {one['waves']}") if known else ("?", "?")
+        )
         cells = (one["name"], bundle, one["status"], wave)
         table.add_row(*map(Text, (*cells, phases, size(one["fetched_bytes"]), one["why"])))
     return table

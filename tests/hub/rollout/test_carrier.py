@@ -162,6 +162,16 @@ def test_epochs_go_up_from_what_is_retained(site: Site) -> None:
     assert site.hub.told[0][1].epoch == 18
 
 
+def test_an_epoch_that_nodes_ignore_is_not_gone_on_from(site: Site) -> None:
+    """One message of an epoch far ahead, by whomever, ends no rollouts: nodes take what the hub says after it."""
+    for name in site.hub.nodes:
+        site.carrier.heard(name, wire.encode(order().desired(9_000_000_000, ())))
+    site.orders.begin(order(), replace=False)
+    site.run(40)
+    assert site.orders.progress("r1").status == "done"
+    assert {desired.epoch for _, desired in site.hub.told} == {1}
+
+
 def test_of_two_hubs_one_carries_out(site: Site) -> None:
     """The other shows what that one has written, and goes on with it when it ends."""
     site.orders.begin(order(), replace=False)
