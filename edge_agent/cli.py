@@ -16,6 +16,7 @@ from edge_agent.errors import AgentError
 from edge_agent.options import threads_option, trust_option
 from edge_agent.serve_cli import serve
 from hub.errors import HubError
+from hub.printable import print_what_can_be
 
 
 class _Commands(click.Group):
@@ -45,6 +46,7 @@ def main() -> None:
     Example:
       edge-agent bench --bundle bundles/smollm2
     """
+    print_what_can_be()
 
 
 main.add_command(serve)

@@ -23,6 +23,7 @@ from exporter.recipes import INT4_METHODS
 from exporter.sign_options import signing_of, signing_options, without_signing
 from exporter.task import TASKS
 from hub.config_file import FILE_OR_NAME, config_option
+from hub.printable import print_what_can_be
 
 EXAMPLE = """\b
 Example:
@@ -145,6 +146,7 @@ def main(
     from edge_agent.errors import AgentError
     from exporter.errors import ExportError, GateRefused
 
+    print_what_can_be()
     if downgrade_from is not None and version is not None and downgrade_from < version:
         raise click.UsageError(f"--downgrade-from {downgrade_from} is below --version {version}")
     try:

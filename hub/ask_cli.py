@@ -14,6 +14,7 @@ from hub.ask import Asker, Outcome
 from hub.config_file import config_option
 from hub.errors import HubError
 from hub.identity_options import Identity, identity_options
+from hub.printable import print_what_can_be
 
 
 def _this_device() -> str:
@@ -59,6 +60,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Ask the fleet QUESTION and print the answer."""
+    print_what_can_be()
     logging.basicConfig(level=logging.WARNING, format="edge-ask: %(message)s")
     show = _Stream() if stream and not as_json else None
     try:

@@ -11,6 +11,7 @@ import click
 from hub.config_file import FILE_OR_URL, config_option
 from hub.errors import HubError, StoreError
 from hub.identity_options import Identity, identity_options
+from hub.printable import print_what_can_be
 from hub.provision.cli import provision
 from hub.report_cli import report
 from hub.rollout_cli import bundles, deploy, rollout
@@ -34,6 +35,7 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> Rate | Non
 @click.version_option(package_name="edgefleet")
 def main() -> None:
     """The hub: sends each question to the node with the least network plus compute delay."""
+    print_what_can_be()
 
 
 main.add_command(simulate)
@@ -221,6 +223,7 @@ def nodes(broker: str, identity: Identity, as_json: bool) -> None:
     import msgspec
     from rich.console import Console
 
+    from hub.narrow import tables_that_fit
     from hub.nodes import fetch_fleet, nodes_document, nodes_table
 
     try:
@@ -230,7 +233,9 @@ def nodes(broker: str, identity: Identity, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(nodes_document(fleet.nodes)))
     else:
-        Console(width=None if sys.stdout.isatty() else 140).print(nodes_table(fleet))
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        for table in tables_that_fit(nodes_table(fleet), console.width):
+            console.print(table)
 
 
 @main.command(epilog="Example: edge-hub drain orin-1 --broker mqtt://127.0.0.1:1883")

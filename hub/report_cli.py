@@ -168,13 +168,13 @@ def _show(report: Report, form: str, output: Path | None) -> None:
     else:
         from rich.console import Console
 
-        from hub.report.table import report_table
+        from hub.report.table import WIDTH, report_table
 
-        if output is None:
-            Console(width=None if _is_terminal() else 160, markup=False).print(report_table(report))
-        else:
-            text = io.StringIO()
-            Console(file=text, width=160, markup=False).print(report_table(report))
+        text = io.StringIO()
+        is_shown = output is None and _is_terminal()
+        console = Console(width=None if is_shown else WIDTH, markup=False, file=None if output is None else text)
+        console.print(report_table(report, console.width))
+        if output is not None:
             _write(text.getvalue().encode(), output)
 
 

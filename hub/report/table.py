@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hub.narrow import tables_that_fit
 from hub.report import words
 from hub.report.against import Comparison
 from hub.report.distribution import Bar
@@ -23,24 +24,27 @@ from hub.report.timing import STAGES
 from hub.report.words import number, percent
 
 MOST_DEVICES: Final = 20
-_BAR_CHARS: Final = 40
+WIDTH: Final = 160  # where it is printed into a file
+_BAR_CHARS: Final = 40  # at most; beside it stand spans and counts
+_BESIDE_BAR_CHARS: Final = 40
 _SHORT: Final = ("access", "netw.", "queue", "prefill", "decode", "rest")  # the stages, of what is narrow
 
 
-def report_table(report: Report) -> Group:
-    """The report as tables, or one line where the window is empty."""
+def report_table(report: Report, width: int = WIDTH) -> Group:
+    """The report as tables no wider than `width` characters, or one line where the window is empty."""
     if not report.fleet.questions:
         return Group(Text("\n".join([words.nothing(report), *words.missing(report.missing)])))
     parts: list[RenderableType] = [
         Text(printable("\n".join(words.counts(report)))),
-        _delays(report),
-        _histogram(report.histogram),
-        _parts("node", report.nodes),
-        _parts("model", report.models),
-        _parts("device", busiest(report.devices, MOST_DEVICES), len(report.devices)),
+        *tables_that_fit(_delays(report), width),
+        _histogram(report.histogram, min(max(width - _BESIDE_BAR_CHARS, 1), _BAR_CHARS)),
+        *tables_that_fit(_parts("node", report.nodes), width),
+        *tables_that_fit(_parts("model", report.models), width),
+        *tables_that_fit(_parts("device", busiest(report.devices, MOST_DEVICES), len(report.devices)), width),
     ]
     if report.against is not None:
-        parts += [Text(printable(words.compared(report.against))), _comparison(report.against)]
+        parts.append(Text(printable(words.compared(report.against))))
+        parts += tables_that_fit(_comparison(report.against), width)
     parts += [_slow(one) for one in report.slowest]
     return Group(*parts)
 
@@ -85,14 +89,14 @@ def _delays(report: Report) -> Table:
     return table
 
 
-def _histogram(bars: Sequence[Bar]) -> Table:
+def _histogram(bars: Sequence[Bar], longest: int) -> Table:
     table = Table(title="answered within", title_justify="left", show_header=False)
     table.add_column(justify="right")
     table.add_column(justify="right")
     table.add_column()
     most = max((bar.count for bar in bars), default=1)
     for bar in bars:
-        length = max(round(bar.count / most * _BAR_CHARS), 1) if bar.count else 0
+        length = max(round(bar.count / most * longest), 1) if bar.count else 0
         table.add_row(f"{words.size(bar.from_ms)} to {words.size(bar.to_ms)}", f"{bar.count:,}", "█" * length)
     return table
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 from hub.report.report import Report
@@ -13,9 +15,9 @@ from tests.hub.report.many import many
 from tests.hub.rows import row
 
 
-def printed(report: Report) -> str:
-    console = Console(width=160, markup=False, file=io.StringIO())
-    console.print(report_table(report))
+def printed(report: Report, width: int = 160) -> str:
+    console = Console(width=width, markup=False, file=io.StringIO())
+    console.print(report_table(report, width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -27,6 +29,16 @@ def test_it_tells_it_all() -> None:
         assert shown in text
     for shown in ("slow: ", "= access 0.0 + network", "7 answers have no record", "3 records could not be written"):
         assert shown in text
+
+
+@pytest.mark.parametrize("width", [48, 80, 100])
+def test_a_narrow_terminal_is_told_it_all(width: int) -> None:
+    """Figures and headings are the same as in a wide one, none of them cut, and no line is longer than the terminal."""
+    report = full()
+    wide, narrow = printed(report), printed(report, width)
+    assert "…" not in narrow
+    assert set(re.findall(r"[│┃] +([\d.,]+%?) +(?=[│┃])", wide)) <= set(re.findall(r" ([\d.,]+%?) ", narrow))
+    assert max(map(len, narrow.splitlines())) <= width
 
 
 def test_an_empty_window_says_so() -> None:
