@@ -63,6 +63,7 @@ def drawn(count: int, devices: int, *, seed: int, slower: float = 1.0) -> Histor
         {
             "row": np.arange(count),
             "wall_time_s": ends_s,
+            "id": _names("q", np.arange(count), count),
             "device": _names("device", draw.integers(0, devices, count), devices),
             "hub": _names("hub", nothing, 1),
             "node": _names("node", np.minimum(draw.geometric(0.08, count), 40) - 1, 40),
@@ -101,7 +102,7 @@ def fill(store: str, history: History) -> None:
             some = history.where(np.arange(start, min(start + 20_000, len(history))))
             values = [_values(some.columns()[name]) for name in columns]
             rows = (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
-            connection.execute(questions.insert(), [{**row, "id": f"q{start + n}"} for n, row in enumerate(rows)])
+            connection.execute(questions.insert(), list(rows))
     database.engine.dispose()
 
 
