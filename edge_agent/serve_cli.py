@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from edge_agent.options import threads_option, trust_option
 from hub.config_file import config_option
 from hub.identity_options import Identity, identity_options
+from hub.real_range import RealRange
 
 if TYPE_CHECKING:
     from edge_agent.runtime.choice import Asked
@@ -73,7 +74,7 @@ def _this_machine() -> str:
 )
 @click.option(
     "--remote-margin-ms",
-    type=click.FloatRange(0, 1e9),
+    type=RealRange(0, 1e9),
     default=50.0,
     show_default=True,
     help="Questions over --listen go to the fleet where it is sooner by more than this.",
@@ -93,7 +94,7 @@ def _this_machine() -> str:
 )
 @click.option(
     "--fetch-mb-per-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=RealRange(min=0, min_open=True),
     metavar="MB",
     help="Fetch them no faster than this. Default: as fast as it goes.",
 )

@@ -15,6 +15,7 @@ from hub.config_file import config_option
 from hub.errors import HubError
 from hub.identity_options import Identity, identity_options
 from hub.printable import print_what_can_be
+from hub.real_range import RealRange
 
 
 def _this_device() -> str:
@@ -31,15 +32,13 @@ def _this_device() -> str:
 )
 @identity_options()
 @click.option("--device", default=_this_device, show_default="this machine's name", help="Who asks.")
-@click.option(
-    "--deadline-ms", type=click.FloatRange(1, 86_400_000), default=wire.DEFAULT_DEADLINE_MS, show_default=True
-)
+@click.option("--deadline-ms", type=RealRange(1, 86_400_000), default=wire.DEFAULT_DEADLINE_MS, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1, 1_000_000), help="At most so many answer tokens.")
 @click.option("--model", help="Only nodes that serve this model or bundle.")
 @click.option("--task", help="What is to be done, where it is not text-generation: text-classification, ...")
 @click.option("--passage", metavar="TEXT", help="Where a question-answering model is to find the answer.")
 @click.option("--session", help="Go on with the conversation of this name, if the node that answers had it.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
+@click.option("--temperature", type=RealRange(0, 2), help="0 always takes the likeliest token.")
 @click.option("--stream", is_flag=True, help="Print the answer while it grows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @config_option

@@ -13,6 +13,7 @@ from hub.errors import HubError, StoreError
 from hub.identity_options import Identity, identity_options
 from hub.printable import print_what_can_be
 from hub.provision.cli import provision
+from hub.real_range import RealRange
 from hub.report_cli import report
 from hub.rollout_cli import bundles, deploy, rollout
 from hub.shares import Rate
@@ -88,7 +89,7 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
 )
 @click.option(
     "--retain-days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=RealRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
     metavar="DAYS",
@@ -245,7 +246,7 @@ def nodes(broker: str, identity: Identity, as_json: bool) -> None:
 @config_option
 @click.option("--undo", is_flag=True, help="Let it take questions again.")
 @click.option(
-    "--wait", "wait_s", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="SECONDS",
+    "--wait", "wait_s", type=RealRange(min=0), default=60.0, show_default=True, metavar="SECONDS",
     help="How long to wait for it to end what it has.",
 )  # fmt: skip
 def drain(node: str, broker: str, identity: Identity, undo: bool, wait_s: float) -> None:

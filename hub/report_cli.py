@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hub.errors import HubError, ReportError
+from hub.real_range import RealRange
 from hub.report.moment import duration_s, moment_s
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> float:
               help="Compare with the same window so much earlier, such as 1d or 7d; needs --since.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help="Default: print it.")
-@click.option("--slo-ms", type=click.FloatRange(min=0, min_open=True), default=1000.0, show_default=True,
+@click.option("--slo-ms", type=RealRange(min=0, min_open=True), default=1000.0, show_default=True,
               help="An answer is in time within so many milliseconds.")  # fmt: skip
 @click.option("--slo-target", callback=_share, default="99%", show_default=True, metavar="SHARE",
               help="The share of all questions that is to be answered in time.")  # fmt: skip

@@ -12,6 +12,7 @@ import click
 from hub.config_file import EachTime, config_option
 from hub.errors import HubError, RolloutError
 from hub.identity_options import Identity, identity_options
+from hub.real_range import RealRange
 
 if TYPE_CHECKING:
     from hub.broker_url import BrokerUrl
@@ -52,9 +53,9 @@ def share(_: click.Context, __: click.Parameter, text: str) -> float:
               help="More questions than that may not fail on a node, nor more nodes: then it goes back.")  # fmt: skip
 @click.option("--max-slower", callback=share, default="20%", show_default=True, metavar="SHARE",
               help="Answers may take longer by that than predicted.")  # fmt: skip
-@click.option("--trial", "trial_s", type=click.FloatRange(min=0, min_open=True, max=86_400), default=60.0,
+@click.option("--trial", "trial_s", type=RealRange(min=0, min_open=True, max=86_400), default=60.0,
               show_default=True, metavar="SECONDS", help="For so long a node is watched after its switch.")  # fmt: skip
-@click.option("--silent", "silent_s", type=click.FloatRange(min=0, min_open=True), default=1800.0, show_default=True,
+@click.option("--silent", "silent_s", type=RealRange(min=0, min_open=True), default=1800.0, show_default=True,
               metavar="SECONDS", help="A node that says nothing for so long counts as failed.")  # fmt: skip
 @click.option("--name", cls=EachTime, metavar="NAME",
               help="The rollout's name. Default: the model's, with the version.")  # fmt: skip

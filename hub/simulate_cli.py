@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hub.errors import SimulationError
+from hub.real_range import RealRange
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,7 @@ POLICY_NAMES = (
 )
 @click.option("--rtt", type=click.Path(path_type=Path), metavar="F.txt", help="Square matrix of round trips, ms.")
 @click.option("--fleet", required=True, type=click.Path(path_type=Path), metavar="F.toml", help="See docs/routing.md.")
-@click.option("--load", "loads", multiple=True, required=True, type=click.FloatRange(0, 10, min_open=True),
+@click.option("--load", "loads", multiple=True, required=True, type=RealRange(0, 10, min_open=True),
               metavar="X", help="Share of what the fleet can answer; more than once.")  # fmt: skip
 @click.option("--policy", "policies", multiple=True, type=click.Choice(POLICY_NAMES), metavar="P",
               help="More than once; default: all.")  # fmt: skip
@@ -41,8 +42,8 @@ POLICY_NAMES = (
 @click.option("--lengths", type=click.Choice(["unknown", "known"]), default="unknown", show_default=True,
               help="Whether max_tokens tells the router how long an answer will be.")  # fmt: skip
 @click.option("--hub-site", type=click.IntRange(0), default=0, show_default=True, help="The hub's row of the matrix.")
-@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=10_000.0, show_default=True)
-@click.option("--deadline-ms", type=click.FloatRange(1, 86_400_000), default=600_000.0, show_default=True,
+@click.option("--slo-ms", type=RealRange(0, min_open=True), default=10_000.0, show_default=True)
+@click.option("--deadline-ms", type=RealRange(1, 86_400_000), default=600_000.0, show_default=True,
               help="Below 30,000 it is minded: nodes drop what is late, least-delay refuses what will be.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
 @click.option("--plot", type=click.Path(path_type=Path), metavar="F.svg", help="Draw the policies side by side.")
