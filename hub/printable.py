@@ -16,6 +16,6 @@ def printable(text: str) -> str:
 
 
 def print_what_can_be() -> None:
-    """From now on print `?` for what standard output has no character for, where that is no UTF-8; else it would raise."""
+    """From now on print `?` for what standard output has no character for, where it is no UTF-8."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
