@@ -182,13 +182,8 @@ class Fetcher:
                     on_bytes(len(chunk))
                     stop.wait(self._bucket.take(len(chunk), self._clock()))
                 partial.ended()
-        except (
-            HTTPError,
-            http.client.HTTPException,
-            OSError,
-            IdentityError,
-        ) as error:  # of the network: the disk's are DeployErrors
-            stop.wait(0)
+        except (HTTPError, http.client.HTTPException, OSError, IdentityError) as error:
+            stop.wait(0)  # it is of the network: the disk's are DeployErrors
             raise Broken(f"{type(error).__name__}: {error}"[:200]) from None
         finally:
             partial.close()

@@ -182,9 +182,7 @@ class Carrier:
     def _seen_of(self, name: str, node: Node | None, *, busy: bool) -> Seen:
         known = 0 if node is None or node.deployment is None else node.deployment.epoch
         told = (self._epochs.get(name, 0), self._heard.get(name, 0))
-        epoch = max(
-            known, *(each if each <= known + wire.MOST_SKIPPED_EPOCHS else 0 for each in told)
-        )  # as the node does
+        epoch = max([known, *(each for each in told if each <= known + wire.MOST_SKIPPED_EPOCHS)])  # as the node does
         if node is None:
             return Seen(is_there=False, epoch=epoch, busy=busy)
         return Seen(
