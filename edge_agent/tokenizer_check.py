@@ -1,9 +1,10 @@
 """May this tokenizer.json be handed to the `tokenizers` library? Its shape, and patterns that could run for ever.
 
-Only the outer shape is looked at: the parts that there are, how many tokens, and every regular expression in the parts
-that split and rewrite text. A pattern that repeats what already repeats (`(a+)+`), refers back or calls itself takes
-exponential time on some texts, and none of the tokenizers that models come with needs one. What is left takes at most
-polynomial time, which the limits of a question's length are for.
+Only the outer shape is looked at: the parts that there are, how many tokens, and every regular expression in the
+parts that split and rewrite text. A pattern that repeats what already repeats (`(a+)+`) or a choice (`(a|a)*`), has
+many choices one after another, refers back or calls itself takes exponential time on some texts, and none of the
+tokenizers that models come with needs one. What is left takes at most polynomial time, which the limits of a
+question's length are for. How much the parts can make a text grow is `tokenizer_growth.py`'s.
 
 Does not know what the parts mean; the library checks that, and what it panics at is refused too (`tokenizer.py`).
 """
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from edge_agent.errors import BundleError
+from edge_agent.tokenizer_growth import growth_refusal
 
 MAX_ADDED_TOKENS: Final = 100_000
 MAX_TOKEN_CHARS: Final = 4096
@@ -27,10 +29,16 @@ MAX_PATTERNS: Final = 256
 MAX_PATTERN_CHARS: Final = 4096
 MAX_REPEATS: Final = 1000
 MAX_EXACT: Final = 16
+MAX_IN_A_ROW: Final = 4  # repetitions, each of which doubles as the next one's beginning; GPT-4o has two
+MAX_WAYS: Final = 1024  # GPT-4o: 16
 
-_NESTING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+_NESTING: Final = re.compile(rb'"[^"]*"|[\[{]|[\]}]')
 _PARTS: Final = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _ENDLESS: Final = 2**31
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+# After a parenthesis: a group, one that looks around, is atomic, named or has options; and options without a group. Not
+# comments and `x`, which change what is read, nor conditions, calls and absence.
+_OPENING: Final = re.compile(r"(?![?*])|\?(?:[:=!>]|<[=!]|<[A-Za-z_]\w*>|[ims]*(?:-[ims]+)?[:)])")
 _COUNTED: Final = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
@@ -79,7 +87,10 @@ def check_tokenizer(path: Path) -> None:
             raise _refused(path, f"{name} has {len(part)} bytes, at most {MAX_PARTS_BYTES} are taken")
         if _depth(part) > MAX_DEPTH:
             raise _refused(path, f"{name} is nested more than {MAX_DEPTH} deep")
-        for pattern in _patterns(msgspec.json.decode(part)):
+        read = msgspec.json.decode(part)
+        if (why := growth_refusal(name, read)) is not None:
+            raise _refused(path, f"{name} {why}")
+        for pattern in _patterns(read):
             patterns += 1
             why = pattern_refusal(pattern)
             if patterns > MAX_PATTERNS:
@@ -89,7 +100,7 @@ def check_tokenizer(path: Path) -> None:
 
 
 def pattern_refusal(pattern: str) -> str | None:
-    r"""Why a regular expression could take exponential time; None if it cannot.
+    r"""Why a regular expression could take exponential time, or is written so that this cannot be seen; None otherwise.
 
     >>> pattern_refusal(r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|\s+(?!\S)")
     >>> pattern_refusal("(a+)+$")
@@ -97,10 +108,12 @@ def pattern_refusal(pattern: str) -> str | None:
     """
     if len(pattern) > MAX_PATTERN_CHARS:
         return f"has more than {MAX_PATTERN_CHARS} characters"
-    groups, repeats, position = [False], False, 0  # for each open group: does something in it repeat?
+    if any(found[1] in "QcCM" for found in _ESCAPE.finditer(pattern)):
+        return "quotes, or names a control character: what comes after could be read in two ways"
+    groups, position = [_Group()], 0
     while position < len(pattern):
         char, position = pattern[position], position + 1
-        repeats_inside = False
+        inside = _Group()
         if char == "\\":
             if pattern[position : position + 1] in set("123456789gk"):
                 return "refers back to what it found, or calls itself"
@@ -108,21 +121,61 @@ def pattern_refusal(pattern: str) -> str | None:
         elif char == "[":
             position = _end_of_class(pattern, position)
         elif char == "(":
-            if pattern[position : position + 2] in ("?R", "?&", "?(", "?P") or pattern[position : position + 1] == "*":
-                return "refers back to what it found, or calls itself"
-            groups.append(False)
+            opening = _OPENING.match(pattern, position)
+            if opening is None:
+                return "refers back to what it found, calls itself, or has a group of an unknown kind"
+            position = opening.end()
+            if not opening[0].endswith(")"):  # that would be options from here on
+                groups.append(_Group())
             continue
         elif char == ")" and len(groups) > 1:
-            repeats_inside = groups.pop()
-        count, exact, position = _repeat(pattern, position)
+            inside = groups.pop()
+        elif char == "|":
+            groups[-1].alternative()
+            continue
+        before = position
+        count, exact, position = _repeat(pattern, before)
         if count > MAX_REPEATS and count != _ENDLESS:
             return f"counts to {count}, at most {MAX_REPEATS} are taken"
-        repeats = count > 1
-        if repeats and repeats_inside:
-            return "repeats what repeats already"
-        repeats = repeats and not exact  # `(\\d{3})*` has one way to match
-        groups[-1] = groups[-1] or repeats or repeats_inside
+        optional = count == 1 and not exact and position > before
+        if (why := groups[-1].take(inside, repeats=count > 1, exact=exact, optional=optional)) is not None:
+            return why
     return None
+
+
+class _Group:
+    """What is in a group: how many ways there are to match it, as far as a bounded number of them is chosen from, and
+    how many repetitions without a bound come one after another in one of its alternatives.
+    """
+
+    def __init__(self) -> None:
+        self._ways, self._repeats = 1, 0  # of the alternative that is being read
+        self._done_ways = self._most_repeats = 0
+
+    def alternative(self) -> None:
+        """Another one begins."""
+        self._done_ways, self._most_repeats = self.ways, self.repeats
+        self._ways, self._repeats = 1, 0
+
+    @property
+    def ways(self) -> int:
+        return self._done_ways + self._ways
+
+    @property
+    def repeats(self) -> int:
+        return max(self._most_repeats, self._repeats)
+
+    def take(self, inside: _Group, *, repeats: bool, exact: bool, optional: bool) -> str | None:
+        """One more thing in a row, a group with `inside` or one character. Returns why it is not taken."""
+        if repeats and inside.repeats:  # but not an exact number of times: `(\\d{3})*` has one way to match
+            return "repeats what repeats already"
+        if repeats and inside.ways > 1:
+            return "repeats a choice"
+        self._repeats += inside.repeats + (repeats and not exact)
+        self._ways *= inside.ways + optional
+        if self._repeats > MAX_IN_A_ROW or self._ways > MAX_WAYS:
+            return f"has more than {MAX_IN_A_ROW} repetitions in a row, or more than {MAX_WAYS} choices"
+        return None
 
 
 def _repeat(pattern: str, position: int) -> tuple[int, bool, int]:
@@ -178,7 +231,8 @@ def _patterns(part: Any) -> Iterator[str]:
 
 def _depth(payload: bytes) -> int:
     depth = deepest = 0
-    for found in _NESTING.finditer(payload):
+    # Without escapes a text needs no memory for each of its characters to be skipped.
+    for found in _NESTING.finditer(payload.replace(rb"\\", b"").replace(rb"\"", b"")):
         if found[0] in (b"{", b"["):
             depth += 1
             deepest = max(deepest, depth)

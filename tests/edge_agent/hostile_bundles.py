@@ -182,6 +182,11 @@ def holding(op_type: str, name: str) -> Build:
     return graph(change)
 
 
+DOUBLING = {"type": "Replace", "pattern": {"String": " "}, "content": "  "}
+BYTES_OF_TEXT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+WHOLE_TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+
+
 def tokenizer(**parts: object) -> Build:
     """Other parts of tokenizer.json; None removes one."""
 
@@ -421,6 +426,28 @@ TOKENIZERS: dict[str, tuple[Build, str]] = {
     "a pattern that calls itself": (splitting(r"(a\g<0>?b)"), "refers back to what it found, or calls itself"),
     "a pattern that counts": (splitting("a{100000}"), "counts to 100000"),
     "a pattern of 5,000 characters": (splitting("a" * 5000), "more than 4096 characters"),
+    "a pattern that repeats a choice": (splitting("(a|a)*$"), "repeats a choice"),
+    "a pattern with blanks that are none": (splitting("(?x)(a+) +$"), "a group of an unknown kind"),
+    "a pattern hidden in a comment": (splitting("(?#[)(a+)+$"), "a group of an unknown kind"),
+    "a pattern of many choices": (splitting("(a|a)" * 20), "more than 1024 choices"),
+    "a normalizer that doubles forty times": (
+        tokenizer(normalizer={"type": "Sequence", "normalizers": [DOUBLING] * 40}), "normalizer could make a text more"
+    ),
+    "bytes of bytes of bytes": (
+        tokenizer(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES_OF_TEXT] * 40}),
+        "pre_tokenizer could make a text more than 65536 times",
+    ),
+    "a decoder that doubles forty times": (
+        tokenizer(decoder={"type": "Sequence", "decoders": [DOUBLING] * 40}), "decoder could make a text more"
+    ),
+    "a template that repeats a text": (
+        tokenizer(post_processor={"type": "TemplateProcessing", "single": [WHOLE_TEXT] * 70_000, "pair": [],
+                                  "special_tokens": {}}),
+        "post_processor could make a text more",
+    ),
+    "a normalizer that puts in a megabyte": (
+        tokenizer(normalizer={"type": "Prepend", "prepend": "x" * 2**20}), "puts in 1048576 characters at once"
+    ),
     "a pattern that is none": (splitting("(unclosed"), "not a readable tokenizer"),
     "three hundred patterns": (
         tokenizer(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"Regex": "a"}] * 300}), "one of more than 256",
