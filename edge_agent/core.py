@@ -1,7 +1,8 @@
 """What a node does with work: queue, recognise repeats, refuse what is late, cancel, report. Pure.
 
 `NodeCore.handle(event, now)` returns what is to be done; it reads no clock and touches no socket or thread.
-As many questions run at once as their bundle takes, devices in turns; `now` is monotonic seconds. Work is a repeat
+As many questions run at once as their bundle takes, devices in turns, and none of several devices takes all of a bundle
+for itself: a turn is worth little if it begins when a long answer ends. `now` is monotonic seconds. Work is a repeat
 when device, id, question and bundle are the same: a device that uses an id again for another question gets an answer to
 that one. Failures are reported to the hub, which decides whether to try elsewhere; only an answer goes to the device.
 
@@ -27,6 +28,7 @@ from hub import wire
 CHUNK_INTERVAL_S: Final = 0.020
 OVERDUE: Final = 2.0  # times what an answer should take: the bundle's fault, not that of a tight deadline
 MOST_RETOLD: Final = 64  # answers that a hub has missed, in one go
+SHARED_S: Final = 600.0  # a device that was served within so long may come again: its place is kept free
 _LEFT: Final = events.Refusal("overloaded", "this node is shutting down")
 _HERE: Final = ""  # the device and hub of what was asked here: no name on the wire is empty
 
@@ -96,8 +98,8 @@ class NodeCore:
         self._running: dict[events.Key, _Job] = {}
         self._started = 0  # questions so far
         self._computed_s = self._counted_at = 0.0
-        # Of each device the number of its question that was started last; the latest at the end.
-        self._turns: collections.OrderedDict[str, int] = collections.OrderedDict()
+        # Of each device the number of its question that was started last, and when; the latest at the end.
+        self._turns: collections.OrderedDict[str, tuple[int, float]] = collections.OrderedDict()
         self._answered: collections.OrderedDict[events.Key, _Answered] = collections.OrderedDict()
         self._life = life
         self._answers = 0  # told to hubs so far
@@ -372,10 +374,10 @@ class NodeCore:
 
     def _start_next(self, now: float) -> list[events.Effect]:
         effects: list[events.Effect] = []
-        while (job := self._next_job()) is not None:
+        while (job := self._next_job(now)) is not None:
             del self._queue[job.key]
             self._started += 1
-            self._turns[job.work.device] = self._started
+            self._turns[job.work.device] = self._started, now
             self._turns.move_to_end(job.work.device)
             while len(self._turns) > self._remembered_limit:
                 self._turns.popitem(last=False)
@@ -384,10 +386,11 @@ class NodeCore:
             effects.append(events.StartWork(job.key, job.work.bundle, job.work.question))
         return effects
 
-    def _next_job(self) -> _Job | None:
+    def _next_job(self, now: float) -> _Job | None:
         """What was asked here, else the oldest question of the device that was served least recently.
 
-        One that can not: its bundle is full, or its session waits for another answer, or its id is still running.
+        One that can not: its bundle is full, or would be with its device's questions alone while others come too, or
+        its session waits for another answer, or its id is still running.
         """
         if not self._queue:
             return None
@@ -404,9 +407,27 @@ class NodeCore:
                 continue
             if self._is_first(job):
                 return job
-            if best is None or self._turns.get(work.device, 0) < self._turns.get(best.work.device, 0):
+            if self._takes_all(work, now):
+                continue
+            if best is None or self._turn(work) < self._turn(best.work):
                 best = job
         return best
+
+    def _turn(self, work: wire.Work) -> int:
+        return self._turns.get(work.device, (0, 0.0))[0]
+
+    def _takes_all(self, work: wire.Work, now: float) -> bool:
+        """Whether it would take the last place in its bundle for a device that has all others, and is not alone here.
+
+        Nothing takes a place back before its answer ends, so whoever asks long ones without end would keep everybody
+        else waiting for as long as each takes.
+        """
+        parallel = self._bundles.parallel[work.bundle]
+        beside = [job.work.device for job in self._running.values() if job.work.bundle == work.bundle]
+        if parallel == 1 or len(beside) < parallel - 1 or set(beside) != {work.device}:
+            return False
+        others = (at for device, (_, at) in reversed(self._turns.items()) if device != work.device)
+        return now - next(others, -SHARED_S) < SHARED_S
 
     def _is_first(self, job: _Job) -> bool:
         return job.here or job.work.device == self._device

@@ -113,6 +113,31 @@ def test_devices_take_turns() -> None:
     assert order == [("hall", "1"), ("porch", "1"), ("kitchen", "1"), ("kitchen", "2")]
 
 
+def test_no_device_of_several_takes_every_place() -> None:
+    """Whoever asks without end leaves one place to others that were here of late, for long answers give none back."""
+    agent = node(parallel=3)
+    agent.handle(events.WorkReceived(work("0", device="hall", reply_to="edge/v1/answer/hall")), 0.0)
+    agent.handle(events.WorkFinished(("hall", "0"), generation()), 0.1)
+    many = [work(name, budget_ms=1e6) for name in "1234"]
+    begun = [started(agent.handle(events.WorkReceived(one), 1.0)) for one in many]
+    assert begun == [[("kitchen", "1")], [("kitchen", "2")], [], []]
+    hall = work("1", device="hall", reply_to="edge/v1/answer/hall")
+    assert started(agent.handle(events.WorkReceived(hall), 2.0)) == [("hall", "1")]
+    assert started(agent.handle(events.WorkFinished(("kitchen", "1"), generation()), 2.5)) == [("kitchen", "3")]
+    assert started(agent.handle(events.WorkFinished(("hall", "1"), generation()), 2.6)) == []
+    later = 2.1 + core.SHARED_S
+    assert started(agent.handle(events.WorkFinished(("kitchen", "2"), generation()), later)) == [("kitchen", "4")]
+
+
+def test_a_place_is_kept_for_nobody_who_left_long_ago() -> None:
+    """Nor where there never was anybody else."""
+    agent = node(parallel=2)
+    agent.handle(events.WorkReceived(work("0", device="hall", reply_to="edge/v1/answer/hall")), 0.0)
+    agent.handle(events.WorkFinished(("hall", "0"), generation()), 0.1)
+    begun = [started(agent.handle(events.WorkReceived(work(name)), core.SHARED_S)) for name in "12"]
+    assert begun == [[("kitchen", "1")], [("kitchen", "2")]]
+
+
 def test_a_session_is_answered_in_order() -> None:
     """Its next question waits for the answer before it, even where there is room; others do not."""
     agent = node(parallel=3)
