@@ -117,6 +117,12 @@ def explain(store: str, question_id: str | None, as_json: bool) -> None:
     help="A device may ask N questions at once, and N in every second (minute, hour) after that. Default: no bound.",
 )
 @click.option(
+    "--device-in-flight",
+    type=click.IntRange(1),
+    metavar="N",
+    help="A device may have N questions in flight. Default: no bound.",
+)
+@click.option(
     "--fair-shares",
     is_flag=True,
     help="When the hub is crowded, refuse first whoever has more than its share in flight.",
@@ -160,6 +166,7 @@ def serve(
     retain_rows: int,
     objective: Literal["question", "fleet"],
     device_rate: Rate | None,
+    device_in_flight: int | None,
     fair_shares: bool,
     alone: bool,
     listen: str | None,
@@ -205,6 +212,7 @@ def serve(
             retention=Retention(days=retain_days, rows=retain_rows),
             objective=objective,
             device_rate=device_rate,
+            device_in_flight=device_in_flight,
             fair_shares=fair_shares,
             alone=alone,
             listening=listening,

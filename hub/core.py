@@ -61,7 +61,8 @@ class Core:
     """One hub. `new_id` draws an id for a question that came without one.
 
     `draw` gives a number from 0 to 1 by chance, for which few questions go to a node to learn of it.
-    `device_rate` bounds what each device may ask, `fair_shares` what it may have in flight when the hub is crowded.
+    `device_rate` bounds what each device may ask, `device_in_flight` what it may have in flight, and so does
+    `fair_shares` when the hub is crowded.
     `heard` is what the records of the time before tell of each node's answers.
     Without `minds_deadlines` a question goes where `rank` says, to one node, however late: to compare rankings.
     """
@@ -76,6 +77,7 @@ class Core:
         rank: Ranking = least_delay,
         draw: Callable[[], float] = _never,
         device_rate: Rate | None = None,
+        device_in_flight: int | None = None,
         fair_shares: bool = False,
         hedge_share: float = HEDGE_SHARE,
         minds_deadlines: bool = True,
@@ -84,7 +86,9 @@ class Core:
     ) -> None:
         self.hub = hub
         self._settle_s = settle_s
-        self._ledger = Ledger(hub, limits, device_rate=device_rate, fair_shares=fair_shares)
+        self._ledger = Ledger(
+            hub, limits, device_rate=device_rate, device_in_flight=device_in_flight, fair_shares=fair_shares
+        )
         self.fleet = self._ledger.fleet
         self.counters = self._ledger.counters
         self._watch = Watch(hub, self.fleet, self._ledger.timers, self.counters, lost_s=lost_s, limits=limits)

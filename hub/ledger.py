@@ -38,10 +38,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger:
     """The questions of `hub`, its fleet, and what is to go out because of them.
 
-    `device_rate` bounds what each device may ask, `fair_shares` what it may have in flight when the hub is crowded.
+    `device_rate` bounds what each device may ask, `device_in_flight` what it may have in flight, and so does
+    `fair_shares` when the hub is crowded.
     """
 
-    def __init__(self, hub: str, limits: Limits, *, device_rate: Rate | None = None, fair_shares: bool = False) -> None:
+    def __init__(
+        self,
+        hub: str,
+        limits: Limits,
+        *,
+        device_rate: Rate | None = None,
+        device_in_flight: int | None = None,
+        fair_shares: bool = False,
+    ) -> None:
         self.hub = hub
         self.limits = limits
         self.counters: Counter[str] = Counter()
@@ -51,6 +60,7 @@ class Ledger:
         self.room = Room(
             *(limits.in_flight, limits.in_flight_bytes, limits.devices),
             device_rate=device_rate,
+            device_in_flight=device_in_flight,
             fair_shares=fair_shares,
         )
         self.in_flight: dict[Key, InFlight] = {}

@@ -62,6 +62,7 @@ class HubService:
         objective: Objective = "fleet",
         *,
         device_rate: Rate | None = None,
+        device_in_flight: int | None = None,
         fair_shares: bool = False,
         alone: bool = False,
         listeners: Sequence[Listener] = (),
@@ -80,6 +81,7 @@ class HubService:
             rank=ranking(objective),
             draw=random.random,
             device_rate=device_rate,
+            device_in_flight=device_in_flight,
             fair_shares=fair_shares,
             heard=heard,
         )

@@ -1,8 +1,8 @@
 """Is there room for one more question, and for one more of this device?
 
-What is in flight is bounded in number and bytes. Beyond that the hub's operator may set a rate for each device, and
-that no device has more than its share of what is in flight. Knows nothing of nodes or clocks; `now` is monotonic
-seconds.
+What is in flight is bounded in number and bytes. Beyond that the hub's operator may set a rate for each device, how
+many questions it may have in flight, and that none has more than its share of what is. Knows nothing of nodes or
+clocks; `now` is monotonic seconds.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ class Shares:
         """More is in flight than may be."""
         return self._questions > self._max_questions or self._bytes > self._max_bytes
 
+    def of(self, device: str) -> int:
+        """Questions of this device."""
+        return self._used.get(device, (0, 0))[0]
+
     def add(self, device: str, size_bytes: int) -> None:
         """One more question of this device is in flight."""
         questions, size = self._used.get(device, (0, 0))
@@ -138,19 +142,33 @@ class Shares:
 
 
 class Room:
-    """What is in flight, and whether what has just come may stay: the limits, its device's rate and share."""
+    """What is in flight, and whether what has just come may stay: the limits, its device's own, rate and share.
+
+    A rate alone keeps nobody from filling a small fleet: ten long answers a second are more than it can write.
+    """
 
     def __init__(
-        self, max_questions: int, max_bytes: int, max_devices: int, *, device_rate: Rate | None, fair_shares: bool
+        self,
+        max_questions: int,
+        max_bytes: int,
+        max_devices: int,
+        *,
+        device_rate: Rate | None = None,
+        device_in_flight: int | None = None,
+        fair_shares: bool = False,
     ) -> None:
         self.shares = Shares(max_questions, max_bytes)
         self._rates = None if device_rate is None else Rates(device_rate, max_devices)
+        self._device_in_flight = device_in_flight
         self._fair_shares = fair_shares
 
     def problem_with(
         self, device: str, others: int, least_wait_ms: Callable[[], float], now: float
     ) -> wire.Problem | None:
         """Why the last question of `device`, which is counted already beside `others`, cannot stay."""
+        if self._device_in_flight is not None and self.shares.of(device) > self._device_in_flight:
+            why = f"device {device} has {self._device_in_flight} questions in flight, the most for one device"
+            return _overloaded(why, least_wait_ms())
         if self._rates is not None and (wait_ms := self._rates.take(device, now)) > 0:
             return _overloaded(f"device {device} asks more than {self._rates.rate} questions", wait_ms)
         if self.shares.overfull:

@@ -13,6 +13,7 @@ from hub.provision.files import PUBLIC, SECRET
 from hub.provision.subject import Subject
 
 DEVICE_RATE: Final = "10/s"  # of one device: more than people and most programs ask, less than a hub routes
+DEVICE_IN_FLIGHT: Final = 8  # twice what a node answers at once: one stolen device leaves room for others
 
 CRL: Final = "crl.pem"  # in a hub's directory, which gives bundles to whoever is not in it
 
@@ -40,7 +41,7 @@ def folder_of(
 
 def config_of(subject: Subject, broker: str, *, keyed: bool) -> str:
     """What `--config` takes."""
-    values = {"broker": broker, "ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
+    values: dict[str, str | int] = {"broker": broker, "ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
     if keyed:
         values["session-key"] = "session.key"
     if subject.role == "device":
@@ -48,6 +49,6 @@ def config_of(subject: Subject, broker: str, *, keyed: bool) -> str:
     elif subject.role == "node":
         values |= {"node": subject.name, "device": subject.device or subject.name}
     else:
-        values |= {"name": subject.name, "device-rate": DEVICE_RATE, "crl": CRL}
+        values |= {"name": subject.name, "device-rate": DEVICE_RATE, "device-in-flight": DEVICE_IN_FLIGHT, "crl": CRL}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return "\n".join([f"# {subject.identity}: {_COMMANDS[subject.role]}", *lines]) + "\n"

@@ -52,6 +52,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @initialize(
         device_rate=st.sampled_from([None, None, Rate(3, 1.0)]),
+        device_in_flight=st.sampled_from([None, None, 2]),
         fair_shares=st.booleans(),
         hedge_share=st.sampled_from([1.0, 1.0, 0.02]),
         known=st.sampled_from([True, True, False]),

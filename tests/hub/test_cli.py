@@ -87,10 +87,10 @@ def test_no_rate(rate: str) -> None:
 
 def test_policy_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said on the command line is what the hub runs with; without it there is no bound."""
-    given: list[tuple[object, object]] = []
-    monkeypatch.setattr(
-        "hub.serve.serve", lambda name, **options: given.append((options["device_rate"], options["fair_shares"]))
-    )
-    assert run("serve", "--embedded-broker", "1883", "--device-rate", "30/m", "--fair-shares").exit_code == 0
+    given: list[tuple[object, ...]] = []
+    policy = ("device_rate", "device_in_flight", "fair_shares")
+    monkeypatch.setattr("hub.serve.serve", lambda name, **options: given.append(tuple(options[one] for one in policy)))
+    said = ("--device-rate", "30/m", "--device-in-flight", "5", "--fair-shares")
+    assert run("serve", "--embedded-broker", "1883", *said).exit_code == 0
     assert run("serve", "--embedded-broker", "1883").exit_code == 0
-    assert given == [(Rate(30.0, 60.0), True), (None, False)]
+    assert given == [(Rate(30.0, 60.0), 5, True), (None, None, False)]

@@ -93,6 +93,11 @@ def test_room() -> None:
     assert [problem(rated, "d")[:14] for _ in range(3)] == ["", "", "overloaded 500"]
     full = Room(2, 100, 5, device_rate=None, fair_shares=False)
     assert [problem(full, "d")[:14] for _ in range(3)] == ["", "", "overloaded 700"]
+    bound = Room(10, 100, 5, device_in_flight=2)
+    said = [problem(bound, device) for device in ("flood", "flood", "flood", "kitchen")]
+    assert said == [
+        "", "", "overloaded 700 device flood has 2 questions in flight, the most for one device: ask again later", "",
+    ]  # fmt: skip
     fair = Room(8, 100, 5, device_rate=None, fair_shares=True)
     said = [problem(fair, "flood") for _ in range(8)]
     assert said[:6] == [""] * 6
@@ -117,6 +122,18 @@ def test_device_rate() -> None:
     assert failures(hub.ask(id="4")) == ["overloaded"]
     hub.now += 0.001
     assert works(hub.ask(id="5")) != []
+
+
+def test_a_device_has_a_bound_of_its_own() -> None:
+    """What it has in flight beyond it is refused, until something of it ends; others go on."""
+    hub = Driver(device_in_flight=1)
+    hub.node("a")
+    effects = hub.ask(id="1")
+    assert failures(hub.ask(id="2")) == ["overloaded"]
+    assert works(hub.ask(id="1", device="library")) != []
+    hub.accept(effects)
+    hub.done("a", id="1")
+    assert works(hub.ask(id="3")) != []
 
 
 def test_repeats_are_no_questions_to_the_rate() -> None:
