@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from edge_agent.bundle_paths import SIGNATURE_NAME
 from edge_agent.signature import CURVE, HOW_TO_INSTALL, MAX_KEY_BYTES
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 COMMAND_S: Final = 120.0  # a person may have to touch a token
 MAX_SIGNATURE_BYTES: Final = 1024
+MAX_SAID_BYTES: Final = 64 * 1024  # of a command's stdout and stderr
+LAST_WORDS_S: Final = 5.0  # what it started may hold its pipes open
 
 
 class SigningKey(Protocol):
@@ -92,24 +96,56 @@ class CommandKey:
 
         program = self._arguments[0]  # what follows may be secret
         try:
-            done = subprocess.run(self._arguments, input=data, capture_output=True, timeout=COMMAND_S, check=False)
+            code, signature, error_said = _run(self._arguments, data)
         except subprocess.TimeoutExpired:
             raise SigningError(f"{program} gave no signature within {COMMAND_S:.0f} s") from None
         except (OSError, ValueError) as error:
             raise SigningError(f"{program} cannot be run: {error}") from None
-        if done.returncode != 0:
-            said = " ".join(done.stderr.decode(errors="replace").split())[:300]
-            raise SigningError(f"{program} ended with {done.returncode} and no signature: {said or 'it says nothing'}")
-        if len(done.stdout) > MAX_SIGNATURE_BYTES:
-            raise SigningError(f"{program} gave {len(done.stdout)} bytes, a signature has about 71")
+        if len(signature) > MAX_SIGNATURE_BYTES:
+            raise SigningError(f"{program} gave more than {MAX_SIGNATURE_BYTES} bytes, a signature has about 71")
+        if code != 0:
+            said = " ".join(error_said.decode(errors="replace").split())[:300]
+            raise SigningError(f"{program} ended with {code} and no signature: {said or 'it says nothing'}")
         try:
-            self._public_key.verify(done.stdout, data, signature_algorithm)
+            self._public_key.verify(signature, data, signature_algorithm)
         except InvalidSignature:
             raise SigningError(
-                f"{program} gave {len(done.stdout)} bytes that are no signature by the public key given: "
+                f"{program} gave {len(signature)} bytes that are no signature by the public key given: "
                 "ECDSA over SHA-256 in DER is needed"
             ) from None
-        return done.stdout
+        return signature
+
+
+def _run(arguments: list[str], data: bytes) -> tuple[int, bytes, bytes]:
+    """The exit code, and the beginning of what it wrote on stdout and stderr; more is not read, and not waited for.
+
+    Raises OSError, subprocess.TimeoutExpired.
+    """
+    with tempfile.TemporaryFile() as given:
+        given.write(data)
+        given.seek(0)
+        # Not as a context: that would wait for whoever the command left behind with its pipes.
+        process = subprocess.Popen(arguments, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said: dict[int, bytes] = {}
+    readers = []
+    for number, stream in enumerate((process.stdout, process.stderr)):
+        assert stream is not None
+        readers.append(threading.Thread(target=_read_beginning, args=(stream, said, number), daemon=True))
+        readers[-1].start()
+    try:
+        code = process.wait(COMMAND_S)
+    finally:
+        process.kill()  # does nothing where it has ended
+        process.wait()
+    for reader in readers:
+        reader.join(LAST_WORDS_S)
+    return code, said.get(0, b""), said.get(1, b"")
+
+
+def _read_beginning(stream: IO[bytes], said: dict[int, bytes], number: int) -> None:
+    """A command that goes on writing is ended by its closed pipe."""
+    with stream:
+        said[number] = stream.read(MAX_SAID_BYTES)
 
 
 def is_encrypted(path: Path) -> bool:

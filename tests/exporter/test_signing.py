@@ -97,7 +97,9 @@ def command(public: Path) -> Callable[[str], CommandKey]:
         ('import sys; sys.exit("the token is locked")', "ended with 1 and no signature: the token is locked"),
         ("import sys; sys.exit(3)", "ended with 3 and no signature: it says nothing"),
         ('print("no signature")', "gave 13 bytes that are no signature by the public key"),
-        ('print("x" * 5000)', "gave 5001 bytes, a signature has about 71"),
+        ('print("x" * 5000)', "gave more than 1024 bytes, a signature has about 71"),
+        ('while True: print("x" * 5000)', "gave more than 1024 bytes, a signature has about 71"),
+        ('import sys\nwhile True: print("no " * 5000, file=sys.stderr)', "ended with .* and no signature: no no"),
         ("pass", "gave 0 bytes that are no signature"),
     ],
 )
