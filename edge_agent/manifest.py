@@ -13,6 +13,7 @@ from msgspec import Meta
 SCHEMA: Final = 2  # 1 had neither encoders nor intervals
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Version = Annotated[int, Meta(ge=1, le=2**53)]  # what every reader of JSON takes for the same number
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -222,7 +223,7 @@ class Manifest(_Part, frozen=True):
 
     schema: Literal[2]
     bundle_id: str
-    version: Annotated[int, Meta(ge=1)]
+    version: Version
     model: ModelInfo
     task: str
     profile: str
@@ -237,7 +238,7 @@ class Manifest(_Part, frozen=True):
     engines: tuple[Engine, ...]
     files: tuple[BundleFile, ...]
     encoder: EncoderInfo | None = None
-    downgrade_from: Annotated[int, Meta(ge=1)] | None = None  # last: see `bundle.encode_manifest`
+    downgrade_from: Version | None = None  # last: see `bundle.encode_manifest`
 
     def __post_init__(self) -> None:
         if self.downgrade_from is not None and self.downgrade_from < self.version:

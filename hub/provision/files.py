@@ -6,6 +6,7 @@ Knows nothing of what they hold.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import shutil
 import tempfile
@@ -41,11 +42,20 @@ def make_folder(path: Path, files: Mapping[str, tuple[bytes, int]], *, replace: 
                 write_whole(staged / name, data, mode)
             if replace and path.exists():
                 path.rename(old)
-            staged.rename(path)  # fails where there is a directory that is not empty
+            _put(staged, path)
             sync_folder(path.parent)
         finally:
             for each in (staged, old):
                 shutil.rmtree(each, ignore_errors=True)
+
+
+def _put(staged: Path, path: Path) -> None:
+    try:
+        staged.rename(path)  # fails where there is a directory that is not empty
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ProvisionError(f"{path} was made by somebody else meanwhile, and nothing in it was changed") from None
 
 
 @contextlib.contextmanager

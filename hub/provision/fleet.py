@@ -42,6 +42,8 @@ def init(folder: Path, passphrase: bytes | None, now: dt.datetime) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ProvisionError(f"{folder} is there already, and nothing in it was changed: give another --fleet DIR")
+    if folder.resolve() == Path.cwd():  # which is replaced whole, under whoever stands in it
+        raise ProvisionError(f"{folder} is the directory that you are in: give another --fleet DIR")
     authority = Authority.new(folder.resolve().name, now)
     files = {
         _CA_KEY: (authority.key(passphrase), SECRET),

@@ -329,6 +329,9 @@ MANIFESTS: dict[str, tuple[Build, str]] = {
     "a licence that writes on the terminal": (said("model", "licence", value="\x1b]0;root\x07"), r"holds U\+001B"),
     "a source that turns the direction": (said("model", "source", value="a\u202eb"), r"holds U\+202E"),
     "half a character": (said("model", "source", value="a\ud800b"), "manifest.json: "),
+    "a version of 400 digits": (said("version", value=10**399), "manifest.json: "),
+    "a version that some would round": (said("version", value=2**53 + 1), "manifest.json: "),
+    "a downgrade from infinity": (said("downgrade_from", value=2**64), "manifest.json: "),
     "a downgrade upwards": (said("downgrade_from", value=0), "manifest.json: "),
     "a name that climbs": (said("model", "name", value="../../x"), "model and profile names take letters"),
 }

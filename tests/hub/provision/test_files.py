@@ -30,7 +30,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
 def test_a_directory_that_is_there_is_kept_or_replaced_as_a_whole(tmp_path: Path) -> None:
     """Nothing of the old is left beside the new, and nothing else is left over."""
     make_folder(tmp_path / "a", {"old": (b"1", SECRET)})
-    with pytest.raises(ProvisionError, match="not empty"):
+    with pytest.raises(ProvisionError, match="was made by somebody else meanwhile"):
         make_folder(tmp_path / "a", {"new": (b"2", SECRET)})
     assert (tmp_path / "a" / "old").read_bytes() == b"1"
     make_folder(tmp_path / "a", {"new": (b"2", SECRET)}, replace=True)

@@ -56,6 +56,16 @@ def test_an_authority_is_made_once(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & (0o077 if is_secret else 0o022) == 0
 
 
+def test_an_authority_is_not_made_under_ones_feet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory that one is in cannot be put in place whole: that is said, and nothing is left."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (Path(), tmp_path / "here"):
+        with pytest.raises(ProvisionError, match="is the directory that you are in: give another --fleet DIR"):
+            init(folder, None, NOW)
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
 def test_an_interrupted_start_can_be_said_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is there after it, and the next call makes a whole authority."""
 
