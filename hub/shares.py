@@ -166,11 +166,11 @@ class Room:
         self, device: str, others: int, least_wait_ms: Callable[[], float], now: float
     ) -> wire.Problem | None:
         """Why the last question of `device`, which is counted already beside `others`, cannot stay."""
+        if self._rates is not None and (wait_ms := self._rates.take(device, now)) > 0:
+            return _overloaded(f"device {device} asks more than {self._rates.rate} questions", wait_ms)
         if self._device_in_flight is not None and self.shares.of(device) > self._device_in_flight:
             why = f"device {device} has {self._device_in_flight} questions in flight, the most for one device"
             return _overloaded(why, least_wait_ms())
-        if self._rates is not None and (wait_ms := self._rates.take(device, now)) > 0:
-            return _overloaded(f"device {device} asks more than {self._rates.rate} questions", wait_ms)
         if self.shares.overfull:
             return _overloaded(f"{others} questions are in flight at this hub", least_wait_ms())
         if self._fair_shares and self.shares.exceeded_by(device):
