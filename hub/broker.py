@@ -77,6 +77,11 @@ class EmbeddedBroker:
             from iotcore import Broker
         except ImportError:
             raise BrokerError("the embedded broker needs the package iotcore: pip install 'edgefleet[hub]'") from None
+        if ":" in self.host:
+            raise BrokerError(
+                f"the embedded broker cannot listen on {self.host}: it knows IPv4 only; "
+                "give --embedded-broker another [HOST:]PORT, or run a Mosquitto"
+            )
         _refuse_taken_port(self.host, self.port)
         self._folder = tempfile.TemporaryDirectory(prefix="edge-hub-broker-")
         config = Path(self._folder.name) / "rumqttd.toml"

@@ -13,7 +13,7 @@ from hub.provision.files import PUBLIC, SECRET
 from hub.provision.subject import Subject
 
 DEVICE_RATE: Final = "10/s"  # of one device: more than people and most programs ask, less than a hub routes
-DEVICE_IN_FLIGHT: Final = 8  # twice what a node answers at once: one stolen device leaves room for others
+DEVICE_IN_FLIGHT: Final = 10  # what its rate lets in at once: one stolen device leaves room for others
 
 CRL: Final = "crl.pem"  # in a hub's directory, which gives bundles to whoever is not in it
 

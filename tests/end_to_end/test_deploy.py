@@ -82,7 +82,8 @@ class Site:
         return self.fleet.config("hub-hub")
 
     def start_hub(self) -> None:
-        command = ("serve", "--config", self.hub_config, "--device-rate", "1000/s", "--bundles", str(self.store))
+        bounds = ("--device-rate", "1000/s", "--device-in-flight", "1000")
+        command = ("serve", "--config", self.hub_config, *bounds, "--bundles", str(self.store))
         where = ("--bundles-listen", f"127.0.0.1:{self._port}", "--bundles-url", f"https://localhost:{self._port}")
         self.processes["hub"] = Process(self.folder / "hub.log", str(BIN / "edge-hub"), *command, *where)
         self.eventually(lambda: "takes questions" in self.processes["hub"].log, limit_s=30)

@@ -28,6 +28,13 @@ def test_taken_port_is_refused(free_port: Callable[[], int]) -> None:
             pytest.fail("started on a taken port")
 
 
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_ipv6_is_refused(host: str) -> None:
+    """The broker inside would wait for itself in vain."""
+    with pytest.raises(BrokerError, match="knows IPv4 only"), EmbeddedBroker(host, 1883):
+        pass
+
+
 def test_port_is_free_again(free_port: Callable[[], int]) -> None:
     """Leaving the context ends the broker: the port can be bound again."""
     port = free_port()
