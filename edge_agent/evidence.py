@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from edge_agent import price
 from hub import wire
 
 
@@ -45,7 +46,5 @@ class Evidence:
         priced = self._priced.get(answer.bundle)
         if self.deployments is None or priced is None:
             return
-        tokens = answer.tokens
-        predicted_ms = priced.fixed_ms + priced.decode_ms_per_token * tokens.completion
-        predicted_ms += priced.prefill_ms_per_token * (tokens.prompt - tokens.cached)
+        predicted_ms = price.predicted_ms(priced, answer.tokens)
         self.deployments.question_ended(answer.bundle, False, predicted_ms, answer.timing_ms.compute, beside)

@@ -11,17 +11,19 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from edge_agent.bundle import Bundle
 from edge_agent.errors import BundleError, DeployError, RequestError
-from edge_agent.runtime.generation import Answerer
+from edge_agent.price import Priced, expected, predicted_ms
+from edge_agent.runtime.generation import Answerer, Generation
 from edge_agent.runtime.launch import Opening, open_answerer
 from edge_agent.runtime.switching import Switching
 from edge_agent.samples import SamplesScore
 from hub import wire
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CLOSES_WITHIN_S: Final = 60.0
 COMPARES_WITHIN_S: Final = 120.0
@@ -57,6 +59,7 @@ class Opened:
         self._places: dict[str, str] = {}  # model to the bundle that serves in its place
         self._before: dict[str, str] = {}  # ... and to the one that did before, while it is kept open
         self._versions: dict[str, int] = {}  # as which each was warmed last
+        self._priced: dict[str, Priced] = {}  # as each was opened
         self._closing: dict[str, threading.Event] = {}
         self.profile = ""  # of what was opened first
         self._lock = threading.Lock()
@@ -72,6 +75,7 @@ class Opened:
         if opened in self._open:
             raise BundleError(f"{bundle.path} is bundle {opened} again: give each bundle once")
         self._open[opened] = answerer = open_answerer(bundle, self._opening)
+        self._priced[opened] = Priced(answerer.served, bundle.manifest.measured)
         self.profile = self.profile or bundle.manifest.profile
         model = bundle.manifest.model.name
         self._places[place or (opened if model in self._twice else model)] = opened
@@ -101,6 +105,7 @@ class Opened:
         answerer = open_answerer(bundle, self._opening)
         with self._lock:
             self._open[opened] = answerer
+        self._priced[opened] = Priced(answerer.served, bundle.manifest.measured)
         return None
 
     def compare(self, bundle: str) -> SamplesScore | None:
@@ -108,21 +113,22 @@ class Opened:
 
         None where questions came in between: they will tell.
         """
-        outcome: concurrent.futures.Future[SamplesScore | None] = concurrent.futures.Future()
+        return self._between_questions(bundle, _tried)
 
-        def compared(idle: bool) -> None:
-            try:
-                outcome.set_result(_tried(self._open[bundle]) if idle else None)
-            except BaseException as error:  # it is for whoever asked, not for the thread that answers questions
-                outcome.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-
-        self._running.between_questions(bundle, compared)
-        try:
-            return outcome.result(COMPARES_WITHIN_S)
-        except concurrent.futures.TimeoutError:
-            raise DeployError(f"{bundle} has not answered its samples within {COMPARES_WITHIN_S:.0f} s") from None
+    def time(self, bundle: str, before: str) -> float | None:
+        """By a question of the node's own to each, alone: what slows the machine down slows both."""
+        new, old = self._priced.get(bundle), self._priced.get(before)
+        if new is None or old is None or not {bundle, before} <= self._open.keys():
+            return None
+        price = expected(new.said, old)
+        if price is None or (given := self._between_questions(bundle, _asked)) is None:
+            return None
+        if (given_before := self._between_questions(before, _asked)) is None:
+            return None
+        due_ms, due_before_ms = predicted_ms(price, given.tokens), predicted_ms(old.here, given_before.tokens)
+        if due_ms <= 0 or due_before_ms <= 0 or given_before.compute_ms <= 0:
+            return None
+        return (given.compute_ms / due_ms) / (given_before.compute_ms / due_before_ms)
 
     def switch(self, bundle: str, replaces: str) -> None:
         """Refused where two fixed bundles are of the same model: which of them is meant cannot be known."""
@@ -181,6 +187,24 @@ class Opened:
         self._running.offer(self._open[bundle], instead_of=instead_of)
         self._places[replaces] = bundle
 
+    def _between_questions(self, bundle: str, ask: Callable[[Switching], T | None]) -> T | None:
+        """What comes of it; None where something of that bundle was under way. Raises what `ask` does, DeployError."""
+        outcome: concurrent.futures.Future[T | None] = concurrent.futures.Future()
+
+        def asked(idle: bool) -> None:
+            try:
+                outcome.set_result(ask(self._open[bundle]) if idle else None)
+            except BaseException as error:  # it is for whoever asked, not for the thread that answers questions
+                outcome.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+
+        self._running.between_questions(bundle, asked)
+        try:
+            return outcome.result(COMPARES_WITHIN_S)
+        except concurrent.futures.TimeoutError:
+            raise DeployError(f"{bundle} has not answered its samples within {COMPARES_WITHIN_S:.0f} s") from None
+
     def _let_go(self, bundle: str) -> None:
         """Close it once its work has ended, if it serves nowhere else."""
         with self._lock:
@@ -202,8 +226,14 @@ class Opened:
 
 
 def _tried(answerer: Switching) -> SamplesScore | None:
-    """The samples again, and a question. Raises what the answerer does, but for a question that it does not take."""
+    """The samples again, and a question. Raises as `_asked` does."""
     score = answerer.compare()
+    _asked(answerer)
+    return score
+
+
+def _asked(answerer: Switching) -> Generation | None:
+    """What comes of a question; None where it is not taken. Raises what the answerer does, but for such a question."""
     finds = answerer.served.task == "question-answering"
     question = wire.Question(
         id="trial", question=PROBE, context=PROBE_CONTEXT if finds else None, max_tokens=PROBE_TOKENS
@@ -212,14 +242,15 @@ def _tried(answerer: Switching) -> SamplesScore | None:
         ticket = answerer.begin(question, should_stop=lambda: False)
         while True:
             for ended, outcome in answerer.advance():
-                if ended == ticket and isinstance(outcome, RequestError):
+                if ended != ticket:
+                    continue
+                if isinstance(outcome, RequestError):
                     raise outcome
-                if ended == ticket:
-                    return score
+                return outcome
     except RequestError as error:
         if error.code == "internal":
             raise
-        return score
+        return None
     except BaseException:  # what was begun for it must not end among the questions of others
         answerer.abandon()
         raise

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from edge_agent import samples
 from edge_agent.bundle import Bundle
@@ -18,6 +20,7 @@ from edge_agent.deploy import events, gather
 from edge_agent.deploy.content import Content, read_content
 from edge_agent.deploy.events import Effect, Event, Fixed
 from edge_agent.deploy.fetch import Fetcher, Stop, Stopped
+from edge_agent.deploy.health import LEAST_ANSWERS
 from edge_agent.deploy.host import Host
 from edge_agent.deploy.plan import step
 from edge_agent.deploy.shelf import Shelf
@@ -26,6 +29,9 @@ from edge_agent.errors import AgentError, DeployError, FetchBroken
 from hub import wire
 
 log = logging.getLogger(__name__)
+
+TIMES: Final = 48  # questions of the node's own to each bundle, where they are short
+TIMES_WITHIN_S: Final = 10.0  # after which no further one is asked, once there are LEAST_ANSWERS
 
 Work = Callable[[], Event | None]
 Checker = Callable[[Path], Bundle]  # opens and verifies a bundle with its signature; raises AgentError
@@ -47,6 +53,7 @@ class Carrier:
         fixed: Sequence[Bundle],
         free_memory: Callable[[], int | None],
         tell: Callable[[Event], None],
+        clock: Callable[[], float],
     ) -> None:
         self.shelf = shelf
         self.host: Host | None = None
@@ -55,6 +62,7 @@ class Carrier:
         self._check = check
         self._free_memory = free_memory
         self._tell = tell
+        self._clock = clock
         self._stop = Stop()
         self._checked: Bundle | None = None
         self._told: wire.Deployment | None = None
@@ -213,7 +221,29 @@ class Carrier:
         except Exception as error:
             log.warning("%s cannot answer its samples again: %s", effect.bundle, error)
             return events.Compared(effect.epoch, f"cannot answer its samples again: {error}")
-        return events.Compared(effect.epoch, None if score is None else samples.refusal(score))
+        why = None if score is None else samples.refusal(score)
+        if why is not None or effect.before is None:
+            return events.Compared(effect.epoch, why)
+        try:
+            ratios = self._ratios(self.host, effect.bundle, effect.before)
+        except Exception as error:
+            log.warning("%s cannot answer a question of this node: %s", effect.bundle, error)
+            return events.Compared(effect.epoch, f"cannot answer a question of this node: {error}")
+        if ratios:
+            more = statistics.median(ratios) - 1
+            log.info("%s takes %+.0f%% beside %s, in %d answers", effect.bundle, 100 * more, effect.before, len(ratios))
+        return events.Compared(effect.epoch, None, ratios)
+
+    def _ratios(self, host: Host, bundle: str, before: str) -> tuple[float, ...]:
+        """As many as there is time for; fewer where others are asked all the time."""
+        found: list[float] = []
+        began = self._clock()
+        for number in range(TIMES):
+            if number >= LEAST_ANSWERS and self._clock() - began > TIMES_WITHIN_S:
+                break
+            if (ratio := host.time(bundle, before)) is not None:
+                found.append(ratio)
+        return tuple(found)
 
 
 def memory_fault(needed_bytes: int, free_bytes: int | None) -> str | None:

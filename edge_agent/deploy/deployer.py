@@ -75,7 +75,9 @@ class Deployer:
         self._tick_s = tick_s
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._works: queue.SimpleQueue[tuple[int, Work] | None] = queue.SimpleQueue()  # with the epoch it is for
-        self._carrier = Carrier(shelf, fetcher, check, fixed=fixed, free_memory=free_memory, tell=self._events.put)
+        self._carrier = Carrier(
+            shelf, fetcher, check, fixed=fixed, free_memory=free_memory, tell=self._events.put, clock=clock
+        )
         self._threads: tuple[threading.Thread, ...] = ()
 
     # --- before the service is up -----------------------------------------------------------------------

@@ -108,10 +108,13 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """The bundle on trial answered its samples again; `why` is None where they were right."""
+    """The bundle on trial answered its samples again; `why` is None where they were right. `ratios` are actual by
+    predicted compute of questions of the node's own, as the bundle before predicts it at the same time.
+    """
 
     epoch: int
     why: str | None = None
+    ratios: tuple[float, ...] = ()
 
 
 class QuestionEnded(msgspec.Struct, frozen=True):
@@ -183,10 +186,11 @@ class Warm(msgspec.Struct, frozen=True):
 
 
 class Compare(msgspec.Struct, frozen=True):
-    """Let the bundle on trial answer its samples again: Compared follows."""
+    """Let the bundle on trial answer its samples again, and time it beside the one `before`: Compared follows."""
 
     epoch: int
     bundle: str
+    before: str | None = None
 
 
 class Switch(msgspec.Struct, frozen=True):

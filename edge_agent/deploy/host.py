@@ -11,8 +11,8 @@ from hub import wire
 
 
 class Host(Protocol):
-    """The running service. `warm` and `compare` are called from the thread that works, the rest from the one that
-    decides; both may wait for the service's own threads. Each may raise AgentError; `release` and `go_back` take a
+    """The running service. `warm`, `compare` and `time` are called from the thread that works, the rest from the one
+    that decides; both may wait for the service's own threads. Each may raise AgentError; `release` and `go_back` take a
     bundle that is not open, too.
     """
 
@@ -21,6 +21,11 @@ class Host(Protocol):
 
     def compare(self, bundle: str) -> SamplesScore | None:
         """Let the bundle on trial answer its samples again, between two questions."""
+
+    def time(self, bundle: str, before: str) -> float | None:
+        """Actual by predicted compute of the bundle on trial, as the one before predicts it, by a question of the
+        node to each. None where others are asked there, where nothing is predicted, or one of them is not open.
+        """
 
     def switch(self, bundle: str, replaces: str) -> None:
         """From the next question on, what is for the model `replaces` goes to the warmed bundle; the old stays open."""

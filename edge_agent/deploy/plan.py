@@ -20,8 +20,9 @@
     fetching, checking, warming
               Failed           refused
     trial     QuestionEnded    undone    worse than its limits (`health.py`)
-    trial     Compared         undone    samples are answered otherwise than before
-    trial     TimePassed       trial     half of it went by without a question: samples once more
+    trial     Compared         undone    samples are answered otherwise than before, or questions too slowly
+    trial     TimePassed       trial     half of it went by: questions of the node's own, beside the bundle
+                                         before, and samples once more
     trial     TimePassed       undone    it is over, and what failed was too little to be sure, but too much
     trial     TimePassed       serving   it is over; the version is confirmed, the bundle before is kept
     any       Started          refused   two ends without a close while it was checked or warmed
@@ -43,7 +44,7 @@ import msgspec
 from edge_agent.deploy import events, health
 from edge_agent.deploy.events import Effect, Event
 from edge_agent.deploy.record import Placed, Slot, folder_name
-from edge_agent.deploy.state import State, changed, folder_of, in_phase, one_line, seen_before, with_slot
+from edge_agent.deploy.state import State, bundle_before, changed, folder_of, in_phase, one_line, seen_before, with_slot
 from edge_agent.deploy.versions import highest_confirmed, version_fault
 from hub import wire
 
@@ -252,7 +253,13 @@ def _question_ended(state: State, event: events.QuestionEnded, now: float) -> Ou
 
 
 def _compared(state: State, event: events.Compared, now: float) -> Outcome:
-    return (changed(state, comparing=False), ()) if event.why is None else _undone(state, event.why)
+    desired = state.record.desired
+    assert desired is not None
+    if event.why is not None:
+        return _undone(state, event.why)
+    timed = health.Seen(ratios=tuple(map(health.Ratio, event.ratios)))
+    why = health.worse(timed, health.Seen(), desired.trial)
+    return (changed(state, comparing=False), ()) if why is None else _undone(state, why)
 
 
 def _trial_failed(state: State, event: events.Failed, now: float) -> Outcome:
@@ -267,9 +274,11 @@ def _tried(state: State, event: events.TimePassed, now: float) -> Outcome:
         return state, ()
     state = changed(state, progress=min(max(passed_s / desired.trial.seconds, 0.0), 1.0))
     idle = not state.seen.answered and not state.seen.failed
-    if idle and not state.compared and 2 * passed_s >= desired.trial.seconds:
+    before = bundle_before(state)
+    before = None if before == slot.trial.bundle else before  # the same content, signed anew
+    if (idle or before is not None) and not state.compared and 2 * passed_s >= desired.trial.seconds:
         comparing = changed(state, compared=True, comparing=True)
-        return comparing, (events.Compare(desired.epoch, slot.trial.bundle),)
+        return comparing, (events.Compare(desired.epoch, slot.trial.bundle, before),)
     if state.comparing or passed_s < desired.trial.seconds:
         return state, ()
     if (why := health.unproven(state.seen, seen_before(state), desired.trial)) is not None:

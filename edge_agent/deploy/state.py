@@ -57,12 +57,17 @@ def deployment(state: State) -> wire.Deployment | None:
     )
 
 
-def seen_before(state: State) -> health.Seen:
-    """What was seen of the bundle that the one on trial took the place of."""
+def bundle_before(state: State) -> str | None:
+    """The bundle that the one on trial took the place of."""
     replaces = state.record.desired.replaces if state.record.desired is not None else ""
     current = state.record.slots.get(replaces, Slot()).current
-    fixed = next((one.bundle for one in state.fixed if one.model == replaces), "")
-    return state.others.get(fixed if current is None else current.bundle, health.Seen())
+    fixed = next((one.bundle for one in state.fixed if one.model == replaces), None)
+    return fixed if current is None else current.bundle
+
+
+def seen_before(state: State) -> health.Seen:
+    """What was seen of that bundle."""
+    return state.others.get(bundle_before(state) or "", health.Seen())
 
 
 def changed(state: State, **changes: Any) -> State:

@@ -15,6 +15,7 @@ from edge_agent import opened as opened_module
 from edge_agent.bundle import Bundle
 from edge_agent.errors import BundleError, DeployError, RequestError
 from edge_agent.opened import Opened
+from edge_agent.price import Priced
 from edge_agent.runtime.launch import Opening
 from edge_agent.samples import SamplesScore
 from hub import wire
@@ -296,3 +297,30 @@ def test_how_far_it_is_goes_into_the_state(scene: Scene) -> None:
     deployment = wire.Deployment(epoch=1, rollout="r", bundle="b", version=1, phase="fetching")
     opened.report(deployment)
     assert service.told == [deployment]
+
+
+class Given:
+    """What came of a question, so far as its time goes."""
+
+    def __init__(self, compute_ms: float, tokens: int) -> None:
+        self.compute_ms = compute_ms
+        self.tokens = wire.Tokens(prompt=3, completion=tokens)
+
+
+def test_a_bundle_is_timed_beside_the_one_before(scene: Scene) -> None:
+    """Token by token: an answer that ends earlier is not faster, and what slows the machine down slows both."""
+    opened, service = scene.opened()
+    cost = {"fixed_ms": 0.0, "prefill_ms_per_token": 0.0, "decode_ms_per_token": 1.0}
+    for name in ("old", "new"):
+        opened.open(scene.bundle(name, 1), name)
+    said = scene.draft.measured
+    here = msgspec.structs.replace(scene.answerers["old"].served, **cost)
+    opened._priced["old"] = Priced(here, said)
+    scene.answerers["old"].dies, scene.answerers["new"].dies = Given(80.0, 8), Given(80.0, 4)
+    assert opened.time("new", "old") == 2.0
+    assert opened.time("gone", "old") is None
+    service.idle = False
+    assert opened.time("new", "old") is None
+    service.idle = True
+    opened._priced["old"] = Priced(here, msgspec.structs.replace(said, where="elsewhere"))
+    assert opened.time("new", "old") is None

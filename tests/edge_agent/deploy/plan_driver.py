@@ -52,9 +52,16 @@ class Plan:
 
     def to_serving(self, version: int, epoch: int) -> None:
         self.to_trial(version, epoch)
-        self.take(events.QuestionEnded(f"b{version}", False, 1.0, 1.0))
+        self.answered(version)
         self.take(events.TimePassed(), 60.0)
+        self.take(events.Compared(epoch))
+        self.take(events.TimePassed())
         assert self.phase == "serving"
+
+    def answered(self, version: int, count: int = 8) -> None:
+        """As many questions as tell of its delay, as fast as predicted."""
+        for _ in range(count):
+            self.take(events.QuestionEnded(f"b{version}", False, 1.0, 1.0))
 
     def restart(self, *, crash: bool = True) -> None:
         if not crash:

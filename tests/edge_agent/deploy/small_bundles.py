@@ -136,6 +136,7 @@ class FakeHost:
         self.score: SamplesScore | AgentError | None = None
         self.bad: set[str] = set()  # bundles that cannot be warmed
         self.before: dict[str, str] = {}
+        self.ratio: float | None = 1.0  # actual by predicted compute, as the bundle before predicts it
 
     def warm(self, bundle: Bundle) -> SamplesScore | None:
         self.calls.append(("warm", bundle.manifest.bundle_id))
@@ -148,6 +149,10 @@ class FakeHost:
         self.calls.append(("compare", bundle))
         assert bundle in self.open
         return self._scored()
+
+    def time(self, bundle: str, before: str) -> float | None:
+        self.calls.append(("time", bundle, before))
+        return self.ratio if {bundle, before} <= self.open else None
 
     def _scored(self) -> SamplesScore | None:
         if isinstance(self.score, AgentError):
@@ -199,7 +204,13 @@ class Node:
         bundles = [check(path) for path in fixed]
         self.shelf = Shelf(root, fixed=fixed, disk=disk, margin_bytes=0)
         self.carrier = Carrier(
-            self.shelf, fetcher, check, fixed=bundles, free_memory=lambda: 1 << 40, tell=self.waiting.append
+            self.shelf,
+            fetcher,
+            check,
+            fixed=bundles,
+            free_memory=lambda: 1 << 40,
+            tell=self.waiting.append,
+            clock=lambda: self.now,
         )
         ids = {bundle.manifest.model.name: bundle.manifest.bundle_id for bundle in bundles}
         try:

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from edge_agent.deploy import events
-from edge_agent.deploy.carrier import memory_fault
+from edge_agent.deploy.carrier import TIMES, memory_fault
 from edge_agent.deploy.disk import Disk
 from edge_agent.deploy.record import Slot
 from edge_agent.errors import RuntimeUnavailable
@@ -35,13 +35,22 @@ def fixed(tmp_path: Path) -> Path:
     return V1.write(tmp_path / "fixed")
 
 
+def test_a_bundle_that_is_slower_than_the_one_before_goes_back(tmp_path: Path, fixed: Path) -> None:
+    """Nobody asks it: the node times both."""
+    node = Node(tmp_path / "d", DictFetcher(V2), fixed=[fixed])
+    node.host.ratio = 2.0
+    node.deploy(desired_of(V2, 1))
+    assert node.phase == "undone"
+    assert "100% longer than predicted" in node.why
+
+
 def test_a_bundle_comes_and_only_what_is_new_travels(tmp_path: Path, fixed: Path) -> None:
     """Warmed, switched to, tried, settled; the tokenizer that the fixed bundle has is not fetched."""
     fetcher = DictFetcher(V2)
     node = Node(tmp_path / "d", fetcher, fixed=[fixed])
     node.deploy(desired_of(V2, 1))
     assert node.phase == "serving"
-    assert [call[0] for call in node.host.calls] == ["warm", "switch", "compare", "settle"]
+    assert [call[0] for call in node.host.calls] == ["warm", "switch", "compare", *["time"] * TIMES, "settle"]
     assert node.host.serving == {"tiny": V2.id}
     weights = V2.manifest.files[0].sha256
     assert fetcher.fetched == [V2.sha256, weights]

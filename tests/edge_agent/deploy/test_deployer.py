@@ -51,6 +51,11 @@ class Running:
         self.host = FakeHost(serving, fixed={"tiny": V1.id})
         self.deployer.start(self.host)
 
+    def after_seconds(self, seconds: float) -> str:
+        """The phase; then so much more time has passed."""
+        self.now += seconds
+        return self.phase
+
     @property
     def phase(self) -> str:
         told = self.deployer.deployment
@@ -76,8 +81,7 @@ def test_a_bundle_comes_serves_and_is_there_after_a_restart(
     eventually(lambda: running.phase == "trial")
     running.deployer.question_ended(V2.id, False, 10.0, 10.0, 0.0)
     eventually(lambda: running.host.reports[-1].answered == 1)
-    running.now = 61.0
-    eventually(lambda: running.phase == "serving")
+    eventually(lambda: running.after_seconds(30.0) == "serving")
     running.deployer.close()
     again = Running(tmp_path)
     assert again.host.serving == {"tiny": V2.id}

@@ -32,12 +32,14 @@ def test_the_way_of_a_good_bundle() -> None:
     assert plan.phase == "warming"
     assert plan.take(events.Warmed(1)) == (events.Switch("b2", "tiny"),)
     assert plan.slot.serving == plan.slot.trial
-    assert plan.take(events.QuestionEnded("b2", False, 10.0, 11.0)) == ()
-    assert plan.take(events.TimePassed(), 59.0) == ()
+    for _ in range(8):
+        assert plan.take(events.QuestionEnded("b2", False, 10.0, 11.0)) == ()
+    assert plan.take(events.TimePassed(), 59.0) == (events.Compare(1, "b2", "b1"),)
+    assert plan.take(events.Compared(1)) == ()
     assert plan.take(events.TimePassed(), 1.0) == (events.Settle("b2", "tiny"), events.Tidy(frozenset((folder,))))
     told = deployment(plan.state)
     assert told is not None
-    assert (told.phase, told.progress, told.answered, told.slower) == ("serving", 1.0, 1, pytest.approx(0.1))
+    assert (told.phase, told.progress, told.answered, told.slower) == ("serving", 1.0, 8, pytest.approx(0.1))
     assert plan.state.record.highest == {"tiny": 2}
     assert plan.slot.current is not None
     assert plan.slot.current.is_first
@@ -319,11 +321,35 @@ def test_an_idle_trial_answers_its_samples_once_and_waits_for_them() -> None:
     plan = Plan()
     plan.to_trial(2, 1)
     assert plan.take(events.TimePassed(), 29.0) == ()
-    assert plan.take(events.TimePassed(), 1.0) == (events.Compare(1, "b2"),)
+    assert plan.take(events.TimePassed(), 1.0) == (events.Compare(1, "b2", "b1"),)
     assert plan.take(events.TimePassed(), 60.0) == ()
     assert plan.take(events.Compared(1)) == ()
     plan.take(events.TimePassed())
     assert plan.phase == "serving"
+
+
+@pytest.mark.parametrize(("ratio", "phase"), [(2.0, "undone"), (1.1, "trial")])
+def test_a_bundle_that_was_slow_from_its_beginning_goes_back(ratio: float, phase: str) -> None:
+    """However few or many have asked it: questions of the node's own, to the bundle before as well, show it."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    plan.answered(2)
+    assert plan.take(events.TimePassed(), 30.0) == (events.Compare(1, "b2", "b1"),)
+    plan.take(events.Compared(1, None, (ratio,) * 8))
+    assert plan.phase == phase
+    assert ("100% longer than predicted" in plan.why) is (phase == "undone")
+
+
+def test_too_few_times_tell_nothing() -> None:
+    """Others are asked all the time there; and a bundle that took nobody's place has none beside it."""
+    plan = Plan()
+    plan.to_trial(2, 1)
+    plan.take(events.TimePassed(), 30.0)
+    plan.take(events.Compared(1, None, (2.0,) * 7))
+    assert plan.phase == "trial"
+    alone = Plan(fixed=())
+    alone.to_trial(2, 1)
+    assert alone.take(events.TimePassed(), 30.0) == (events.Compare(1, "b2"),)
 
 
 # --- any order of events --------------------------------------------------------------------------------
