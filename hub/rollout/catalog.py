@@ -69,7 +69,8 @@ class Catalog:
             before = read_kept(self._named(contents.name), Contents, ADVICE)
             if before is not None and before.manifest != contents.manifest:
                 raise RolloutError(
-                    f"{contents.name} is in {self.root} already, and is not the same: export it with a higher version"
+                    f"{contents.name} is in {self.root} already, and is not the same: export it with a higher version, "
+                    f"or, for a downgrade, forget that one first: `edge-hub bundles --remove {contents.name}`"
                 )
             for left in self._blobs.glob(f"{_STAGED}*"):  # by a copy that did not come to its end
                 left.unlink()
