@@ -39,6 +39,8 @@ def share(_: click.Context, __: click.Parameter, text: str) -> float:
         found = -1.0
     if not 0 <= found <= 100:
         raise click.BadParameter(f"{text!r} is no share: write it like 10% or 0.1")
+    if found > 1 and not text.endswith("%"):
+        raise click.BadParameter(f"{text!r} would be {found:.0%}: write {text}% or {found:.0%}")
     return found
 
 

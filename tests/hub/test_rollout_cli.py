@@ -102,7 +102,7 @@ def test_what_cannot_be(bundle: Path, root: Path, options: list[str], said: str)
 @pytest.mark.parametrize(
     "options",
     [["--canary", "0%"], ["--canary", "101%"], ["--canary", "x"], ["--max-failure", "-1%"], ["--max-failure", "nan"],
-     ["--max-slower", "inf"], ["--trial", "0"], ["--dry-run", "--wait"]],
+     ["--max-slower", "inf"], ["--max-slower", "20"], ["--trial", "0"], ["--dry-run", "--wait"]],
 )  # fmt: skip
 def test_wrong_use(bundle: Path, root: Path, options: list[str]) -> None:
     """Exit code 2."""
