@@ -63,6 +63,7 @@ class Records:
         self._written = self._lost = 0
         self._untold = 0  # of the lost, those that the store does not know of
         self._why = ""
+        self._unsaid = False  # whether records were lost since the log spoke of them
         self._queue: queue.Queue[Dated] = queue.Queue(_QUEUE_ROWS)
         self._heard: collections.deque[tuple[float, Dated]] = collections.deque()
         self._sweep_at = self._tell_at = self._log_at = 0.0
@@ -99,6 +100,8 @@ class Records:
         while self._thread.is_alive() and time.monotonic() < self._close_by + _HANG_S:
             self._thread.join(0.1)
         self._database.engine.dispose()
+        if self._unsaid:
+            log.warning("%d records lost in all: %s", self._lost, self._why)
 
     def _put(self, each: Dated) -> None:
         try:
@@ -223,6 +226,7 @@ class Records:
             self._untold += records
             self._why = why
             lost, is_time = self._lost, time.monotonic() >= self._log_at
+            self._unsaid = not is_time
             if is_time:
                 self._log_at = time.monotonic() + _LOG_EVERY_S
         if is_time:

@@ -211,6 +211,21 @@ def test_a_hub_ends_soon_with_much_to_write(postgresql: PostgreSQL) -> None:
     assert not records._thread.is_alive()
 
 
+def test_the_log_has_the_last_word_on_what_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that a hub could not write by its end stands there, though the log does not speak of each batch."""
+    monkeypatch.setattr("hub.store.records._CLOSE_S", 0.0)
+
+    def full(*_: Any) -> int:
+        raise sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr("hub.store.records.write", full)
+    records = keep(str(tmp_path / "fleet.sqlite"), *(record(id=str(number)) for number in range(1200)))
+    assert records.kept().lost == 1200
+    assert "1200 records lost in all: " in caplog.text
+
+
 def test_a_hub_that_ends_waits_for_a_slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever takes a batch now and then is not away: all that is queued is written, however long it takes."""
     monkeypatch.setattr("hub.store.records._CLOSE_S", 0.5)
