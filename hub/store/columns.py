@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 
 from hub.errors import StoreError
 from hub.report.history import COLUMNS, COUNTS, DETAILS, FLAGS, NAMES, History, Names
-from hub.store.database import Database, first_line
+from hub.store.database import Database, first_line, uri_for_reading
 from hub.store.tables import questions
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def _driver(database: Database) -> tuple[Any, sa.Dialect]:
         import adbc_driver_sqlite.dbapi as sqlite_driver
         from sqlalchemy.dialects import sqlite
 
-        uri = f"file:{urllib.parse.quote(url.database)}?mode=ro"
+        uri = uri_for_reading(url.database)
         return lambda: sqlite_driver.connect(uri), sqlite.dialect(paramstyle="qmark")
     if url.get_backend_name() == "postgresql":
         import adbc_driver_postgresql.dbapi as postgresql_driver

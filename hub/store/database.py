@@ -6,8 +6,10 @@ Knows nothing of tables.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +57,8 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         if self.is_sqlite:
             event.listen(self.engine, "connect", _tune_sqlite if writing else _only_read_sqlite)
+            if not writing:
+                event.listen(self.engine, "do_connect", _connect_for_reading)
 
     def is_away(self, error: sa.exc.OperationalError) -> bool:
         """Whether the server may come back: it cannot be reached, or not yet."""
@@ -75,6 +79,26 @@ def first_line(error: Exception) -> str:
 
 def _how_to_mend(error: Exception) -> str:
     return ": install edgefleet[postgres]" if isinstance(error, ImportError) and "psycopg" in str(error) else ""
+
+
+def uri_for_reading(path: str) -> str:
+    """An SQLite file as a URI; one beside which nobody can write is read as it stands."""
+    return f"file:{urllib.parse.quote(path)}?mode=ro{'&immutable=1' * _is_still(path)}"
+
+
+def _is_still(path: str) -> bool:
+    """Whether it is on a medium, or in a copy, that we cannot write to, and no hub has it open.
+
+    Whoever reads a WAL file makes others beside it (https://sqlite.org/wal.html#readonly), or cannot read it.
+    """
+    return not os.access(Path(path).absolute().parent, os.W_OK) and not Path(f"{path}-wal").exists()
+
+
+def _connect_for_reading(_: sa.Dialect, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+    """SQLAlchemy hands over a path; of a file that is still, its URI takes its place."""
+    if os.path.isfile(arguments[0]) and _is_still(arguments[0]):
+        arguments[0] = uri_for_reading(arguments[0])
+        options["uri"] = True
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:

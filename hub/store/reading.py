@@ -87,6 +87,20 @@ def _rows(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict[
     return rows
 
 
+def _bring_up_to_date(store: str) -> None:
+    upgraded = Database(store, writing=True)
+    try:
+        bring_up_to_date(upgraded)
+    except StoreAway:
+        raise
+    except StoreError as error:
+        raise StoreError(
+            f"{error} (an older version is changed when it is read: make it writable, or read a copy)"
+        ) from None
+    finally:
+        upgraded.engine.dispose()
+
+
 @contextlib.contextmanager
 def reading(store: str) -> Iterator[tuple[Database, sa.Connection]]:
     """A connection for reading, to a store of today's version. Raises StoreError."""
@@ -96,9 +110,7 @@ def reading(store: str) -> Iterator[tuple[Database, sa.Connection]]:
         with database.engine.connect() as connection:
             up_to_date = is_up_to_date(connection, database.shown)
         if not up_to_date:
-            upgraded = Database(store, writing=True)
-            bring_up_to_date(upgraded)
-            upgraded.engine.dispose()
+            _bring_up_to_date(store)
         with database.engine.connect() as connection:
             yield database, connection
     except sa.exc.OperationalError as error:

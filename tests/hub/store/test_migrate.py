@@ -138,3 +138,16 @@ def test_an_older_program_refuses_todays(tmp_path: Path) -> None:
     keep(store)
     with sqlite3.connect(store) as connection:
         assert connection.execute("SELECT version FROM edgefleet_schema").fetchall() == [(3,)]
+
+
+def test_an_older_store_that_cannot_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads it is told why that takes a change, and what to do."""
+    store = str(tmp_path / "fleet.sqlite")
+    make_old(store, 2)
+
+    def refuse(*_: object) -> None:
+        raise sa.exc.OperationalError("BEGIN", {}, sqlite3.OperationalError("attempt to write a readonly database"))
+
+    monkeypatch.setattr("hub.store.migrate._wait_for_others", refuse)
+    with pytest.raises(StoreError, match=r"readonly database \(an older version .* read a copy"):
+        read_history(store, Filter())
