@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -97,12 +98,16 @@ def fill(store: str, history: History) -> None:
     database = Database(store, writing=True)
     bring_up_to_date(database)
     columns = [name for name in history.columns() if name != "row"]
+    numbers: Counter[str] = Counter()  # of each node's answers: a report looks for gaps in them
     with database.engine.begin() as connection:
         for start in range(0, len(history), 20_000):
             some = history.where(np.arange(start, min(start + 20_000, len(history))))
             values = [_values(some.columns()[name]) for name in columns]
-            rows = (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
-            connection.execute(questions.insert(), list(rows))
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+            for row in rows:
+                numbers[row["node"]] += 1
+                row |= {"node_life": 1, "node_number": numbers[row["node"]]}
+            connection.execute(questions.insert(), rows)
     database.engine.dispose()
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from hub.errors import StoreError
 from hub.report.history import COLUMNS, COUNTS, DETAILS, FLAGS, NAMES, History, Names
-from hub.store.database import Database, first_line, uri_for_reading
+from hub.store.database import MAPPED_BYTES, Database, first_line, uri_for_reading
 from hub.store.tables import questions
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ _CHUNK_ROWS: Final = 65_536
 _UNKNOWN_MS: Final = -1.0
 _MOST_READERS: Final = 4
 _BUSY_MS: Final = 5_000
-_MAPPED_BYTES: Final = 2**31  # of an SQLite file, where the system can: fewer calls
 
 
 def read_columns(
@@ -124,7 +123,7 @@ def _fetch(connect: Callable[[], Any], dialect: sa.Dialect, query: sa.Select[Any
     with connect() as connection, connection.cursor() as cursor:
         if dialect.name == "sqlite":
             cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")  # whoever comes first holds the file for a moment
-            cursor.execute(f"PRAGMA mmap_size={_MAPPED_BYTES}")
+            cursor.execute(f"PRAGMA mmap_size={MAPPED_BYTES}")
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_CHUNK_ROWS)})
         cursor.execute(str(compiled), values or None)
         table: pa.Table = cursor.fetch_arrow_table()

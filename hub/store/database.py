@@ -19,6 +19,7 @@ from sqlalchemy import event
 from hub.errors import StoreError
 
 _BUSY_S: Final = 5
+MAPPED_BYTES: Final = 2**31  # of an SQLite file that is read, where the system can: fewer calls
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "sqlite": {"timeout": _BUSY_S},
     "postgresql": {"connect_timeout": 5, "tcp_user_timeout": 5_000},  # seconds, milliseconds
@@ -125,3 +126,4 @@ def _only_read_sqlite(connection: Any, _: Any) -> None:
     """Whoever reads changes nothing, least of all a file that is no store of ours."""
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("PRAGMA query_only=ON")
+        cursor.execute(f"PRAGMA mmap_size={MAPPED_BYTES}")

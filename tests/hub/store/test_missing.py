@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import sqlalchemy as sa
+
 from hub import events
 from hub.events import Record
 from hub.report.filter import Filter
-from hub.store.reading import read_history
+from hub.store.missing import missing_between
+from hub.store.reading import read_history, reading
 from tests.hub.rows import record
 from tests.hub.store.kept import keep
 
@@ -74,3 +79,22 @@ def test_of_a_window(store: str) -> None:
     assert missing(store, Filter(since_s=1001.0, until_s=1003.0)) == 0
     assert missing(store, Filter(since_s=1002.0)) == 2
     assert missing(store, Filter(since_s=2000.0)) == 0
+
+
+def test_a_short_time_of_a_long_record_is_found_by_its_time(tmp_path: Path) -> None:
+    """SQLite would rather go through the numbers of all nodes, which takes seconds where there are a million."""
+    store = str(tmp_path / "fleet.sqlite")
+    keep(store, record(id="1", node_life=1, node_number=1))
+    plans: list[str] = []
+
+    def plan(connection: sa.Connection, _: object, statement: str, given: tuple[object, ...], *__: object) -> None:
+        if "min(questions.node_number)" in statement and not statement.startswith("EXPLAIN"):
+            found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)
+            plans.append(" ".join(str(row[3]) for row in found))
+
+    with reading(store) as (database, connection):
+        sa.event.listen(database.engine, "before_cursor_execute", plan)
+        missing_between(connection, 2000.0, None)
+        missing_between(connection, None, None)
+    assert ["wall_time_s" in each for each in plans] == [True, False]
+    assert "COVERING INDEX ix_questions_number" in plans[1]
