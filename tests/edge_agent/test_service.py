@@ -276,7 +276,7 @@ class Deployments:
     def desired(self, desired: wire.Desired) -> None:
         self.heard.append(desired)
 
-    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float) -> None:
+    def question_ended(self, bundle: str, failed: bool, predicted_ms: float, actual_ms: float, beside: float) -> None:
         self.ended.append((bundle, failed))
 
 

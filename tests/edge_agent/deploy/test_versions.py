@@ -37,6 +37,8 @@ def test_a_downgrade_is_what_its_maker_signed(downgrade_from: int | None, phase:
         plan.take(events.Warmed(2))
         plan.take(events.QuestionEnded("b3", False, 1.0, 1.0))
         plan.take(events.TimePassed(), 60.0)
+        plan.take(events.Compared(2))
+        plan.take(events.TimePassed())
         assert (plan.phase, plan.state.record.highest) == ("serving", {"tiny": 5})
 
 
