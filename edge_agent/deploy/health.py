@@ -11,7 +11,8 @@ Both questions are asked after every answer of the trial, so chance has many tri
   median is what the new one is held against; an old bundle that was sooner than predicted condemns nobody.
 - Beside others an answer takes longer, and that is taken off first. Each of n others makes it longer by at most its
   whole time (processor sharing); how far batches spare that, the old bundle's answers tell. The new one is granted half
-  of what was spared, because it may gain less by a batch and still be the quicker one.
+  of what was spared, because it may gain less by a batch and still be the quicker one. That says least where most was
+  taken off, so answers that were computed alone are judged by themselves, too.
 
 Knows nothing of clocks, nor of which bundle is which.
 """
@@ -67,17 +68,20 @@ def worse(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
             f"{new.failed} of {asked} questions failed, at most {limits.max_failure:.1%} may "
             f"(at a confidence of {CONFIDENCE:.0%})"
         )
+    return next(filter(None, (_too_slow(ratios, old, limits) for ratios in (_alone(new), new.ratios))), None)
+
+
+def _too_slow(new: Sequence[Ratio], old: Seen, limits: wire.Trial) -> str | None:
     ratios, usual = _held(new, old), _usual(old)
-    low = _median_low(ratios) if len(ratios) >= LEAST_ANSWERS else 0.0
-    if low / usual - 1 > limits.max_slower:
-        before = "" if usual == 1 else f" where the bundle before took {usual - 1:.0%} longer"
-        beside = statistics.median(one.beside for one in new.ratios)
-        less = f", less what {beside:.1f} others beside them need" if beside > ALONE else ""
-        return (
-            f"answers take {statistics.median(ratios) - 1:.0%} longer than predicted{before}{less}, at most "
-            f"{limits.max_slower:.0%} is allowed ({len(ratios)} answers, at a confidence of {CONFIDENCE:.0%})"
-        )
-    return None
+    if len(ratios) < LEAST_ANSWERS or _median_low(ratios) / usual - 1 <= limits.max_slower:
+        return None
+    before = "" if usual == 1 else f" where the bundle before took {usual - 1:.0%} longer"
+    beside = statistics.median(one.beside for one in new)
+    less = f", less what {beside:.1f} others beside them need" if beside > ALONE else ""
+    return (
+        f"answers take {statistics.median(ratios) - 1:.0%} longer than predicted{before}{less}, at most "
+        f"{limits.max_slower:.0%} is allowed ({len(ratios)} answers, at a confidence of {CONFIDENCE:.0%})"
+    )
 
 
 def unproven(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
@@ -94,8 +98,13 @@ def unproven(new: Seen, old: Seen, limits: wire.Trial) -> str | None:
 
 
 def slower(new: Seen, old: Seen) -> float | None:
-    """By what share answers take longer than predicted, less what the machine does; None before the first."""
-    return statistics.median(_held(new, old)) / _usual(old) - 1 if new.ratios else None
+    """By what share answers take longer than predicted, less what the machine does; None before the first.
+
+    Of those that were computed alone, where there are enough of them.
+    """
+    alone = _alone(new)
+    ratios = alone if len(alone) >= LEAST_ANSWERS else new.ratios
+    return statistics.median(_held(ratios, old)) / _usual(old) - 1 if ratios else None
 
 
 def too_many(failed: int, asked: int, limit: float) -> bool:
@@ -129,9 +138,13 @@ def _tail(failed: int, asked: int, share: float) -> float:
     return total
 
 
-def _held(new: Seen, old: Seen) -> list[float]:
+def _alone(seen: Seen) -> list[Ratio]:
+    return [one for one in seen.ratios if one.beside <= ALONE]
+
+
+def _held(new: Sequence[Ratio], old: Seen) -> list[float]:
     """The ratios of the new bundle as if it had been alone, by the most that others may have cost it."""
-    return _as_if_alone(new.ratios, (1 + _longer_by_one(old)) / 2)
+    return _as_if_alone(new, (1 + _longer_by_one(old)) / 2)
 
 
 def _usual(old: Seen) -> float:
@@ -143,7 +156,7 @@ def _usual(old: Seen) -> float:
 
 def _longer_by_one(old: Seen) -> float:
     """The share by which one other makes an answer longer: 1 where nothing says less."""
-    alone = [one.ratio for one in old.ratios if one.beside <= ALONE]
+    alone = [one.ratio for one in _alone(old)]
     usual = statistics.median(alone) if len(alone) >= LEAST_BEFORE else 1.0
     costs = [(one.ratio / usual - 1) / one.beside for one in old.ratios if one.beside >= BESIDE] if usual > 0 else []
     return min(max(statistics.median(costs), 0.0), 1.0) if len(costs) >= LEAST_BEFORE else 1.0

@@ -141,6 +141,14 @@ def test_a_slow_bundle_is_seen_where_it_is_never_alone() -> None:
     assert slower(beside(1.0, many, slow=3.0), NOTHING) == pytest.approx(2.0)
 
 
+def test_what_was_alone_is_judged_by_itself() -> None:
+    """Beside others nothing shows, for all that they may need is taken off; and there are more of those."""
+    why = worse(beside(0.3, [*[0.0] * 10, *[3.0] * 30], slow=1.5), NOTHING, LIMITS)
+    assert why == "answers take 50% longer than predicted, at most 20% is allowed (10 answers, at a confidence of 99%)"
+    assert slower(beside(0.3, [*[0.0] * 10, *[3.0] * 30], slow=1.5), NOTHING) == pytest.approx(0.5)
+    assert worse(beside(0.3, [3.0] * 30, slow=1.5), NOTHING, LIMITS) is None
+
+
 @given(st.lists(ratio, max_size=30), st.lists(ratio, max_size=30))
 def test_a_bundle_that_keeps_its_prediction_stays(ratios: list[float], old: list[float]) -> None:
     """However quick the one before was; and when most answers are within the limit, the median is, too."""
