@@ -20,6 +20,7 @@ from typing import Final
 from edge_agent.bundle_paths import MAX_DEPTH, MAX_FILES, MAX_TOTAL_BYTES, collision, path_refusal, size_refusal
 from edge_agent.errors import BundleError
 from edge_agent.manifest import BundleFile
+from hub.whole_file import sync
 
 CHUNK_BYTES: Final = 1024 * 1024
 _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -132,7 +133,7 @@ def put_in_place(staging: Path, output: Path, payloads: Mapping[str, bytes]) -> 
             _write_synced(staging / name, payload)
         _sync_tree(staging)
         os.rename(staging, output)
-        _sync_directory(output.parent)
+        sync(output.parent)
     except OSError as error:
         for name in payloads:
             with contextlib.suppress(OSError):
@@ -150,7 +151,7 @@ def exchange(first: Path, second: Path) -> None:
         code = ctypes.get_errno()
         why = "its file system cannot" if code in (errno.EINVAL, errno.ENOSYS) else os.strerror(code)
         raise BundleError(f"{second} cannot be replaced in one step: {why}")
-    _sync_directory(second.parent)
+    sync(second.parent)
 
 
 def _write_synced(path: Path, payload: bytes) -> None:
@@ -168,12 +169,4 @@ def _sync_tree(root: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-        _sync_directory(Path(folder))
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(Path(folder))

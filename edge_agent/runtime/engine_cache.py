@@ -21,6 +21,7 @@ import msgspec
 
 from edge_agent.manifest import Manifest
 from edge_agent.recipe import CACHE_KEY
+from hub.whole_file import sync
 
 log = logging.getLogger(__name__)
 
@@ -105,22 +106,14 @@ def keeping(folder: Path, key: Key) -> Iterator[Path]:
         entry = _Entry(key=key, bytes=engine.stat().st_size, sha256=_sha256_of_file(engine))
         (staging / _ENTRY).write_bytes(msgspec.json.format(msgspec.json.encode(entry)))
         for path in (engine, staging / _ENTRY, staging):
-            _sync(path)
+            sync(path)
         place = folder / key.sha256
         if place.exists():
             shutil.rmtree(place)
         staging.rename(place)
-        _sync(folder)
+        sync(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256_of(value: Any) -> str:

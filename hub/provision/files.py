@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hub import whole_file
 from hub.errors import ProvisionError
-from hub.whole_file import PUBLIC, sync_folder
+from hub.whole_file import PUBLIC, sync
 
 __all__ = ["PUBLIC", "SECRET", "locked", "make_folder", "write_whole"]
 
@@ -43,7 +43,7 @@ def make_folder(path: Path, files: Mapping[str, tuple[bytes, int]], *, replace: 
             if replace and path.exists():
                 path.rename(old)
             _put(staged, path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             for each in (staged, old):
                 shutil.rmtree(each, ignore_errors=True)

@@ -23,7 +23,7 @@ import msgspec
 from hub.errors import RolloutError
 from hub.rollout.contents import Blob, Contents, name_of, open_file, read_contents
 from hub.rollout.kept import read_kept, told
-from hub.whole_file import sync_folder, write_whole
+from hub.whole_file import sync, write_whole
 
 CHUNK_BYTES: Final = 1024 * 1024
 ADVICE: Final = "remove it, and deploy the bundle again"
@@ -76,7 +76,7 @@ class Catalog:
                 left.unlink()
             for file in contents.all_files:
                 self._take(bundle, file)
-            sync_folder(self._blobs)
+            sync(self._blobs)
             if before != contents:
                 self._write(self._named(contents.name), contents)
         return contents
@@ -88,7 +88,7 @@ class Catalog:
             if read_kept(path, Contents, ADVICE) is None:
                 raise RolloutError(f"there is no bundle {name!r} in {self.root}: `edge-hub bundles` tells what is")
             path.unlink()
-            sync_folder(self._bundles)
+            sync(self._bundles)
             return self._clear()
 
     @contextlib.contextmanager
@@ -139,5 +139,5 @@ class Catalog:
             if path.name not in named:
                 freed += path.stat().st_size
                 path.unlink()
-        sync_folder(self._blobs)
+        sync(self._blobs)
         return freed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.whole_file import sync_folder, write_whole
+from hub.whole_file import sync, write_whole
 
 
 def test_written_whole(tmp_path: Path) -> None:
@@ -48,4 +48,4 @@ def test_what_cannot_be_written_leaves_the_old(tmp_path: Path, monkeypatch: pyte
         write_whole(tmp_path / "f", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
     with pytest.raises(OSError, match="No space"):
-        sync_folder(tmp_path)
+        sync(tmp_path)

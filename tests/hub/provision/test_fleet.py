@@ -73,7 +73,7 @@ def test_an_interrupted_start_can_be_said_again(tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(whole_file, "sync_folder", stop)
+        patched.setattr(whole_file, "sync", stop)
         with pytest.raises(KeyboardInterrupt):
             init(tmp_path / "fleet", None, NOW)
     assert list(tmp_path.iterdir()) == []
