@@ -23,6 +23,7 @@ import msgspec
 
 from edge_agent import events
 from edge_agent.loaded import Loaded
+from edge_agent.turns import Turns
 from hub import wire
 
 CHUNK_INTERVAL_S: Final = 0.020
@@ -96,10 +97,8 @@ class NodeCore:
         self._queue: collections.OrderedDict[events.Key, _Job] = collections.OrderedDict()
         self._bundles = Loaded(served, parallel)
         self._running: dict[events.Key, _Job] = {}
-        self._started = 0  # questions so far
         self._computed_s = self._counted_at = 0.0
-        # Of each device the number of its question that was started last, and when; the latest at the end.
-        self._turns: collections.OrderedDict[str, tuple[int, float]] = collections.OrderedDict()
+        self._turns = Turns(remembered_limit)
         self._answered: collections.OrderedDict[events.Key, _Answered] = collections.OrderedDict()
         self._life = life
         self._answers = 0  # told to hubs so far
@@ -376,11 +375,7 @@ class NodeCore:
         effects: list[events.Effect] = []
         while (job := self._next_job(now)) is not None:
             del self._queue[job.key]
-            self._started += 1
-            self._turns[job.work.device] = self._started, now
-            self._turns.move_to_end(job.work.device)
-            while len(self._turns) > self._remembered_limit:
-                self._turns.popitem(last=False)
+            self._turns.begun(job.work.device, now)
             job.started_at, job.computed_before_s = now, self._count(now)
             self._running[job.key] = job
             effects.append(events.StartWork(job.key, job.work.bundle, job.work.question))
@@ -409,12 +404,9 @@ class NodeCore:
                 return job
             if self._takes_all(work, now):
                 continue
-            if best is None or self._turn(work) < self._turn(best.work):
+            if best is None or self._turns.last(work.device) < self._turns.last(best.work.device):
                 best = job
         return best
-
-    def _turn(self, work: wire.Work) -> int:
-        return self._turns.get(work.device, (0, 0.0))[0]
 
     def _takes_all(self, work: wire.Work, now: float) -> bool:
         """Whether it would take the last place in its bundle for a device that has all others, and is not alone here.
@@ -426,8 +418,7 @@ class NodeCore:
         beside = [job.work.device for job in self._running.values() if job.work.bundle == work.bundle]
         if parallel == 1 or len(beside) < parallel - 1 or set(beside) != {work.device}:
             return False
-        others = (at for device, (_, at) in reversed(self._turns.items()) if device != work.device)
-        return now - next(others, -SHARED_S) < SHARED_S
+        return self._turns.since_others_s(work.device, now) < SHARED_S
 
     def _is_first(self, job: _Job) -> bool:
         return job.here or job.work.device == self._device
